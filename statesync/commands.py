@@ -1,0 +1,472 @@
+"""Owns what is sent to Redis: one function per operation, each returning a Command. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
+from itertools import chain
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from statesync import codec, errors
+from statesync.codec import Character, check_char_id
+from statesync.keys import Keys
+
+__all__ = [
+    "Claim",
+    "Command",
+    "Marks",
+    "QuarantineEntry",
+    "Script",
+    "Snapshot",
+    "Status",
+    "acknowledge",
+    "claim",
+    "claim_dirty",
+    "count",
+    "create",
+    "discard_quarantined",
+    "evict",
+    "fill",
+    "get",
+    "list_quarantine",
+    "look",
+    "mark_dirty",
+    "marks",
+    "quarantine",
+    "reconcile",
+    "release",
+    "requeue",
+    "retry_quarantined",
+    "snapshot",
+    "status",
+    "update",
+]
+
+T = TypeVar("T")
+Raw = Any
+"""What redis-py makes of a reply: bytes, int, or a list of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the name by which Redis caches it."""
+
+    source: bytes
+    sha: str
+
+
+def _load(name: str) -> Script:
+    source = (files("statesync") / "lua" / f"{name}.lua").read_bytes()
+    # How Redis itself names a script; nothing secret hangs on it.
+    return Script(source, sha1(source, usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[T]):
+    """One atomic operation: which script to run on what, and how to read the reply."""
+
+    script: Script
+    keys: Sequence[str]
+    args: Iterable[str | int]
+    parse: Callable[[Raw], T]
+    char_id: int = 0
+
+    def error(self, message: str) -> errors.StatesyncError | None:
+        """Return the error that a script's error reply means; None if it is none of ours."""
+        code, _, rest = message.partition(" ")
+        make = _ERRORS.get(code)
+        return make(self.char_id, rest) if make else None
+
+
+_ERRORS: dict[str, Callable[[int, str], errors.StatesyncError]] = {
+    "NOTLOADED": lambda char_id, _: errors.CharacterNotLoaded(char_id),
+    "EXISTS": lambda char_id, _: errors.CharacterExists(char_id),
+    "LEASELOST": lambda char_id, _: errors.LeaseLost(char_id),
+    "BADVERSION": lambda char_id, _: errors.CorruptState(
+        char_id, "version", "must be an integer from 0 to 2^53-1"
+    ),
+    "NOTAHASH": lambda char_id, _: errors.CorruptState(
+        char_id, "(key)", "the core's key is not a hash"
+    ),
+    "WRONGTYPE": lambda char_id, _: errors.CorruptState(
+        char_id, "(key)", "the core's key is not a hash"
+    ),
+    "TOOLARGE": lambda char_id, rest: errors.CorruptState(
+        char_id,
+        rest.partition(" ")[2],
+        f"the core is {rest.partition(' ')[0]} bytes, most of it here; "
+        f"at most {codec.MAX_CORE_BYTES} can be saved",
+    ),
+}
+
+
+class Claim(NamedTuple):
+    """A lease on one character; ``token`` is its deadline in µs of Redis' clock."""
+
+    char_id: int
+    token: int
+
+
+class Snapshot(NamedTuple):
+    """What Redis held of a character at ``at_ms``; ``raw`` is empty where the core is gone."""
+
+    at_ms: int
+    raw: dict[bytes, bytes]
+
+
+class QuarantineEntry(NamedTuple):
+    """Why a character could not be saved, and since when (Unix seconds)."""
+
+    name: str
+    error: str
+    field: str | None
+    attempts: int
+    first_at: float
+    last_at: float
+
+
+class Marks(NamedTuple):
+    """The marks of one character."""
+
+    dirty: bool
+    token: int | None
+    since_ms: int | None
+    quarantine: QuarantineEntry | None
+
+
+class Status(NamedTuple):
+    """How much is unsaved, and the shared counters."""
+
+    dirty: int
+    claimed: int
+    expired: int
+    """Of the claimed ones, those whose lease has ended."""
+    quarantined: int
+    oldest_ms: int | None
+    """Age of the oldest unsaved change."""
+    counters: dict[str, int]
+
+
+def _pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+def _flat(mapping: Mapping[str, str]) -> list[str]:
+    return list(chain.from_iterable(mapping.items()))
+
+
+def _args(*args: str | int) -> tuple[str | int, ...]:
+    return args
+
+
+def _nothing(_: Raw) -> None:
+    return None
+
+
+# What game code does
+
+
+_update = _load("update")
+
+
+def update(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
+    """Write fields of a loaded character and mark it dirty, in one atomic step.
+
+    ``location``, ``bio``, ``stats`` and ``vitals`` are mappings and replace the whole field;
+    ``state`` and session ids are strings; any other field is the game's own, a string or a
+    number. Returns the character's new version. Raises CharacterNotLoaded, InvalidField,
+    InvalidCharId or CorruptState; then nothing is written.
+    """
+    args = _args(check_char_id(char_id), *_flat(codec.encode(fields)))
+    return Command(_update, (keys.core(char_id), keys.dirty, keys.since), args, int, char_id)
+
+
+def mark_dirty(keys: Keys, char_id: int, /) -> Command[int]:
+    """Mark a loaded character dirty, so that the next sweep saves it; returns its version.
+
+    Raises CharacterNotLoaded, InvalidCharId or CorruptState.
+    """
+    return update(keys, char_id)
+
+
+_create = _load("create")
+
+
+def create(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
+    """Create the core of a new character and mark it dirty, in one atomic step.
+
+    Takes fields as ``update`` does. Returns the version, 1. Raises CharacterExists, InvalidField
+    or InvalidCharId.
+    """
+    args = _args(check_char_id(char_id), *_flat(codec.encode(fields)))
+    return Command(_create, (keys.core(char_id), keys.dirty, keys.since), args, int, char_id)
+
+
+_get = _load("get")
+
+
+def get(keys: Keys, char_id: int, /) -> Command[Character]:
+    """Read a loaded character. Raises CharacterNotLoaded, InvalidCharId or CorruptState."""
+
+    def parse(reply: Raw) -> Character:
+        if not reply:
+            raise errors.CharacterNotLoaded(char_id)
+        return codec.decode(char_id, _pairs(reply))
+
+    return Command(_get, (keys.core(check_char_id(char_id)),), (), parse, char_id)
+
+
+_evict = _load("evict")
+
+
+def evict(keys: Keys, char_id: int, remember_ms: int = 600_000, /) -> Command[bool]:
+    """Delete a core from Redis if all of it is saved; False if it has unsaved changes.
+
+    For ``remember_ms`` afterwards, a restore that read an older row cannot bring it back.
+    """
+    core, evicted = keys.core(check_char_id(char_id)), keys.evicted(char_id)
+    return Command(
+        _evict,
+        (core, keys.dirty, keys.claimed, keys.since, evicted),
+        (char_id, remember_ms),
+        bool,
+        char_id,
+    )
+
+
+# What a backup does
+
+
+_claim = _load("claim")
+
+
+def claim(keys: Keys, char_id: int, lease_us: int, /) -> Command[tuple[Claim, bool]]:
+    """Claim one character, dirty or not; also tells whether it was dirty or claimed."""
+
+    def parse(reply: Raw) -> tuple[Claim, bool]:
+        return Claim(char_id, int(reply[0])), bool(reply[1])
+
+    check_char_id(char_id)
+    return Command(
+        _claim, (keys.dirty, keys.claimed, keys.since), (char_id, lease_us), parse, char_id
+    )
+
+
+_claim_dirty = _load("claim_dirty")
+
+
+def claim_dirty(
+    keys: Keys, lease_us: int, max_in_flight: int, cursor: int, count: int, /
+) -> Command[tuple[int, list[Claim]]]:
+    """Claim some dirty characters: returns the next cursor (0 at the end) and the claims."""
+
+    def parse(reply: Raw) -> tuple[int, list[Claim]]:
+        claims = zip(reply[1::2], reply[2::2], strict=True)
+        return int(reply[0]), [Claim(int(i), int(token)) for i, token in claims]
+
+    return Command(
+        _claim_dirty,
+        (keys.dirty, keys.claimed, keys.since, keys.quarantine),
+        (lease_us, max_in_flight, cursor, count),
+        parse,
+    )
+
+
+_requeue = _load("requeue")
+
+
+def requeue(keys: Keys, limit: int, /) -> Command[int]:
+    """Put up to ``limit`` characters whose lease has ended back into the dirty set."""
+    return Command(_requeue, (keys.dirty, keys.claimed), (limit,), int)
+
+
+_release = _load("release")
+
+
+def release(keys: Keys, held: Claim, /) -> Command[bool]:
+    """Give a claim back: the character is dirty again. False if the claim was not ours."""
+    return Command(_release, (keys.dirty, keys.claimed), held, bool, held.char_id)
+
+
+_snapshot = _load("snapshot")
+
+
+def snapshot(keys: Keys, held: Claim, /) -> Command[Snapshot]:
+    """Read a claimed character at one instant and raise its version.
+
+    Raises LeaseLost, or CorruptState where the core cannot be read.
+    """
+
+    def parse(reply: Raw) -> Snapshot:
+        return Snapshot(int(reply[0]), _pairs(reply[1:]))
+
+    return Command(
+        _snapshot,
+        (keys.dirty, keys.claimed, keys.core(held.char_id)),
+        (*held, codec.MAX_CORE_BYTES),
+        parse,
+        held.char_id,
+    )
+
+
+_acknowledge = _load("acknowledge")
+
+
+def acknowledge(
+    keys: Keys, held: Claim, taken: int = 0, durable: int = 0, at_ms: int = 0, /
+) -> Command[bool]:
+    """End a claim: version ``durable`` is in PostgreSQL, the snapshot was version ``taken``.
+
+    Both are 0 where nothing was saved on its account. False if the claim was not ours any more.
+    """
+    return Command(
+        _acknowledge,
+        (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.core(held.char_id)),
+        (*held, taken, durable, at_ms),
+        bool,
+        held.char_id,
+    )
+
+
+_quarantine = _load("quarantine")
+
+
+def quarantine(keys: Keys, held: Claim, error: str, field: str, /) -> Command[bool]:
+    """Set a claimed character aside; its data stays. False if the claim was not ours."""
+    args = (*held, error[:1000], field[:200])
+    return Command(_quarantine, (keys.claimed, keys.quarantine), args, bool, held.char_id)
+
+
+_reconcile = _load("reconcile")
+
+
+def reconcile(
+    keys: Keys, char_id: int, version: int, missing: Mapping[str, str], /
+) -> Command[bool]:
+    """Raise a core's version to ``version`` and add the fields it lacks. False if it is gone."""
+    args = _args(version, *_flat(missing))
+    return Command(_reconcile, (keys.core(char_id),), args, bool, char_id)
+
+
+# What a restore does
+
+
+_look = _load("look")
+
+
+def look(keys: Keys, char_id: int, /) -> Command[int | None]:
+    """Return the version of a live core, 0 where it has none; None where it is not loaded."""
+
+    def parse(reply: Raw) -> int | None:
+        if not reply[0]:
+            return None
+        return int(reply[1]) if reply[1].isdigit() else 0
+
+    return Command(_look, (keys.core(check_char_id(char_id)),), (), parse, char_id)
+
+
+_fill = _load("fill")
+
+
+def fill(keys: Keys, char_id: int, version: int, core: Mapping[str, str], /) -> Command[str]:
+    """Restore a core where it is absent: ``restored``, ``live``, or ``stale`` (read again)."""
+    args = _args(version, *_flat(core))
+    return Command(_fill, (keys.core(char_id), keys.evicted(char_id)), args, bytes.decode, char_id)
+
+
+# What operators do
+
+
+_count = _load("count")
+
+
+def count(keys: Keys, numbers: Mapping[str, int], /) -> Command[None]:
+    """Add to the shared counters."""
+    args = [part for item in numbers.items() for part in item]
+    return Command(_count, (keys.stats,), args, _nothing)
+
+
+_status = _load("status")
+
+
+def status(keys: Keys, /) -> Command[Status]:
+    """Read how much is unsaved, since when, and the shared counters."""
+
+    def parse(reply: Raw) -> Status:
+        oldest = int(reply[5]) - int(float(reply[4])) if reply[4] else None
+        counters = {name.decode(): int(value) for name, value in _pairs(reply[6:]).items()}
+        dirty, claimed, expired, quarantined = reply[:4]
+        return Status(dirty, claimed, expired, quarantined, oldest, counters)
+
+    return Command(
+        _status, (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.stats), (), parse
+    )
+
+
+_marks = _load("marks")
+
+
+def marks(keys: Keys, char_id: int, /) -> Command[Marks]:
+    """Read the marks of one character."""
+
+    def parse(reply: Raw) -> Marks:
+        return Marks(
+            dirty=bool(reply[0]),
+            token=int(float(reply[1])) if reply[1] else None,
+            since_ms=int(float(reply[2])) if reply[2] else None,
+            quarantine=_entry(str(char_id).encode(), reply[3]) if reply[3] else None,
+        )
+
+    check_char_id(char_id)
+    return Command(
+        _marks, (keys.dirty, keys.claimed, keys.since, keys.quarantine), (char_id,), parse, char_id
+    )
+
+
+_list_quarantine = _load("list_quarantine")
+
+
+def list_quarantine(
+    keys: Keys, cursor: int = 0, count: int = 500, /
+) -> Command[tuple[int, list[QuarantineEntry]]]:
+    """Read a page of the quarantine: the next cursor (0 at the end) and the entries."""
+
+    def parse(reply: Raw) -> tuple[int, list[QuarantineEntry]]:
+        return int(reply[0]), [_entry(name, raw) for name, raw in _pairs(reply[1:]).items()]
+
+    return Command(_list_quarantine, (keys.quarantine,), (cursor, count), parse)
+
+
+_retry_quarantined = _load("retry_quarantined")
+
+
+def retry_quarantined(keys: Keys, char_id: int, /) -> Command[bool]:
+    """Mark a quarantined character dirty again. False if it was not in quarantine."""
+    args = (check_char_id(char_id),)
+    return Command(_retry_quarantined, (keys.quarantine, keys.dirty), args, bool, char_id)
+
+
+_discard_quarantined = _load("discard_quarantined")
+
+
+def discard_quarantined(keys: Keys, name: str, /) -> Command[bool]:
+    """Forget a quarantine entry; the data in Redis is not touched. False if there was none."""
+    return Command(_discard_quarantined, (keys.quarantine,), (name,), bool)
+
+
+def _entry(name: bytes, raw: bytes) -> QuarantineEntry:
+    try:
+        entry = codec.load_json(raw)
+        return QuarantineEntry(
+            name=name.decode(errors="backslashreplace"),
+            error=str(entry["error"]),
+            field=entry.get("field"),
+            attempts=int(entry["attempts"]),
+            first_at=float(entry["first_at"]),
+            last_at=float(entry["last_at"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = name.decode(errors="backslashreplace")
+        return QuarantineEntry(text, "(this entry is not statesync's)", None, 0, 0.0, 0.0)

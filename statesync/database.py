@@ -1,0 +1,87 @@
+"""Owns the connection to PostgreSQL: the engine, its time limits, and what its errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from statesync import codec
+from statesync.errors import DatabaseUnavailable, NotMigrated, SettingsError
+from statesync.settings import Settings, mask_or_hide
+
+__all__ = ["Rejected", "connect", "ping", "transaction"]
+
+_LOCK_SECONDS = 5
+_IDLE_SECONDS = 15
+"""After this a transaction whose worker was stopped in the middle gives its locks back."""
+
+
+class Rejected(Exception):
+    """PostgreSQL refused this data, or waited too long for a lock that somebody else holds."""
+
+    def __init__(self, message: str, *, locked: bool) -> None:
+        super().__init__(message)
+        self.locked = locked
+
+
+def connect(settings: Settings) -> Engine:
+    """Return an engine on the database of ``settings``; it connects when it is first used."""
+    limits = {
+        "statement_timeout": settings.lease_seconds,
+        "lock_timeout": _LOCK_SECONDS,
+        "idle_in_transaction_session_timeout": _IDLE_SECONDS,
+    }
+    try:
+        return create_engine(
+            settings.database_url,
+            json_serializer=codec.dump_json,
+            json_deserializer=codec.load_json,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={
+                "connect_timeout": 5,
+                "application_name": "statesync",
+                "options": " ".join(f"-c {name}={s * 1000}" for name, s in limits.items()),
+            },
+        )
+    except (SQLAlchemyError, ValueError):
+        shown = mask_or_hide(settings.database_url)
+        raise SettingsError(
+            f"STATESYNC_DATABASE_URL: {shown} is not accepted; "
+            "it must be postgresql://user:password@host:port/database"
+        ) from None
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """Run a block in a transaction: committed at its end, rolled back where it raises.
+
+    Raises Rejected where the data or a lock is the cause, NotMigrated, or DatabaseUnavailable.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except DBAPIError as error:
+        raise _meaning(error, engine) from None
+
+
+def ping(engine: Engine) -> None:
+    """Raise DatabaseUnavailable unless PostgreSQL answers."""
+    with transaction(engine) as connection:
+        connection.exec_driver_sql("SELECT 1")
+
+
+def _meaning(error: DBAPIError, engine: Engine) -> Exception:
+    code = getattr(error.orig, "pgcode", None) or ""
+    message = str(error.orig).strip().split("\n")[0]
+    if code in ("55P03", "40P01"):  # lock_not_available, deadlock_detected
+        return Rejected(message, locked=True)
+    if code[:2] in ("22", "23", "54"):  # data, integrity, a limit of PostgreSQL
+        return Rejected(message, locked=False)
+    if code in ("42P01", "42703"):  # undefined table, undefined column
+        return NotMigrated(f"{message}; run `statesync migrate`")
+    where = mask_or_hide(engine.url.render_as_string(hide_password=True))
+    return DatabaseUnavailable(f"PostgreSQL at {where}: {message}")

@@ -1,0 +1,145 @@
+"""Owns every error that statesync raises.
+
+    StatesyncError
+    ├── SettingsError             a setting is wrong; names the variable and what it accepts
+    ├── InvalidInput              the caller passed something unusable (also a ValueError)
+    │   ├── InvalidCharId         not an integer from 1 to 2**63 - 1
+    │   └── InvalidField          a field of a character cannot hold this value
+    ├── CharacterNotLoaded        the character is not in Redis; restore it first
+    ├── CharacterExists           the character is in Redis already
+    ├── CharacterNotSaved         the character has changes that are not in PostgreSQL yet
+    ├── CorruptState              what Redis holds cannot be saved; names the field
+    ├── LeaseLost                 the claim passed to another worker
+    ├── NotMigrated               the database's tables are not the ones this version needs
+    ├── EmbeddedServerError       an embedded server could not be started
+    └── ServerUnavailable         no character's fault: try again later
+        ├── RedisUnavailable
+        ├── DatabaseUnavailable
+        └── BrokerUnavailable
+
+Errors that cross Celery carry their parts in ``args``, so that a JSON result
+backend can build them again on the other side.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BrokerUnavailable",
+    "CharacterExists",
+    "CharacterNotLoaded",
+    "CharacterNotSaved",
+    "CorruptState",
+    "DatabaseUnavailable",
+    "EmbeddedServerError",
+    "InvalidCharId",
+    "InvalidField",
+    "InvalidInput",
+    "LeaseLost",
+    "NotMigrated",
+    "RedisUnavailable",
+    "ServerUnavailable",
+    "SettingsError",
+    "StatesyncError",
+]
+
+
+class StatesyncError(Exception):
+    """Anything that statesync raises on purpose."""
+
+
+class SettingsError(StatesyncError):
+    """A setting is wrong."""
+
+
+class InvalidInput(StatesyncError, ValueError):
+    """The caller passed something that cannot be used."""
+
+
+class InvalidCharId(InvalidInput):
+    """A character id is not an integer from 1 to 2**63 - 1."""
+
+
+class InvalidField(InvalidInput):
+    """A field of a character cannot hold this value; ``args`` are (field, reason)."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"field {self.field!r}: {self.reason}"
+
+
+class _OfCharacter(StatesyncError):
+    """An error about one character; ``args`` are (char_id,)."""
+
+    _message = ""
+
+    def __init__(self, char_id: int) -> None:
+        super().__init__(char_id)
+        self.char_id = char_id
+
+    def __str__(self) -> str:
+        return self._message.format(char_id=self.char_id)
+
+
+class CharacterNotLoaded(_OfCharacter):
+    """The character is not in Redis."""
+
+    _message = "character {char_id} is not loaded in Redis; restore it first"
+
+
+class CharacterExists(_OfCharacter):
+    """The character is in Redis already, so it cannot be created."""
+
+    _message = "character {char_id} is in Redis already; update it instead"
+
+
+class CharacterNotSaved(_OfCharacter):
+    """The character keeps changing, so it could not be saved and evicted."""
+
+    _message = "character {char_id} has changes that are not in PostgreSQL yet; it stays in Redis"
+
+
+class CorruptState(StatesyncError):
+    """What Redis holds of a character cannot be saved; ``args`` are (char_id, field, reason)."""
+
+    def __init__(self, char_id: int, field: str, reason: str) -> None:
+        super().__init__(char_id, field, reason)
+        self.char_id = char_id
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"character {self.char_id}, field {self.field!r}: {self.reason}"
+
+
+class LeaseLost(_OfCharacter):
+    """The claim on the character passed to another worker."""
+
+    _message = "the claim on character {char_id} passed to another worker"
+
+
+class NotMigrated(StatesyncError):
+    """The database's tables are not the ones that this version needs."""
+
+
+class EmbeddedServerError(StatesyncError):
+    """An embedded server could not be started."""
+
+
+class ServerUnavailable(StatesyncError):
+    """A server cannot be reached or cannot work now; nothing is lost, try again later."""
+
+
+class RedisUnavailable(ServerUnavailable):
+    """Redis cannot be reached or refuses to work."""
+
+
+class DatabaseUnavailable(ServerUnavailable):
+    """PostgreSQL cannot be reached or refuses to work."""
+
+
+class BrokerUnavailable(ServerUnavailable):
+    """The Celery broker cannot be reached."""

@@ -1,0 +1,248 @@
+"""Owns the connection to Redis: runs Commands, one or many in one round trip, sync and async.
+
+Both stores have the same operations, written once in ``commands``; they differ only in how a
+Command is run. Everything that Redis or the network can do wrong comes out as one of our errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+
+import redis.asyncio
+from redis import Redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.retry import Retry
+
+from statesync import commands
+from statesync.commands import Command
+from statesync.errors import RedisUnavailable, StatesyncError
+from statesync.keys import Keys
+from statesync.settings import Settings, mask_or_hide
+
+__all__ = ["AsyncHotStore", "Commands", "HotStore"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _Operation(Generic[P, T]):
+    """One function of ``commands`` as a method: of a store it runs, of ``Commands`` it builds."""
+
+    def __init__(self, build: Callable[Concatenate[Keys, P], Command[T]]) -> None:
+        self._build = build
+        self.__doc__ = build.__doc__
+
+    @overload
+    def __get__(self, owner: None, kind: type[Any]) -> Self: ...
+    @overload
+    def __get__(self, owner: HotStore, kind: type[Any]) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, owner: AsyncHotStore, kind: type[Any]) -> Callable[P, Awaitable[T]]: ...
+    @overload
+    def __get__(self, owner: Commands, kind: type[Any]) -> Callable[P, Command[T]]: ...
+    def __get__(self, owner: Any, kind: type[Any]) -> Any:
+        if owner is None:
+            return self
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return owner.run(self._build(owner.keys, *args, **kwargs))
+
+        call.__doc__ = self.__doc__
+        return call
+
+
+class _Operations:
+    """Every operation on Redis, by name."""
+
+    keys: Keys
+
+    update = _Operation(commands.update)
+    mark_dirty = _Operation(commands.mark_dirty)
+    create = _Operation(commands.create)
+    get = _Operation(commands.get)
+    evict = _Operation(commands.evict)
+    claim = _Operation(commands.claim)
+    claim_dirty = _Operation(commands.claim_dirty)
+    requeue = _Operation(commands.requeue)
+    release = _Operation(commands.release)
+    snapshot = _Operation(commands.snapshot)
+    acknowledge = _Operation(commands.acknowledge)
+    quarantine = _Operation(commands.quarantine)
+    reconcile = _Operation(commands.reconcile)
+    look = _Operation(commands.look)
+    fill = _Operation(commands.fill)
+    count = _Operation(commands.count)
+    status = _Operation(commands.status)
+    marks = _Operation(commands.marks)
+    list_quarantine = _Operation(commands.list_quarantine)
+    retry_quarantined = _Operation(commands.retry_quarantined)
+    discard_quarantined = _Operation(commands.discard_quarantined)
+
+
+class Commands(_Operations):
+    """Builds Commands under one key prefix, for ``run_many``."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+
+    def run(self, command: Command[T]) -> Command[T]:
+        """Hand the Command on: it is run together with others."""
+        return command
+
+
+class _Store(_Operations):
+    """What the two stores share: where Redis is, and what its replies mean."""
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.keys = Keys(prefix)
+        self.commands = Commands(self.keys)
+        self._where = mask_or_hide(url)
+
+    def _unavailable(self, error: RedisError | OSError) -> RedisUnavailable:
+        return RedisUnavailable(f"Redis at {self._where}: {type(error).__name__}: {error}")
+
+    def _read_all(
+        self, todo: Sequence[Command[T]], replies: Sequence[Any]
+    ) -> list[T | StatesyncError]:
+        read = self._read
+        return [read(command, reply) for command, reply in zip(todo, replies, strict=True)]
+
+    def _read(self, command: Command[Any], reply: Any) -> Any:
+        if not isinstance(reply, Exception):
+            try:
+                return command.parse(reply)
+            except StatesyncError as error:
+                return error
+        if isinstance(reply, ResponseError) and (ours := command.error(str(reply))):
+            return ours
+        if isinstance(reply, RedisError):
+            return self._unavailable(reply)
+        raise reply
+
+
+def _sources(todo: Iterable[Command[Any]]) -> list[bytes]:
+    return list({command.script.sha: command.script.source for command in todo}.values())
+
+
+def _missing(replies: Sequence[Any]) -> list[int]:
+    return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+
+
+def _raise(result: T | StatesyncError) -> T:
+    if isinstance(result, StatesyncError):
+        raise result
+    return result
+
+
+_SECONDS = {"socket_connect_timeout": 5, "socket_timeout": 30, "health_check_interval": 30}
+_TIMEOUTS: Any = _SECONDS
+
+
+class HotStore(_Store):
+    """Redis, for threads: every operation of ``commands`` as a method, thread-safe."""
+
+    def __init__(self, url: str, *, prefix: str = "") -> None:
+        super().__init__(url, prefix)
+        retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
+        self._redis: Redis = Redis.from_url(url, retry=retry, **_TIMEOUTS)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> HotStore:
+        """Connect, at the first operation, to the Redis of ``settings``."""
+        return cls(settings.redis_url, prefix=settings.key_prefix)
+
+    def run(self, command: Command[T]) -> T:
+        """Run one Command; raises what its operation raises, and RedisUnavailable."""
+        return _raise(self.run_many([command])[0])
+
+    def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
+        """Run Commands in order in one round trip, each atomic by itself.
+
+        An operation that is refused gives its error in its place; the others are not affected.
+        Raises RedisUnavailable, after which any of them may or may not have been done.
+        """
+        try:
+            replies = self._send(todo)
+            if missing := _missing(replies):
+                with self._redis.pipeline(transaction=False) as pipe:
+                    for source in _sources(todo):
+                        pipe.script_load(source)
+                    pipe.execute()
+                again = self._send([todo[i] for i in missing])
+                for i, reply in zip(missing, again, strict=True):
+                    replies[i] = reply
+        except (RedisError, OSError) as error:
+            raise self._unavailable(error) from None
+        return self._read_all(todo, replies)
+
+    def _send(self, todo: Sequence[Command[Any]]) -> list[Any]:
+        if not todo:
+            return []
+        with self._redis.pipeline(transaction=False) as pipe:
+            for command in todo:
+                pipe.evalsha(command.script.sha, len(command.keys), *command.keys, *command.args)
+            return pipe.execute(raise_on_error=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncHotStore(_Store):
+    """Redis, for asyncio: the operations of HotStore, to be awaited."""
+
+    def __init__(self, url: str, *, prefix: str = "") -> None:
+        super().__init__(url, prefix)
+        retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
+        self._redis = redis.asyncio.Redis.from_url(url, retry=retry, **_TIMEOUTS)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> AsyncHotStore:
+        """Connect, at the first operation, to the Redis of ``settings``."""
+        return cls(settings.redis_url, prefix=settings.key_prefix)
+
+    async def run(self, command: Command[T]) -> T:
+        """Run one Command; raises what its operation raises, and RedisUnavailable."""
+        return _raise((await self.run_many([command]))[0])
+
+    async def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
+        """Run Commands in order in one round trip, as ``HotStore.run_many`` does."""
+        try:
+            replies = await self._send(todo)
+            if missing := _missing(replies):
+                async with self._redis.pipeline(transaction=False) as pipe:
+                    for source in _sources(todo):
+                        pipe.script_load(source)
+                    await pipe.execute()
+                again = await self._send([todo[i] for i in missing])
+                for i, reply in zip(missing, again, strict=True):
+                    replies[i] = reply
+        except (RedisError, OSError) as error:
+            raise self._unavailable(error) from None
+        return self._read_all(todo, replies)
+
+    async def _send(self, todo: Sequence[Command[Any]]) -> list[Any]:
+        if not todo:
+            return []
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for command in todo:
+                pipe.evalsha(command.script.sha, len(command.keys), *command.keys, *command.args)
+            return await pipe.execute(raise_on_error=False)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

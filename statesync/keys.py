@@ -1,0 +1,50 @@
+"""Owns the name of every Redis key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["SESSION_FIELDS", "Keys"]
+
+SESSION_FIELDS = ("combat_session_id", "inventory_session_id", "scenario_session_id")
+"""The fields of a core that point at its sessions."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys under one prefix. Ids are validated before they get here."""
+
+    prefix: str = ""
+
+    def core(self, char_id: int) -> str:
+        """HASH: the persistent core of a character."""
+        return f"{self.prefix}ac:{char_id}"
+
+    def evicted(self, char_id: int) -> str:
+        """STRING, expires: the version at which the character was last evicted."""
+        return f"{self.prefix}statesync:evicted:{char_id}"
+
+    @property
+    def dirty(self) -> str:
+        """SET: characters with unsaved changes."""
+        return f"{self.prefix}dirty_accounts"
+
+    @property
+    def claimed(self) -> str:
+        """ZSET: char_id to lease deadline in µs, which is also the claim's token."""
+        return f"{self.prefix}dirty_accounts:claimed"
+
+    @property
+    def since(self) -> str:
+        """ZSET: char_id to ms of the first unsaved change."""
+        return f"{self.prefix}dirty_accounts:since"
+
+    @property
+    def quarantine(self) -> str:
+        """HASH: char_id to JSON of why it could not be saved."""
+        return f"{self.prefix}dirty_accounts:quarantine"
+
+    @property
+    def stats(self) -> str:
+        """HASH: counters shared by all processes."""
+        return f"{self.prefix}statesync:stats"

@@ -1,0 +1,172 @@
+"""Owns the tables. Alembic's migrations lead to them; a test holds the two together."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+__all__ = [
+    "STATS",
+    "character_stats",
+    "characters",
+    "combat_log",
+    "inventory_items",
+    "metadata",
+    "scenario_progress",
+    "session_characters",
+    "sessions",
+    "state_conflicts",
+]
+
+STATS = (
+    "strength",
+    "agility",
+    "endurance",
+    "intelligence",
+    "wisdom",
+    "perception",
+    "charisma",
+    "luck",
+)
+"""The stats that have columns; any other goes to ``character_stats.extra``."""
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+
+def _json(name: str) -> Column[object]:
+    return Column(name, JSONB, nullable=False, server_default=text("'{}'::jsonb"))
+
+
+def _moment(name: str) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
+
+
+characters = Table(
+    "characters",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("name", Text),
+    Column("gender", Text),
+    Column("created_at", DateTime(timezone=True)),
+    Column("game_stage", Text),
+    Column("location_id", Text),
+    Column("prev_location_id", Text),
+    Column("vitals", JSONB),
+    _json("extra"),
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
+    _moment("updated_at"),
+    Column("deleted_at", DateTime(timezone=True)),
+    # Every save rewrites the row: room on the page lets PostgreSQL do it in place (HOT).
+    postgresql_with={"fillfactor": 80},
+)
+
+character_stats = Table(
+    "character_stats",
+    metadata,
+    Column(
+        "character_id",
+        BigInteger,
+        ForeignKey("characters.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    *(Column(name, Integer) for name in STATS),
+    _json("extra"),
+    postgresql_with={"fillfactor": 80},
+)
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("session_type", Text, nullable=False),
+    _json("payload"),
+    Column("version", BigInteger, nullable=False, server_default=text("0")),
+    _moment("created_at"),
+    _moment("updated_at"),
+    Column("closed_at", DateTime(timezone=True)),
+)
+
+session_characters = Table(
+    "session_characters",
+    metadata,
+    Column("session_id", Uuid, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column(
+        "character_id",
+        BigInteger,
+        ForeignKey("characters.id", ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+    ),
+)
+
+combat_log = Table(
+    "combat_log",
+    metadata,
+    Column("session_id", Uuid, ForeignKey("sessions.id", ondelete="CASCADE"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("entry", JSONB, nullable=False),
+)
+
+inventory_items = Table(
+    "inventory_items",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    Column(
+        "character_id",
+        BigInteger,
+        ForeignKey("characters.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    Column("kind", Text, nullable=False),
+    Column("quantity", BigInteger, nullable=False),
+    _json("attributes"),
+)
+
+scenario_progress = Table(
+    "scenario_progress",
+    metadata,
+    Column(
+        "character_id",
+        BigInteger,
+        ForeignKey("characters.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("quest_id", Text, primary_key=True),
+    Column("node", Text),
+    _json("variables"),
+    _json("graph"),
+)
+
+state_conflicts = Table(
+    "state_conflicts",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("character_id", BigInteger, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", JSONB, nullable=False),
+    _moment("recorded_at"),
+    # One side of one conflict is recorded once, however often the backup is tried again.
+    Index("uq_state_conflicts_character_id_version", "character_id", "version", unique=True),
+)

@@ -1,0 +1,220 @@
+"""Owns the settings: the only reader of the environment.
+
+Built once where a process starts and passed down; nothing below reads globals.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from statesync.errors import SettingsError
+
+__all__ = ["PREFIX", "Settings", "mask_url"]
+
+PREFIX = "STATESYNC_"
+
+_REDIS_SCHEMES = ("redis", "rediss", "unix")
+
+
+def mask_url(url: str) -> str:
+    """Return ``url`` with its password, wherever a URL may carry one, replaced by ``***``."""
+    parts = urlsplit(url)
+    netloc = parts.netloc
+    if "@" in netloc:
+        user, _, host = netloc.rpartition("@")
+        netloc = f"{user.split(':', 1)[0]}{':***' if ':' in user else ''}@{host}"
+    secret = ("password", "passwd", "sslpassword")
+    query = urlencode(
+        [(k, "***" if k.lower() in secret else v) for k, v in parse_qsl(parts.query)], safe="*/:"
+    )
+    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+
+
+def _redis_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in _REDIS_SCHEMES or not (parts.netloc or parts.path):
+        raise ValueError("redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0")
+    _ = parts.port  # raises ValueError where the port is no number
+    return text
+
+
+def _broker_url(text: str) -> str:
+    if "://" not in text:
+        raise ValueError("a URL that Celery knows, such as redis://host:port/1")
+    return text
+
+
+def _database_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("postgresql", "postgres", "postgresql+psycopg2"):
+        raise ValueError("postgresql://user:password@host:port/database")
+    _ = parts.port
+    return (
+        urlunsplit(parts._replace(scheme="postgresql+psycopg2"))
+        if parts.netloc
+        # urlunsplit drops an empty authority, which SQLAlchemy needs: postgresql:///db?host=/path
+        else (f"postgresql+psycopg2://{parts.path}" + (f"?{parts.query}" if parts.query else ""))
+    )
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,12}", text) or not low <= int(text) <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _matching(pattern: str, description: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(description)
+        return text
+
+    return parse
+
+
+def _setting(parse: Callable[[str], Any], default: Any, *, is_url: bool = False) -> Any:
+    return field(default=default, metadata={"parse": parse, "is_url": is_url})
+
+
+def _broker_of(redis_url: str, db: int) -> str:
+    """Return the URL of database ``db`` on the server of ``redis_url``, as kombu spells it."""
+    parts = urlsplit(redis_url)
+    if parts.scheme != "unix":
+        return urlunsplit(parts._replace(path=f"/{db}"))
+    query = {k: v for k, v in parse_qsl(parts.query) if k != "db"} | {"virtual_host": str(db)}
+    login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+    return f"redis+socket://{login}{quote(unquote(parts.path))}?{urlencode(query)}"
+
+
+_NAME = r"[A-Za-z0-9_.:-]{0,64}"
+_NAME_IS = "up to 64 letters, digits and the characters _ . : -"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that can be set, each as ``STATESYNC_`` + the field's name in capitals."""
+
+    redis_url: str = _setting(_redis_url, "redis://127.0.0.1:6379/0", is_url=True)
+    """Where the game's state is hot."""
+    database_url: str = _setting(
+        _database_url, "postgresql+psycopg2://statesync@127.0.0.1:5432/statesync", is_url=True
+    )
+    """Where it is durable."""
+    broker_url: str = _setting(_broker_url, "", is_url=True)
+    """Celery's broker; database 1 of the server of ``redis_url`` where not set."""
+    result_url: str = _setting(_broker_url, "", is_url=True)
+    """Celery's results; database 2 of the server of ``redis_url`` where not set."""
+    key_prefix: str = _setting(_matching(_NAME, _NAME_IS), "")
+    """Goes before every Redis key."""
+    queue_prefix: str = _setting(_matching(_NAME, _NAME_IS), "")
+    """Goes before the names of the queues ``sync``, ``backup`` and ``restore``."""
+    sync_seconds: int = _setting(_whole(1, 86_400), 60)
+    """How often the dirty list is swept."""
+    lease_seconds: int = _setting(_whole(1, 86_400), 120)
+    """How long a worker may hold a claim before any sweep puts it back."""
+    batch_size: int = _setting(_whole(1, 5_000), 500)
+    """Characters in one ``backup_batch`` message and in one transaction."""
+    batch_above: int = _setting(_whole(0, 1_000_000), 100)
+    """A backlog above this is handed over in batches instead of one task per character."""
+    max_in_flight: int = _setting(_whole(1, 10_000_000), 10_000)
+    """Claims that may be out at once; the rest of the backlog waits in Redis."""
+    result_seconds: int = _setting(_whole(1, 86_400), 300)
+    """How long a task's result is kept for a game that waits for it."""
+    fallback_state: str = _setting(
+        _matching(r"[A-Za-z0-9_.:-]{1,64}", "1 to 64 letters, digits and the characters _ . : -"),
+        "exploration",
+    )
+    """The state of a character whose own state asks for a session of which nothing is left."""
+    vitals: str = _setting(
+        _matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.module:function"),
+        "statesync.vitals:derive_vitals",
+    )
+    """The function that derives vitals from stats where none were saved."""
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if spec.metadata["is_url"] and not value:
+                continue
+            try:
+                object.__setattr__(self, spec.name, spec.metadata["parse"](str(value)))
+            except ValueError as error:
+                shown = mask_or_hide(str(value)) if spec.metadata["is_url"] else repr(value)
+                raise SettingsError(
+                    f"{PREFIX}{spec.name.upper()}: {shown} is not accepted; "
+                    f"it must be {_accepts(spec.metadata['parse'], error)}"
+                ) from None
+        if self.max_in_flight < self.batch_size:
+            raise SettingsError(
+                f"{PREFIX}MAX_IN_FLIGHT: {self.max_in_flight} is not accepted; "
+                f"it must be at least {PREFIX}BATCH_SIZE, which is {self.batch_size}"
+            )
+        for name, db in (("broker_url", 1), ("result_url", 2)):
+            if not getattr(self, name):
+                object.__setattr__(self, name, _broker_of(self.redis_url, db))
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Build the settings from ``STATESYNC_*``; an unknown or wrong one is refused.
+
+        Raises SettingsError, which names the variable and what it accepts.
+        """
+        environ = os.environ if environ is None else environ
+        names = {spec.name for spec in fields(cls)}
+        given = {
+            key.removeprefix(PREFIX).lower(): value
+            for key, value in environ.items()
+            if key.startswith(PREFIX)
+        }
+        if unknown := sorted(given.keys() - names):
+            raise SettingsError(
+                f"{PREFIX}{unknown[0].upper()}: there is no such setting; there are "
+                + ", ".join(PREFIX + name.upper() for name in sorted(names))
+            )
+        return cls(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+
+    def to_env(self) -> dict[str, str]:
+        """Return the environment that makes a child process read the same settings."""
+        return {PREFIX + s.name.upper(): str(getattr(self, s.name)) for s in fields(self)}
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{s.name}={mask_or_hide(v) if s.metadata['is_url'] else v!r}"
+            for s in fields(self)
+            for v in [getattr(self, s.name)]
+        )
+        return f"Settings({', '.join(shown)})"
+
+    @property
+    def lease_us(self) -> int:
+        """The lease in microseconds, the unit of a claim's token."""
+        return self.lease_seconds * 1_000_000
+
+    def queue(self, name: str) -> str:
+        """Return the real name of the queue ``sync``, ``backup`` or ``restore``."""
+        return self.queue_prefix + name
+
+
+def mask_or_hide(url: str) -> str:
+    """Return ``url`` masked, or nothing of it where it is too broken to find the password in."""
+    try:
+        return mask_url(url)
+    except ValueError:
+        return "(a URL that cannot be read)"
+
+
+def _accepts(parse: Callable[[str], Any], error: ValueError) -> str:
+    """Return what ``parse`` accepts: its own words, or for a URL what a probe makes it say."""
+    try:
+        parse("?")
+    except ValueError as probe:
+        return str(probe)
+    return str(error)
