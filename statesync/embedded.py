@@ -140,11 +140,8 @@ class Servers:
     @property
     def valkey_ready(self) -> bool:
         """Whether Valkey has loaded its data and answers."""
-        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(2)
-            connection.connect(str(self.sockets / "valkey.sock"))
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
+        with contextlib.suppress(OSError):
+            return self.valkey_command("PING").startswith(b"+PONG")
         return False
 
     def start_postgres(self) -> None:
@@ -158,6 +155,14 @@ class Servers:
         (self.sockets / "valkey.sock").unlink(missing_ok=True)
         self.valkey.start()
         self.valkey.wait_ready(lambda: self.valkey_ready)
+
+    def valkey_command(self, line: str) -> bytes:
+        """Send Valkey one command, such as ``FLUSHDB``, on database 0; returns the reply."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(10)
+            connection.connect(str(self.sockets / "valkey.sock"))
+            connection.sendall(line.encode() + b"\r\n")
+            return connection.recv(65536)
 
     def redis_url(self, db: int = 0) -> str:
         """Return the URL of one of Valkey's 16 databases."""

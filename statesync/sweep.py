@@ -6,15 +6,18 @@ and what it claimed but could not hand over comes back when its lease ends.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from statesync.commands import Claim
+from statesync.commands import Claim, Status
 from statesync.errors import BrokerUnavailable, ServerUnavailable
 from statesync.hot import HotStore
+from statesync.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 
-__all__ = ["HandOver", "SweepReport", "sweep"]
+__all__ = ["DrainReport", "HandOver", "SweepReport", "drain", "sweep"]
 
 HandOver = Callable[[Sequence[Claim]], object]
 """Sends claims to the workers; raises BrokerUnavailable where it cannot."""
@@ -78,3 +81,59 @@ def _release(hot: HotStore, held: Sequence[Claim]) -> None:
         hot.run_many([hot.commands.release(claim) for claim in held])
     except ServerUnavailable:
         return  # their lease brings them back
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReport:
+    """What a drain saved, by outcome, and what is left."""
+
+    outcomes: dict[str, int]
+    dirty: int
+    claimed: int
+    """Held by workers that have not acknowledged yet."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left."""
+        return not self.dirty and not self.claimed
+
+
+def drain(
+    orchestrator: GameStateOrchestrator,
+    settings: Settings,
+    timeout: float,
+    progress: Callable[[Status], object] = lambda _: None,
+) -> DrainReport:
+    """Save everything that is dirty, here and now, without the broker.
+
+    Waits for claims that workers hold. Ends when nothing is left, or after ``timeout`` seconds;
+    raises the last ServerUnavailable where a server was away until then.
+    """
+    outcomes: Counter[str] = Counter()
+
+    def save(claims: Sequence[Claim]) -> None:
+        reports = orchestrator.backup_claims(claims)
+        outcomes.update(report.outcome for report in reports)
+        progress(hot.status())
+
+    hot = orchestrator.hot
+    all_in_batches = replace(settings, batch_above=0)
+    deadline = time.monotonic() + timeout
+    pause = 0.05
+    while True:
+        failed: ServerUnavailable | None = None
+        try:
+            sweep(hot, all_in_batches, save, save)
+            status = hot.status()
+            progress(status)
+            if not status.dirty and not status.claimed:
+                break
+        except ServerUnavailable as error:
+            failed = error
+        if time.monotonic() > deadline:
+            if failed:
+                raise failed
+            break
+        time.sleep(pause)
+        pause = min(pause * 2, 1.0) if failed else 0.05
+    return DrainReport(dict(outcomes), status.dirty, status.claimed)

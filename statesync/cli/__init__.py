@@ -1,0 +1,84 @@
+"""Owns the command line: the same calls as everywhere else, for people and scripts."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from statesync.errors import InvalidInput, SettingsError, StatesyncError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "demo": "demo",
+    "dev": "dev",
+    "migrate": "operate",
+    "status": "show",
+    "inspect": "show",
+    "restore": "operate",
+    "drain": "operate",
+    "quarantine": "quarantine",
+}
+"""Each command and the module that holds it, imported when it is asked for."""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, _: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"statesync.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="statesync")
+def _cli() -> None:
+    """Keep game state hot in Redis and durable in PostgreSQL.
+
+    Settings come from the environment (STATESYNC_REDIS_URL, STATESYNC_DATABASE_URL, …).
+    Exit status: 0 done, 1 it failed, 2 wrong use.
+
+    \b
+    Examples:
+      statesync demo                  see all of it work, on servers of its own
+      statesync dev                   servers, worker, beat and Flower until Ctrl-C
+      statesync status --watch
+      statesync inspect 42
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; errors come out as one line, never as a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (SettingsError, InvalidInput) as error:
+        click.echo(f"statesync: {error}", err=True)
+        sys.exit(2)
+    except StatesyncError as error:
+        click.echo(f"statesync: {error}", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("statesync: interrupted", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _terminate(number: int, _: object) -> NoReturn:
+    """End on SIGTERM as on Ctrl-C, so that everything we started is stopped."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)

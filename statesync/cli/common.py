@@ -1,0 +1,60 @@
+"""Owns what the commands share: the connection, ids, tables, JSON."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from statesync.codec import dump_json, parse_char_id
+from statesync.errors import InvalidCharId
+from statesync.orchestrator import GameStateOrchestrator
+from statesync.settings import Settings
+
+__all__ = ["CharId", "as_json", "connected", "console", "print_json", "progress_console", "table"]
+
+console = Console(highlight=False)
+progress_console = Console(stderr=True, highlight=False)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+
+class CharId(click.ParamType[int]):
+    """A character id on the command line."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the id; a usage error where it is none."""
+        try:
+            return parse_char_id(str(value))
+        except InvalidCharId as error:
+            self.fail(str(error), param, ctx)
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[tuple[GameStateOrchestrator, Settings]]:
+    """Give the orchestrator and the settings of the environment; closed at the end."""
+    settings = Settings.from_env()
+    orchestrator = GameStateOrchestrator.from_settings(settings)
+    try:
+        yield orchestrator, settings
+    finally:
+        orchestrator.close()
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table in the one style we use."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(dump_json(value))

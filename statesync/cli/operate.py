@@ -1,0 +1,121 @@
+"""Owns the commands that do something to the state: migrate, restore, drain."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from dataclasses import asdict
+
+import click
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from statesync import migrate as migrations
+from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
+from statesync.commands import Status
+from statesync.sweep import drain as drain_all
+
+__all__ = ["drain", "migrate", "restore"]
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=progress_console,
+        transient=True,
+        disable=not progress_console.is_terminal,
+    )
+
+
+@click.command()
+@as_json
+def migrate(as_json: bool) -> None:
+    """Bring the database's tables up to date. Safe to run twice.
+
+    \b
+    Example:
+      STATESYNC_DATABASE_URL=postgresql://game@db/game statesync migrate
+    """
+    with connected() as (orchestrator, _):
+        before = migrations.revision(orchestrator.engine)
+        after = migrations.upgrade(orchestrator.engine)
+    if as_json:
+        print_json({"before": before, "after": after})
+    elif before == after:
+        console.print(f"The tables are up to date (revision {after}).")
+    else:
+        console.print(f"Migrated from {before or 'nothing'} to revision {after}.")
+
+
+@click.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=CharId())
+@as_json
+def restore(ids: tuple[int, ...], as_json: bool) -> None:
+    """Load characters from PostgreSQL into Redis; what is live there is left alone.
+
+    Exit status 1 if one of them was not found.
+
+    \b
+    Example:
+      statesync restore 42 43
+    """
+    with connected() as (orchestrator, _), _progress() as bar:
+        task = bar.add_task("restoring", total=len(set(ids)))
+        reports = orchestrator.restore_many(
+            ids, progress=lambda done: bar.update(task, completed=done)
+        )
+    if as_json:
+        print_json([asdict(report) for report in reports])
+    else:
+        for report in reports if len(reports) <= 20 else []:
+            at = "" if report.version is None else f" at version {report.version}"
+            console.print(f"{report.char_id}: {report.outcome}{at}")
+        if len(reports) > 20:
+            console.print(_counts(Counter(report.outcome for report in reports)))
+    if any(report.outcome == "not_found" for report in reports):
+        sys.exit(1)
+
+
+@click.command()
+@click.option(
+    "--timeout", default=60.0, show_default=True, type=click.FloatRange(0), help="Seconds."
+)
+@as_json
+def drain(timeout: float, as_json: bool) -> None:
+    """Save everything that is dirty now, without the broker, and say what is left.
+
+    Run it before a deploy or a shutdown. Exit status 1 if something is left at the end.
+
+    \b
+    Example:
+      statesync drain --timeout 30
+    """
+    with connected() as (orchestrator, settings), _progress() as bar:
+        task = bar.add_task("saving", total=None)
+        most = 0
+
+        def show(status: Status) -> None:
+            nonlocal most
+            left = status.dirty + status.claimed
+            most = max(most, left)
+            bar.update(task, total=most, completed=most - left)
+
+        report = drain_all(orchestrator, settings, timeout, show)
+    if as_json:
+        print_json(asdict(report) | {"done": report.done})
+    else:
+        console.print(f"Saved: {_counts(report.outcomes)}.")
+        if not report.done:
+            console.print(
+                f"Left: {report.dirty} dirty, {report.claimed} claimed by workers. They are safe "
+                "in Redis; run it again, or with a longer --timeout."
+            )
+    if not report.done:
+        sys.exit(1)
+
+
+def _counts(outcomes: dict[str, int]) -> str:
+    counts = sorted(outcomes.items())
+    return ", ".join(f"{number} {outcome}" for outcome, number in counts) or "nothing to do"
