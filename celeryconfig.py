@@ -32,7 +32,8 @@ worker_prefetch_multiplier = 1
 # A message goes when its work is done, and comes back when its worker was killed.
 task_acks_late = True
 task_reject_on_worker_lost = True
-worker_cancel_long_running_tasks_on_connection_loss = True
+# A backup goes on while the broker is away; delivered again, it does no harm.
+worker_cancel_long_running_tasks_on_connection_loss = False
 # An unacknowledged message is delivered again after this; more than any task of ours takes, and
 # more than a retry waits.
 _visibility = max(3600, 4 * _settings.lease_seconds)

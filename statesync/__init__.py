@@ -26,9 +26,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Give ``celery -A statesync`` its application, without importing Celery for anybody else."""
+    """Give ``celery -A statesync`` its application, without importing Celery for anybody else.
+
+    A wrong setting ends the process here with one line: Celery would print a traceback.
+    """
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from statesync.app import app
+    from statesync.app import app, settings
+
+    try:
+        settings()
+    except errors.SettingsError as error:
+        raise SystemExit(f"statesync: {error}") from None
 
     return app
