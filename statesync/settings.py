@@ -32,7 +32,8 @@ def mask_url(url: str) -> str:
     query = urlencode(
         [(k, "***" if k.lower() in secret else v) for k, v in parse_qsl(parts.query)], safe="*/:"
     )
-    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
+    tail = f"?{query}" if query else ""
+    return f"{parts.scheme}://{netloc}{parts.path}{tail}"
 
 
 def _redis_url(text: str) -> str:

@@ -1,0 +1,169 @@
+"""Real workers on the embedded servers, through pytest-celery's set-up classes.
+
+pytest-celery thinks in containers; its nodes only ask one for a few methods, and a local process
+can have those as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+from pytest_celery import (
+    CeleryBackendCluster,
+    CeleryBrokerCluster,
+    CeleryTestBackend,
+    CeleryTestBroker,
+    CeleryTestSetup,
+    CeleryTestWorker,
+    CeleryWorkerCluster,
+)
+
+from statesync import HotStore, Settings
+from statesync.cli.stack import Stack
+from statesync.embedded import Child, Servers
+
+WAIT_SECONDS = 60.0
+
+
+class LocalProcess:
+    """What pytest-celery's nodes ask of a container, for a process of ours."""
+
+    def __init__(self, name: str, url: str, child: Child, start: Callable[[], Any]) -> None:
+        self.name = self.id = name
+        self.child = child
+        self.start = start
+        self.celeryconfig = {"url": url, "host_url": url}
+
+    @property
+    def status(self) -> str:
+        return "running" if self.child.process and self.child.process.poll() is None else "exited"
+
+    def ready(self) -> bool:
+        return self.status == "running"
+
+    def logs(self) -> str:
+        return self.child.log.read_text(errors="replace")
+
+    def kill(self, signal: str | int = "SIGKILL") -> None:
+        if signal == "SIGKILL":
+            self.child.kill()
+        else:
+            self.child.stop()
+
+    def restart(self, timeout: float = 0) -> None:
+        self.child.stop()
+        self.start()
+
+    def reload(self) -> None:
+        return None
+
+    def teardown(self) -> None:
+        return None
+
+
+@pytest.fixture
+def stack(embedded: Servers, settings: Settings) -> Iterator[Stack]:
+    """The embedded servers with an empty broker, to start workers on."""
+    for url in (settings.broker_url, settings.result_url):
+        path, _, query = url.removeprefix("redis+socket://").partition("?")
+        client = redis.Redis(unix_socket_path=path, db=int(query.rpartition("=")[2]))
+        client.flushdb()
+        client.close()
+    with contextlib.ExitStack() as exits:
+        yield Stack(embedded, settings, exits)
+
+
+@pytest.fixture
+def celery_broker_cluster(embedded: Servers, settings: Settings) -> CeleryBrokerCluster:
+    node = LocalProcess("broker", settings.broker_url, embedded.valkey, embedded.start_valkey)
+    return CeleryBrokerCluster(CeleryTestBroker(node))
+
+
+@pytest.fixture
+def celery_backend_cluster(embedded: Servers, settings: Settings) -> CeleryBackendCluster:
+    node = LocalProcess("backend", settings.result_url, embedded.valkey, embedded.start_valkey)
+    return CeleryBackendCluster(CeleryTestBackend(node))
+
+
+@pytest.fixture
+def celery_worker_cluster(stack: Stack, celery_setup_app: Celery) -> Iterator[CeleryWorkerCluster]:
+    child = stack.start_worker("worker-1")
+    node = LocalProcess("worker-1", "", child, lambda: stack.wait_worker(child))
+    yield CeleryWorkerCluster(CeleryTestWorker(node, celery_setup_app))
+    child.kill()  # faster than stopping it, and nobody waits for it any more
+
+
+@pytest.fixture
+def celery_setup_app(settings: Settings) -> Iterator[Celery]:
+    """An application that knows only the broker: tasks are sent by name, as a game does."""
+    app = Celery("game", broker=settings.broker_url, backend=settings.result_url)
+    app.conf.broker_transport_options = app.conf.result_backend_transport_options = {
+        "socket_timeout": 30
+    }
+    yield app
+    app.close()
+
+
+class Game:
+    """A game server: sends tasks by name to the queues of the contract and waits for results."""
+
+    def __init__(self, setup: CeleryTestSetup, settings: Settings, stack: Stack) -> None:
+        self.app: Celery = setup.app
+        self.setup = setup
+        self.settings = settings
+        self.stack = stack
+        self.worker: Child = setup.worker.container.child
+
+    def send(self, name: str, *args: Any, **options: Any) -> Any:
+        queue = "sync" if name == "sync_dirty" else name.partition("_")[0]
+        return self.app.send_task(
+            f"statesync.{name}", args=args, queue=self.settings.queue(queue), **options
+        )
+
+    def call(self, name: str, *args: Any) -> Any:
+        return self.send(name, *args).get(timeout=WAIT_SECONDS)
+
+    def queued(self, name: str) -> int:
+        with self.app.connection_for_read() as connection:
+            channel: Any = connection.default_channel
+            waiting: int = channel.queue_declare(self.settings.queue(name)).message_count
+            return waiting
+
+    def sync_until_clean(self, hot: HotStore) -> None:
+        """Sweep, as beat does, until nothing is dirty or claimed."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (status := hot.status()).dirty or status.claimed:
+            assert time.monotonic() < deadline, status
+            with contextlib.suppress(Exception):
+                self.call("sync_dirty")
+            time.sleep(0.05)
+
+    def signal_worker(self, number: signal.Signals) -> None:
+        """Signal the worker and its pool processes."""
+        import psutil
+
+        assert self.worker.process
+        main = psutil.Process(self.worker.process.pid)
+        for process in (main, *main.children(recursive=True)):
+            process.send_signal(number)
+
+
+@pytest.fixture
+def game(celery_setup: CeleryTestSetup, settings: Settings, stack: Stack) -> Game:
+    return Game(celery_setup, settings, stack)
+
+
+def wait_until(condition: Callable[[], Any]) -> Any:
+    """Return the first true value of ``condition``."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+    return value

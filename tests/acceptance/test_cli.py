@@ -1,0 +1,182 @@
+"""The command line, as a person or a script meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from statesync import HotStore, Settings
+from statesync.cli import _COMMANDS
+from statesync.orchestrator import GameStateOrchestrator
+from tests.acceptance.conftest import wait_until
+from tests.conftest import FullCore, NewDatabase
+
+STATESYNC = [sys.executable, "-c", "from statesync.cli import main; main()"]
+
+
+def run(settings: Settings | None, *words: str, status: int = 0) -> str:
+    env = os.environ | (settings.to_env() if settings else {})
+    done = subprocess.run([*STATESYNC, *words], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + (done.stderr if status else "")
+
+
+def run_json(settings: Settings, *words: str, status: int = 0) -> Any:
+    return json.loads(run(settings, *words, "--json", status=status).splitlines()[0])
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    shown = run(None, command, "--help")
+    assert "Example" in shown
+    assert f"statesync {command}" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["inspect", "0"], "must be an integer from 1 to 2^63-1"),
+        (["inspect", "42; DROP"], "must be an integer from 1 to 2^63-1"),
+        (["restore"], "Missing argument"),
+        (["drain", "--timeout", "-1"], "-1"),
+        (["quarantine", "retry"], "Give one id or more, or --all"),
+        (["nonsense"], "No such command"),
+    ],
+)
+def test_wrong_use_is_status_2(settings: Settings, words: list[str], says: str) -> None:
+    assert says in run(settings, *words, status=2)
+
+
+def test_a_wrong_setting_is_status_2_and_a_dead_server_status_1(settings: Settings) -> None:
+    env = settings.to_env()
+    for change, status, says in [
+        ({"STATESYNC_SYNC_SECONDS": "soon"}, 2, "a whole number from 1 to 86400"),
+        ({"STATESYNC_SYNC_SECOND": "1"}, 2, "there is no such setting"),
+        ({"STATESYNC_REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"}, 1, ":***@127.0.0.1:1"),
+    ]:
+        done = subprocess.run(
+            [*STATESYNC, "drain", "--timeout", "0"],
+            env=os.environ | env | change,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == status
+        assert says in done.stderr
+        assert "hunter2" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_migrate_twice(settings: Settings, new_database: NewDatabase) -> None:
+    name = new_database(empty=True)
+    path = settings.database_url.rpartition("?")[2]
+    url = f"postgresql://postgres@/{name}?{path}"
+    empty = Settings(redis_url=settings.redis_url, database_url=url)
+    assert run_json(empty, "status", status=1)["revision"] is None
+    assert run_json(empty, "migrate") == {"before": None, "after": "0001"}
+    assert "up to date" in run(empty, "migrate")
+
+
+def test_status_inspect_drain_restore(
+    settings: Settings, hot: HotStore, raw: Any, full_core: FullCore
+) -> None:
+    for i in range(1, 31):
+        hot.create(i, **full_core(i))
+    assert run_json(settings, "status")["dirty"] == 30
+    assert "dirty" in run(settings, "status")
+    assert run_json(settings, "inspect", "7")["postgresql"] is None
+    assert run_json(settings, "drain")["outcomes"] == {"saved": 30}
+    found = run_json(settings, "inspect", "7")
+    assert found["redis"] == found["postgresql"] | {"fields": found["redis"]["fields"]}
+    raw.delete(f"{settings.key_prefix}ac:7")
+    assert "Hero 7" in run(settings, "inspect", "7")
+    assert "7: restored" in run(settings, "restore", "7")
+    assert "8: live" in run(settings, "restore", "8", "7")
+    assert "not_found" in run(settings, "restore", "99", status=1)
+    assert "neither side" in run(settings, "inspect", "99", status=1)
+
+
+def test_drain_says_what_is_left(settings: Settings, hot: HotStore, full_core: FullCore) -> None:
+    hot.create(1, **full_core())
+    hot.claim(1, settings.lease_us)  # held by a worker that does not answer
+    left = run_json(settings, "drain", "--timeout", "0.2", status=1)
+    assert (left["done"], left["claimed"]) == (False, 1)
+
+
+def test_quarantine(
+    settings: Settings,
+    hot: HotStore,
+    raw: Any,
+    full_core: FullCore,
+    orchestrator: GameStateOrchestrator,
+) -> None:
+    assert "Nothing is in quarantine" in run(settings, "quarantine", "list")
+    for i in (1, 2):
+        hot.create(i, **full_core(i))
+        raw.hset(f"{settings.key_prefix}ac:{i}", "stats", "{")
+        orchestrator.backup_full_state(i)
+    assert [e["name"] for e in run_json(settings, "quarantine", "list")] == ["1", "2"]
+    assert "stats" in run(settings, "quarantine", "show", "1")
+    assert "not in quarantine" in run(settings, "quarantine", "retry", "3", status=1)
+    raw.hset(f"{settings.key_prefix}ac:1", "stats", "{}")
+    assert run_json(settings, "quarantine", "retry", "1")["done"] == ["1"]
+    run(settings, "drain")
+    assert [e["name"] for e in run_json(settings, "quarantine", "list")] == ["2"]
+    run(settings, "quarantine", "discard", "2")
+    assert run_json(settings, "quarantine", "list") == []
+
+
+def test_celery_refuses_a_wrong_setting_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "statesync", "worker"],
+        env=os.environ | {"STATESYNC_LEASE_SECONDS": "0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert done.stderr.strip().endswith("it must be a whole number from 1 to 86400")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_dev_runs_until_it_is_told_to_stop_and_leaves_nothing(
+    number: signal.Signals,
+) -> None:
+    # Within reach of the user that the servers run as, should we be root.
+    folder = Path(tempfile.mkdtemp(prefix="statesync-dev-"))
+    with subprocess.Popen(
+        [*STATESYNC, "dev", "--folder", str(folder), "--port", "5597"],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as dev:
+        assert dev.stdout
+        shown = ""
+        while "Ctrl-C stops everything" not in shown:
+            line = dev.stdout.readline()
+            assert line, shown
+            shown += line
+        assert "export STATESYNC_REDIS_URL='unix://" in shown
+        ours = psutil.Process(dev.pid).children(recursive=True)
+        assert len(ours) > 5
+        dev.send_signal(number)
+        assert dev.wait(60) == 0
+    wait_until(lambda: not any(process.is_running() for process in ours))
+
+
+@pytest.mark.slow
+def test_the_demo_holds() -> None:
+    shown = json.loads(run(None, "demo", "--json").splitlines()[0])
+    assert shown["held"] is True
+    assert sum(step["held"] is True for step in shown["steps"]) >= 8
