@@ -54,7 +54,7 @@ task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_
 result_expires = _settings.result_seconds
 task_track_started = True
 
-# Warm shutdown first; then what still runs goes back to the queue.
+# SIGTERM finishes what runs. SIGQUIT waits this long for it and then puts it back in the queue.
 worker_soft_shutdown_timeout = min(_settings.lease_seconds, 30)
 worker_enable_soft_shutdown_on_idle = True
 worker_hijack_root_logger = True

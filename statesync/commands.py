@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from hashlib import sha1
-from importlib.resources import files
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 from statesync import codec, errors
 from statesync.codec import Character, check_char_id
+from statesync.command import (
+    Claim,
+    Command,
+    Marks,
+    QuarantineEntry,
+    Raw,
+    Snapshot,
+    Status,
+    load_script,
+)
 from statesync.keys import Keys
 
 __all__ = [
-    "Claim",
-    "Command",
-    "Marks",
-    "QuarantineEntry",
-    "Script",
-    "Snapshot",
-    "Status",
     "acknowledge",
     "claim",
     "claim_dirty",
@@ -44,110 +44,6 @@ __all__ = [
     "update",
 ]
 
-T = TypeVar("T")
-Raw = Any
-"""What redis-py makes of a reply: bytes, int, or a list of these."""
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script and the name by which Redis caches it."""
-
-    source: bytes
-    sha: str
-
-
-def _load(name: str) -> Script:
-    source = (files("statesync") / "lua" / f"{name}.lua").read_bytes()
-    # How Redis itself names a script; nothing secret hangs on it.
-    return Script(source, sha1(source, usedforsecurity=False).hexdigest())
-
-
-@dataclass(frozen=True, slots=True)
-class Command(Generic[T]):
-    """One atomic operation: which script to run on what, and how to read the reply."""
-
-    script: Script
-    keys: Sequence[str]
-    args: Iterable[str | int]
-    parse: Callable[[Raw], T]
-    char_id: int = 0
-
-    def error(self, message: str) -> errors.StatesyncError | None:
-        """Return the error that a script's error reply means; None if it is none of ours."""
-        code, _, rest = message.partition(" ")
-        make = _ERRORS.get(code)
-        return make(self.char_id, rest) if make else None
-
-
-_ERRORS: dict[str, Callable[[int, str], errors.StatesyncError]] = {
-    "NOTLOADED": lambda char_id, _: errors.CharacterNotLoaded(char_id),
-    "EXISTS": lambda char_id, _: errors.CharacterExists(char_id),
-    "LEASELOST": lambda char_id, _: errors.LeaseLost(char_id),
-    "BADVERSION": lambda char_id, _: errors.CorruptState(
-        char_id, "version", "must be an integer from 0 to 2^53-1"
-    ),
-    "NOTAHASH": lambda char_id, _: errors.CorruptState(
-        char_id, "(key)", "the core's key is not a hash"
-    ),
-    "WRONGTYPE": lambda char_id, _: errors.CorruptState(
-        char_id, "(key)", "the core's key is not a hash"
-    ),
-    "TOOLARGE": lambda char_id, rest: errors.CorruptState(
-        char_id,
-        rest.partition(" ")[2],
-        f"the core is {rest.partition(' ')[0]} bytes, most of it here; "
-        f"at most {codec.MAX_CORE_BYTES} can be saved",
-    ),
-}
-
-
-class Claim(NamedTuple):
-    """A lease on one character; ``token`` is its deadline in µs of Redis' clock."""
-
-    char_id: int
-    token: int
-
-
-class Snapshot(NamedTuple):
-    """What Redis held of a character at ``at_ms``; ``raw`` is empty where the core is gone."""
-
-    at_ms: int
-    raw: dict[bytes, bytes]
-
-
-class QuarantineEntry(NamedTuple):
-    """Why a character could not be saved, and since when (Unix seconds)."""
-
-    name: str
-    error: str
-    field: str | None
-    attempts: int
-    first_at: float
-    last_at: float
-
-
-class Marks(NamedTuple):
-    """The marks of one character."""
-
-    dirty: bool
-    token: int | None
-    since_ms: int | None
-    quarantine: QuarantineEntry | None
-
-
-class Status(NamedTuple):
-    """How much is unsaved, and the shared counters."""
-
-    dirty: int
-    claimed: int
-    expired: int
-    """Of the claimed ones, those whose lease has ended."""
-    quarantined: int
-    oldest_ms: int | None
-    """Age of the oldest unsaved change."""
-    counters: dict[str, int]
-
 
 def _pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:
     return dict(zip(reply[::2], reply[1::2], strict=True))
@@ -168,7 +64,7 @@ def _nothing(_: Raw) -> None:
 # What game code does
 
 
-_update = _load("update")
+_update = load_script("update")
 
 
 def update(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
@@ -191,7 +87,7 @@ def mark_dirty(keys: Keys, char_id: int, /) -> Command[int]:
     return update(keys, char_id)
 
 
-_create = _load("create")
+_create = load_script("create")
 
 
 def create(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
@@ -204,7 +100,7 @@ def create(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
     return Command(_create, (keys.core(char_id), keys.dirty, keys.since), args, int, char_id)
 
 
-_get = _load("get")
+_get = load_script("get")
 
 
 def get(keys: Keys, char_id: int, /) -> Command[Character]:
@@ -218,7 +114,7 @@ def get(keys: Keys, char_id: int, /) -> Command[Character]:
     return Command(_get, (keys.core(check_char_id(char_id)),), (), parse, char_id)
 
 
-_evict = _load("evict")
+_evict = load_script("evict")
 
 
 def evict(keys: Keys, char_id: int, remember_ms: int = 600_000, /) -> Command[bool]:
@@ -239,7 +135,7 @@ def evict(keys: Keys, char_id: int, remember_ms: int = 600_000, /) -> Command[bo
 # What a backup does
 
 
-_claim = _load("claim")
+_claim = load_script("claim")
 
 
 def claim(keys: Keys, char_id: int, lease_us: int, /) -> Command[tuple[Claim, bool]]:
@@ -254,7 +150,7 @@ def claim(keys: Keys, char_id: int, lease_us: int, /) -> Command[tuple[Claim, bo
     )
 
 
-_claim_dirty = _load("claim_dirty")
+_claim_dirty = load_script("claim_dirty")
 
 
 def claim_dirty(
@@ -274,7 +170,7 @@ def claim_dirty(
     )
 
 
-_requeue = _load("requeue")
+_requeue = load_script("requeue")
 
 
 def requeue(keys: Keys, limit: int, /) -> Command[int]:
@@ -282,7 +178,7 @@ def requeue(keys: Keys, limit: int, /) -> Command[int]:
     return Command(_requeue, (keys.dirty, keys.claimed), (limit,), int)
 
 
-_release = _load("release")
+_release = load_script("release")
 
 
 def release(keys: Keys, held: Claim, /) -> Command[bool]:
@@ -290,7 +186,7 @@ def release(keys: Keys, held: Claim, /) -> Command[bool]:
     return Command(_release, (keys.dirty, keys.claimed), held, bool, held.char_id)
 
 
-_snapshot = _load("snapshot")
+_snapshot = load_script("snapshot")
 
 
 def snapshot(keys: Keys, held: Claim, /) -> Command[Snapshot]:
@@ -311,7 +207,7 @@ def snapshot(keys: Keys, held: Claim, /) -> Command[Snapshot]:
     )
 
 
-_acknowledge = _load("acknowledge")
+_acknowledge = load_script("acknowledge")
 
 
 def acknowledge(
@@ -330,7 +226,7 @@ def acknowledge(
     )
 
 
-_quarantine = _load("quarantine")
+_quarantine = load_script("quarantine")
 
 
 def quarantine(keys: Keys, held: Claim, error: str, field: str, /) -> Command[bool]:
@@ -339,7 +235,7 @@ def quarantine(keys: Keys, held: Claim, error: str, field: str, /) -> Command[bo
     return Command(_quarantine, (keys.claimed, keys.quarantine), args, bool, held.char_id)
 
 
-_reconcile = _load("reconcile")
+_reconcile = load_script("reconcile")
 
 
 def reconcile(
@@ -353,7 +249,7 @@ def reconcile(
 # What a restore does
 
 
-_look = _load("look")
+_look = load_script("look")
 
 
 def look(keys: Keys, char_id: int, /) -> Command[int | None]:
@@ -367,7 +263,7 @@ def look(keys: Keys, char_id: int, /) -> Command[int | None]:
     return Command(_look, (keys.core(check_char_id(char_id)),), (), parse, char_id)
 
 
-_fill = _load("fill")
+_fill = load_script("fill")
 
 
 def fill(keys: Keys, char_id: int, version: int, core: Mapping[str, str], /) -> Command[str]:
@@ -379,7 +275,7 @@ def fill(keys: Keys, char_id: int, version: int, core: Mapping[str, str], /) -> 
 # What operators do
 
 
-_count = _load("count")
+_count = load_script("count")
 
 
 def count(keys: Keys, numbers: Mapping[str, int], /) -> Command[None]:
@@ -388,7 +284,7 @@ def count(keys: Keys, numbers: Mapping[str, int], /) -> Command[None]:
     return Command(_count, (keys.stats,), args, _nothing)
 
 
-_status = _load("status")
+_status = load_script("status")
 
 
 def status(keys: Keys, /) -> Command[Status]:
@@ -405,7 +301,7 @@ def status(keys: Keys, /) -> Command[Status]:
     )
 
 
-_marks = _load("marks")
+_marks = load_script("marks")
 
 
 def marks(keys: Keys, char_id: int, /) -> Command[Marks]:
@@ -425,7 +321,7 @@ def marks(keys: Keys, char_id: int, /) -> Command[Marks]:
     )
 
 
-_list_quarantine = _load("list_quarantine")
+_list_quarantine = load_script("list_quarantine")
 
 
 def list_quarantine(
@@ -439,7 +335,7 @@ def list_quarantine(
     return Command(_list_quarantine, (keys.quarantine,), (cursor, count), parse)
 
 
-_retry_quarantined = _load("retry_quarantined")
+_retry_quarantined = load_script("retry_quarantined")
 
 
 def retry_quarantined(keys: Keys, char_id: int, /) -> Command[bool]:
@@ -448,12 +344,13 @@ def retry_quarantined(keys: Keys, char_id: int, /) -> Command[bool]:
     return Command(_retry_quarantined, (keys.quarantine, keys.dirty), args, bool, char_id)
 
 
-_discard_quarantined = _load("discard_quarantined")
+_discard_quarantined = load_script("discard_quarantined")
 
 
 def discard_quarantined(keys: Keys, name: str, /) -> Command[bool]:
     """Forget a quarantine entry; the data in Redis is not touched. False if there was none."""
-    return Command(_discard_quarantined, (keys.quarantine,), (name,), bool)
+    on = (keys.quarantine, keys.dirty, keys.claimed, keys.since)
+    return Command(_discard_quarantined, on, (name,), bool)
 
 
 def _entry(name: bytes, raw: bytes) -> QuarantineEntry:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from statesync import codec
 from statesync.errors import DatabaseUnavailable, NotMigrated, SettingsError
@@ -66,6 +67,10 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             yield connection
     except DBAPIError as error:
         raise _meaning(error, engine) from None
+    except PoolTimeout:
+        raise DatabaseUnavailable(
+            f"PostgreSQL at {_where(engine)}: all connections are busy"
+        ) from None
 
 
 def ping(engine: Engine) -> None:
@@ -83,5 +88,8 @@ def _meaning(error: DBAPIError, engine: Engine) -> Exception:
         return Rejected(message, locked=False)
     if code in ("42P01", "42703"):  # undefined table, undefined column
         return NotMigrated(f"{message}; run `statesync migrate`")
-    where = mask_or_hide(engine.url.render_as_string(hide_password=True))
-    return DatabaseUnavailable(f"PostgreSQL at {where}: {message}")
+    return DatabaseUnavailable(f"PostgreSQL at {_where(engine)}: {message}")
+
+
+def _where(engine: Engine) -> str:
+    return mask_or_hide(engine.url.render_as_string(hide_password=True))

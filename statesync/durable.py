@@ -74,7 +74,7 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Somebody else's transaction holds the row for longer than we wait."""
+    """Somebody else's transaction holds the row."""
 
 
 Result = Saved | Refused | Incomplete | Deleted | Busy
@@ -104,6 +104,7 @@ _LOCK = (
     .order_by(characters.c.id)  # every transaction locks in the same order: no deadlock
     .with_for_update()
 )
+_LOCK_FREE = _LOCK.with_for_update(skip_locked=True)
 
 _SAME = (
     select(_rows.c.id)
@@ -164,11 +165,14 @@ _LOAD = select(
 ).join(character_stats, character_stats.c.character_id == characters.c.id, isouter=True)
 
 
-def save(connection: Connection, snapshots: Sequence[Character]) -> dict[int, Result]:
+def save(
+    connection: Connection, snapshots: Sequence[Character], *, wait: bool = True
+) -> dict[int, Result]:
     """Save snapshots in the transaction of ``connection``; at most one of each character.
 
     A row changes only where its version is older: the fence. What is saved is durable when the
-    caller commits. Returns what became of each, by id.
+    caller commits. Rows that somebody else has locked are waited for, or Busy without ``wait``.
+    Returns what became of each, by id.
     """
     todo = {snapshot.char_id: snapshot for snapshot in snapshots}
     results: dict[int, Result] = {}
@@ -179,7 +183,9 @@ def save(connection: Connection, snapshots: Sequence[Character]) -> dict[int, Re
         return results
     accepted: list[Character] = []
     doubtful: dict[int, int] = {}
-    for char_id, version, deleted_at in connection.execute(_LOCK, {"ids": sorted(rest)}):
+    results.update((char_id, Busy()) for char_id in rest)
+    lock = _LOCK if wait else _LOCK_FREE
+    for char_id, version, deleted_at in connection.execute(lock, {"ids": sorted(rest)}):
         snapshot = rest[char_id]
         if deleted_at is not None:
             results[char_id] = Deleted()

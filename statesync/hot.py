@@ -16,7 +16,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from statesync import commands
-from statesync.commands import Command
+from statesync.command import Command
 from statesync.errors import RedisUnavailable, StatesyncError
 from statesync.keys import Keys
 from statesync.settings import Settings, mask_or_hide

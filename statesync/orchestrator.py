@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from statesync import codec, database, durable
 from statesync.codec import Character, check_char_id
-from statesync.commands import Claim, Snapshot
+from statesync.command import Claim, Snapshot
 from statesync.errors import (
     CharacterNotSaved,
     CorruptState,
@@ -142,7 +142,7 @@ class GameStateOrchestrator:
             batch = claims[start : start + self._batch_size]
             try:
                 reports |= self._backup_batch(batch, clean)
-            except ServerUnavailable:
+            except BaseException:  # whatever it is, nobody has to wait for the leases
                 self._release(claims[start:])
                 raise
         return [reports[held.char_id] for held in claims]
@@ -153,11 +153,12 @@ class GameStateOrchestrator:
         reports: dict[int, BackupReport] = {}
         conflicts: set[int] = set()
         pending = {held.char_id: held for held in claims}
-        for _ in range(_ROUNDS):
+        for turn in range(_ROUNDS):
             taken = self._snapshot(pending, clean, reports)
-            results = self._commit([character for character, _ in taken.values()])
+            # A locked row holds up nobody: it is waited for when the others are acknowledged.
+            results = self._commit([c for c, _ in taken.values()], wait=turn > 0)
             self._settle(pending, taken, results, conflicts, reports)
-            if not pending:
+            if not pending or (turn > 0 and _all_busy(pending, results)):
                 break
             self._reconcile(pending, results, conflicts)
         self._release(pending.values())
@@ -209,21 +210,24 @@ class GameStateOrchestrator:
         self.hot.quarantine(claim, reason, field)
         return BackupReport(claim.char_id, "quarantined", error=reason, field=field)
 
-    def _commit(self, snapshots: Sequence[Character]) -> dict[int, durable.Result | CorruptState]:
+    def _commit(
+        self, snapshots: Sequence[Character], *, wait: bool
+    ) -> dict[int, durable.Result | CorruptState]:
         """Save snapshots in one transaction; where PostgreSQL refuses it, halve it until the
         culprit is alone, so that the others are saved."""
         if not snapshots:
             return {}
         try:
             with database.transaction(self.engine) as connection:
-                return dict(durable.save(connection, snapshots))
+                return dict(durable.save(connection, snapshots, wait=wait))
         except database.Rejected as error:
-            if len(snapshots) > 1:
-                middle = len(snapshots) // 2
-                return self._commit(snapshots[:middle]) | self._commit(snapshots[middle:])
-            char_id = snapshots[0].char_id
             if error.locked:
-                return {char_id: durable.Busy()}
+                return {snapshot.char_id: durable.Busy() for snapshot in snapshots}
+            if len(snapshots) > 1:
+                half = len(snapshots) // 2
+                first, second = snapshots[:half], snapshots[half:]
+                return self._commit(first, wait=wait) | self._commit(second, wait=wait)
+            char_id = snapshots[0].char_id
             return {char_id: CorruptState(char_id, "", str(error))}
 
     def _settle(
@@ -250,9 +254,6 @@ class GameStateOrchestrator:
                 reports[char_id] = BackupReport(char_id, outcome, version=result.version)
             elif isinstance(result, CorruptState):
                 reports[char_id] = self._quarantine(claim, result.reason, result.field)
-            elif isinstance(result, durable.Busy):
-                todo.append(self.hot.commands.release(claim))
-                reports[char_id] = BackupReport(char_id, "released")
             elif isinstance(result, durable.Deleted):
                 todo.append(acknowledge(claim, 0, 0, at_ms))
                 reports[char_id] = BackupReport(char_id, "deleted")
@@ -278,6 +279,11 @@ class GameStateOrchestrator:
         between records it again, never not at all.
         """
         refused = [i for i in pending if isinstance(results.get(i), durable.Refused)]
+        marks = self.hot.run_many([self.hot.commands.marks(i) for i in refused])
+        # Who has lost the claim knows nothing of conflicts any more.
+        refused = [
+            i for i, m in zip(refused, marks, strict=True) if _done(m).token == pending[i].token
+        ]
         conflicts.update(refused)
         with database.transaction(self.engine) as connection:
             for char_id in refused:
@@ -371,6 +377,10 @@ def _done(reply: T | StatesyncError) -> T:
     if isinstance(reply, StatesyncError):
         raise reply
     return reply
+
+
+def _all_busy(pending: Iterable[int], results: Mapping[int, durable.Result | CorruptState]) -> bool:
+    return all(isinstance(results.get(char_id), durable.Busy) for char_id in pending)
 
 
 def _newer(live: int | None, version: int) -> bool:

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from statesync.commands import Claim, Status
-from statesync.errors import BrokerUnavailable, ServerUnavailable
+from statesync.command import Claim, Status
+from statesync.errors import ServerUnavailable
 from statesync.hot import HotStore
 from statesync.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
@@ -68,7 +68,7 @@ def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> 
                 batches += in_batches
             if cursor == 0:
                 break
-    except BrokerUnavailable:
+    except ServerUnavailable:
         _release(hot, held)
         raise
     left = hot.status().dirty

@@ -17,7 +17,7 @@ from kombu.exceptions import OperationalError
 
 from statesync import database
 from statesync.app import app, orchestrator, settings
-from statesync.commands import Claim
+from statesync.command import Claim
 from statesync.errors import BrokerUnavailable, InvalidInput, ServerUnavailable
 from statesync.sweep import sweep
 

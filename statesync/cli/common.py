@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,8 @@ from statesync.settings import Settings
 
 __all__ = ["CharId", "as_json", "connected", "console", "print_json", "progress_console", "table"]
 
-console = Console(highlight=False)
+# What goes to a file or a pipe is not folded at the width of a terminal that is not there.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 progress_console = Console(stderr=True, highlight=False)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")

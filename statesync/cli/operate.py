@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from statesync import migrate as migrations
 from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
-from statesync.commands import Status
+from statesync.command import Status
 from statesync.sweep import drain as drain_all
 
 __all__ = ["drain", "migrate", "restore"]

@@ -10,7 +10,7 @@ import click
 
 from statesync.cli.common import as_json, connected, console, print_json, table
 from statesync.codec import parse_char_id
-from statesync.commands import QuarantineEntry
+from statesync.command import QuarantineEntry
 from statesync.errors import InvalidCharId
 from statesync.hot import HotStore
 

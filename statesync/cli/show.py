@@ -17,7 +17,7 @@ from statesync import database, durable
 from statesync import migrate as migrations
 from statesync.cli.common import CharId, as_json, connected, console, print_json, table
 from statesync.codec import Character, dump_json
-from statesync.commands import Marks
+from statesync.command import Marks
 from statesync.errors import CharacterNotLoaded, CorruptState, ServerUnavailable
 from statesync.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
