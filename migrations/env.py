@@ -11,10 +11,10 @@ from statesync.settings import Settings
 def _run(connection: Connection) -> None:
     context.configure(connection=connection, target_metadata=metadata, compare_server_default=True)
     with context.begin_transaction():
-        # Two that migrate at once: the second waits, and finds nothing left to do.
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7391846512)")
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        # Two that migrate at once: the second waits, and finds nothing left to do.
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7391846512)")
         context.run_migrations()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
@@ -53,9 +54,8 @@ class Command(Generic[T]):
 
     def error(self, message: str) -> errors.StatesyncError | None:
         """Return the error that a script's error reply means; None if it is none of ours."""
-        code, _, rest = message.partition(" ")
-        make = _ERRORS.get(code)
-        return make(self.char_id, rest) if make else None
+        found = _CODE.search(message)
+        return _ERRORS[found[1]](self.char_id, found[2]) if found else None
 
 
 _ERRORS: dict[str, Callable[[int, str], errors.StatesyncError]] = {
@@ -75,6 +75,10 @@ _ERRORS: dict[str, Callable[[int, str], errors.StatesyncError]] = {
         f"at most {codec.MAX_CORE_BYTES} can be saved",
     ),
 }
+
+
+# Redis 6.2 puts the place in the script before an error that the script did not catch.
+_CODE = re.compile(rf"(?:^|: )({'|'.join(_ERRORS)})\b ?(.*)")
 
 
 class Claim(NamedTuple):

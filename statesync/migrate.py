@@ -16,7 +16,8 @@ __all__ = ["downgrade", "head", "revision", "upgrade"]
 
 
 def upgrade(engine: Engine, target: str = "head") -> str | None:
-    """Migrate up to ``target``; returns the revision. Safe to run twice, also at once.
+    """Migrate up to ``target``; returns the revision. Safe to run twice, also at once by two
+    processes (Alembic's own state is global: not by two threads).
 
     Raises DatabaseUnavailable.
     """

