@@ -132,6 +132,8 @@ class GameStateOrchestrator:
             report = self.backup_full_state(char_id)
             if self.hot.evict(char_id):
                 return report
+            if report.outcome == "quarantined":
+                break
         raise CharacterNotSaved(char_id)
 
     def _backup(

@@ -88,9 +88,12 @@ def _setting(parse: Callable[[str], Any], default: Any, *, is_url: bool = False)
 def _broker_of(redis_url: str, db: int) -> str:
     """Return the URL of database ``db`` on the server of ``redis_url``, as kombu spells it."""
     parts = urlsplit(redis_url)
+    query = {k: v for k, v in parse_qsl(parts.query) if k != "db"}
+    if parts.scheme == "rediss":
+        query = {"ssl_cert_reqs": "required"} | query  # Celery wants to be told
     if parts.scheme != "unix":
-        return urlunsplit(parts._replace(path=f"/{db}"))
-    query = {k: v for k, v in parse_qsl(parts.query) if k != "db"} | {"virtual_host": str(db)}
+        return urlunsplit(parts._replace(path=f"/{db}", query=urlencode(query)))
+    query["virtual_host"] = str(db)
     login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
     return f"redis+socket://{login}{quote(unquote(parts.path))}?{urlencode(query)}"
 

@@ -28,7 +28,7 @@ class Stack:
         self, name: str = "worker", *, concurrency: int = 2, wait: bool = True
     ) -> Child:
         """Start a worker that serves all queues."""
-        worker = self._celery(
+        worker = self.start(
             name, "worker", "-n", f"{name}@%h", "-c", str(concurrency), "--loglevel", "INFO"
         )
         if wait:
@@ -41,16 +41,17 @@ class Stack:
 
     def start_beat(self) -> Child:
         """Start beat, which sweeps the dirty list every ``sync_seconds``."""
-        return self._celery("beat", "beat", "--loglevel", "INFO")
+        return self.start("beat", "beat", "--loglevel", "INFO")
 
     def start_flower(self, port: int, password: str) -> Child:
         """Start Flower on loopback, for the user ``statesync``."""
         login = {"FLOWER_BASIC_AUTH": f"statesync:{password}", "FLOWER_ADDRESS": "127.0.0.1"}
-        flower = self._celery("flower", "flower", f"--port={port}", env=login)
+        flower = self.start("flower", "flower", f"--port={port}", env=login)
         flower.wait_ready(lambda: b"Visit me at" in flower.log.read_bytes())
         return flower
 
-    def _celery(self, name: str, *words: str, env: dict[str, str] | None = None) -> Child:
+    def start(self, name: str, *words: str, env: dict[str, str] | None = None) -> Child:
+        """Start ``celery -A statesync`` with ``words``; its log is ``name``.log in the folder."""
         outer = {k: v for k, v in os.environ.items() if not k.startswith((PREFIX, "FLOWER_"))}
         log = self.servers.folder / f"{name}.log"
         log.unlink(missing_ok=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import pytest
 
 from statesync import HotStore, Settings
 from statesync.cli import _COMMANDS
+from statesync.cli.stack import Stack
 from statesync.orchestrator import GameStateOrchestrator
 from tests.acceptance.conftest import wait_until
 from tests.conftest import FullCore, NewDatabase
@@ -147,6 +151,24 @@ def test_celery_refuses_a_wrong_setting_in_one_line() -> None:
     assert done.returncode != 0
     assert done.stderr.strip().endswith("it must be a whole number from 1 to 86400")
     assert "Traceback" not in done.stderr
+
+
+def test_flower_by_default_listens_on_loopback_and_lets_nobody_in(stack: Stack) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flower = stack.start("flower", "flower", f"--port={port}")
+    flower.wait_ready(lambda: b"Visit me at" in flower.log.read_bytes())
+    for page in ("/", "/workers", "/api/workers"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=30)
+    assert flower.process
+    listening = [
+        c.laddr.ip
+        for c in psutil.Process(flower.process.pid).net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    ]
+    assert listening == ["127.0.0.1"]
 
 
 @pytest.mark.slow

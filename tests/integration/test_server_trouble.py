@@ -12,6 +12,7 @@ from sqlalchemy import Engine, create_engine
 from statesync import durable, sweep
 from statesync.embedded import Servers
 from statesync.errors import (
+    CharacterNotSaved,
     CorruptState,
     DatabaseUnavailable,
     NotMigrated,
@@ -150,3 +151,16 @@ def test_who_lost_the_claim_records_no_conflict(
     assert orchestrator.backup_full_state(1).outcome == "superseded"
     with engine.connect() as connection:
         assert not connection.exec_driver_sql("SELECT 1 FROM state_conflicts").all()
+
+
+def test_evicting_what_cannot_be_saved_is_refused_at_once(
+    hot: HotStore, raw: Any, keys: Keys, orchestrator: GameStateOrchestrator, full_core: FullCore
+) -> None:
+    hot.create(1, **full_core())
+    raw.hset(keys.core(1), "stats", "{")
+    with pytest.raises(CharacterNotSaved):
+        orchestrator.evict(1)
+    entry = hot.marks(1).quarantine
+    assert entry
+    assert entry.attempts == 1
+    assert raw.exists(keys.core(1))

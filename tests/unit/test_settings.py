@@ -71,7 +71,16 @@ def test_from_env_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     ("redis_url", "broker", "result"),
     [
         ("redis://h:1/0", "redis://h:1/1", "redis://h:1/2"),
-        ("rediss://u:p@h", "rediss://u:p@h/1", "rediss://u:p@h/2"),
+        (
+            "rediss://u:p@h",
+            "rediss://u:p@h/1?ssl_cert_reqs=required",
+            "rediss://u:p@h/2?ssl_cert_reqs=required",
+        ),
+        (
+            "rediss://h/0?ssl_cert_reqs=none",
+            "rediss://h/1?ssl_cert_reqs=none",
+            "rediss://h/2?ssl_cert_reqs=none",
+        ),
         (
             "unix:///run/r.sock?db=5",
             "redis+socket:///run/r.sock?virtual_host=1",
