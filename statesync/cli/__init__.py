@@ -57,6 +57,8 @@ def _cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line; errors come out as one line, never as a traceback."""
+    # Also where a shell that put us in the background told us to ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     try:
         _cli.main(standalone_mode=False)
