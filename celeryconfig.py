@@ -20,7 +20,9 @@ accept_content = result_accept_content = ["json"]
 # A login must not wait behind a flood of backups: queues apart, and one message at a time for each
 # worker process, so that nothing is held back behind a long one.
 task_default_queue = _settings.queue("backup")
-task_queues = [Queue(_settings.queue(name)) for name in ("restore", "sync", "backup")]
+# The last one is where another application's message goes that names no queue. On a broker that
+# is shared with other Celery applications, set a queue prefix: then their messages are left alone.
+task_queues = [Queue(_settings.queue(name)) for name in ("restore", "sync", "backup", "celery")]
 task_routes = {
     "statesync.sync_dirty": {"queue": _settings.queue("sync")},
     "statesync.restore_*": {"queue": _settings.queue("restore")},

@@ -208,6 +208,11 @@ def test_a_login_does_not_wait_behind_a_flood_of_backups(
     assert game.queued("backup") > 0
 
 
+def test_a_message_that_names_no_queue_is_served(game: Game) -> None:
+    result = game.app.send_task("statesync.restore_full_state", args=[1])
+    assert result.get(timeout=60)["outcome"] == "not_found"
+
+
 def test_results_are_kept_for_minutes_and_the_sweep_keeps_none(
     game: Game, raw: Any, settings: Settings, hot: HotStore, engine: Engine
 ) -> None:
