@@ -51,9 +51,9 @@ def dev(folder: Path | None, port: int, sync_seconds: int) -> None:
         console.print("Running. In another terminal:\n", style="bold")
         for name in ("redis_url", "database_url", "broker_url", "result_url"):
             value = getattr(running.settings, name)
-            print(f"  export STATESYNC_{name.upper()}='{value}'")
-        print(f"\n  Flower   http://127.0.0.1:{port}   user statesync, password {password}")
-        print(f"  logs     {running.servers.folder}/*.log\n\nCtrl-C stops everything.")
+            click.echo(f"  export STATESYNC_{name.upper()}='{value}'")
+        click.echo(f"\n  Flower   http://127.0.0.1:{port}   user statesync, password {password}")
+        click.echo(f"  logs     {running.servers.folder}/*.log\n\nCtrl-C stops everything.")
         children = [*processes, running.servers.postgres, running.servers.valkey]
         while all(child.process and child.process.poll() is None for child in children):
             signal.sigtimedwait([], 1.0)

@@ -7,6 +7,7 @@ can have those as well.
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -108,6 +109,9 @@ def celery_setup_app(settings: Settings) -> Iterator[Celery]:
         "socket_timeout": 30
     }
     yield app
+    # A result unsubscribes when it is collected. Left to the end of the run, when the servers are
+    # gone, it would try for minutes.
+    gc.collect()
     app.close()
 
 
