@@ -31,9 +31,11 @@ task_routes = {
 task_create_missing_queues = False
 worker_prefetch_multiplier = 1
 
-# A message goes when its work is done, and comes back when its worker was killed.
+# A message goes when its work is done. One whose pool process was killed under it is not run again:
+# work that kills its process would do so for ever. The claim's lease brings the character back, at
+# the pace of the leases, and who waits for a result is told (WorkerLostError).
 task_acks_late = True
-task_reject_on_worker_lost = True
+task_reject_on_worker_lost = False
 # A backup goes on while the broker is away; delivered again, it does no harm.
 worker_cancel_long_running_tasks_on_connection_loss = False
 # An unacknowledged message is delivered again after this; more than any task of ours takes, and

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -117,6 +118,33 @@ def test_a_database_that_is_away_leaves_the_backlog_in_redis(
     assert waiting.get(timeout=60)["outcome"] in ("saved", "unchanged")
     game.sync_until_clean(hot)
     assert rows(engine, "SELECT count(*) FROM characters WHERE game_stage = 'second'") == [(50,)]
+
+
+class TestWorkThatKillsItsProcess:
+    """A game's own function can crash the interpreter; it must not do so for ever."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return replace(settings, vitals="tests.acceptance.test_faults:crash")
+
+    def test_is_not_run_again_and_holds_up_nobody(
+        self, game: Game, raw: Any, settings: Settings, hot: HotStore
+    ) -> None:
+        for i, stats in ((1, '{"luck": 13}'), (2, '{"luck": 1}')):
+            bare_write(raw, settings, i, state="first", stats=stats)
+            assert game.call("backup_full_state", i)["outcome"] == "saved"
+            assert hot.evict(i)
+        with pytest.raises(Exception, match="Worker exited prematurely"):
+            game.call("restore_full_state", 1)
+        assert game.call("restore_full_state", 2)["outcome"] == "restored"
+        assert game.queued("restore") == 0
+
+
+def crash(stats: Mapping[str, int]) -> dict[str, Any]:
+    """Derive vitals, or kill the process."""
+    if stats["luck"] == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {}
 
 
 def test_workers_survive_a_restart_of_redis(
