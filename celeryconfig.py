@@ -25,6 +25,8 @@ task_default_queue = _settings.queue("backup")
 task_queues = [Queue(_settings.queue(name)) for name in ("restore", "sync", "backup", "celery")]
 task_routes = {
     "statesync.sync_dirty": {"queue": _settings.queue("sync")},
+    # Bulk work: a login that comes in meanwhile finds its own queue empty.
+    "statesync.restore_batch": {"queue": _settings.queue("backup")},
     "statesync.restore_*": {"queue": _settings.queue("restore")},
     "statesync.*": {"queue": _settings.queue("backup")},
 }

@@ -1,8 +1,8 @@
 """statesync: a write-behind cache with restore for game state.
 
 Redis holds every character hot, PostgreSQL holds it durable, and Celery workers move it between
-the two. Game code needs ``HotStore`` or ``AsyncHotStore``; the workers run
-``GameStateOrchestrator``.
+the two. Game code needs ``LoginService`` and ``HotStore``, or their async twins; the
+workers run ``GameStateOrchestrator``. A session type of your own is a ``SessionOrchestrator``.
 """
 
 from typing import Any
@@ -10,18 +10,29 @@ from typing import Any
 from statesync import errors
 from statesync.codec import Character
 from statesync.hot import AsyncHotStore, HotStore
+from statesync.login import AsyncLoginService, LoggedIn, LoginService
 from statesync.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
+from statesync.session_codec import Session
+from statesync.session_types import register
+from statesync.sessions.base import SessionOrchestrator, SessionReport
 from statesync.settings import Settings
 
 __all__ = [
     "AsyncHotStore",
+    "AsyncLoginService",
     "BackupReport",
     "Character",
     "GameStateOrchestrator",
     "HotStore",
+    "LoggedIn",
+    "LoginService",
     "RestoreReport",
+    "Session",
+    "SessionOrchestrator",
+    "SessionReport",
     "Settings",
     "errors",
+    "register",
 ]
 
 
@@ -33,10 +44,12 @@ def __getattr__(name: str) -> Any:
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from statesync.app import app, settings
+    from statesync.session_types import session_types
 
     try:
         settings()
-    except errors.SettingsError as error:
+        session_types()
+    except (errors.SettingsError, errors.InvalidSessionType) as error:
         raise SystemExit(f"statesync: {error}") from None
 
     return app

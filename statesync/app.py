@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from functools import cache
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 
+from statesync.errors import BrokerUnavailable
 from statesync.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 
-__all__ = ["app", "orchestrator", "settings"]
+__all__ = ["app", "enqueue_backup", "orchestrator", "settings"]
 
 app = Celery("statesync", include=["statesync.tasks"])
 app.config_from_object("celeryconfig")
@@ -23,6 +26,30 @@ app.config_from_object("celeryconfig")
 # otherwise it stays on loopback, and without a password nobody gets in.
 os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
 os.environ.setdefault("FLOWER_BASIC_AUTH", f"statesync:{secrets.token_urlsafe()}")
+
+
+def enqueue_backup(at: Settings) -> Callable[[int], None]:
+    """Return what sends the backup task of a character to the broker of ``at``, for game code.
+
+    It raises BrokerUnavailable.
+    """
+    sender = Celery("statesync.sender", broker=at.broker_url, set_as_current=False)
+    sender.conf.broker_transport_options = {"socket_connect_timeout": 5, "socket_timeout": 10}
+
+    def enqueue(char_id: int) -> None:
+        try:
+            sender.send_task(
+                "statesync.backup_full_state",
+                args=(char_id,),
+                queue=at.queue("backup"),
+                expires=at.lease_seconds,
+                ignore_result=True,
+                retry_policy={"max_retries": 1},
+            )
+        except OperationalError as error:
+            raise BrokerUnavailable(f"the broker: {error}") from None
+
+    return enqueue
 
 
 @cache

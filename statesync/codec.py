@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -23,9 +23,12 @@ __all__ = [
     "decode",
     "dump_json",
     "encode",
+    "json_value",
     "load_json",
     "parse_char_id",
     "parse_time",
+    "text_value",
+    "version_value",
     "write",
 ]
 
@@ -41,8 +44,11 @@ MAX_VERSION = 2**53 - 1  # Lua counts in doubles
 CORE_FIELDS = ("state", "location", "bio", "stats", "vitals")
 """The fields of a core that have columns of their own."""
 
+T = TypeVar("T")
+
 _OWN_BY_STATESYNC = ("version", "saved_version")
 _MAX_DIGITS = len(str(MAX_ID))
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_TEXT = re.compile(rf"[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}")
 _json = msgspec.json.Decoder()
 
@@ -86,8 +92,10 @@ class Character:
 
     @property
     def sessions(self) -> dict[str, UUID]:
-        """The active sessions, by the name of the core's field, such as ``combat_session_id``."""
-        return {name: UUID(self.fields[name]) for name in SESSION_FIELDS if self.fields.get(name)}
+        """The active sessions, by the name of their type, such as ``combat``."""
+        end = "_session_id"
+        named = {n.removesuffix(end): v for n, v in self.fields.items() if n.endswith(end) and v}
+        return {kind: UUID(text) for kind, text in named.items() if _UUID.fullmatch(text)}
 
     def core(self) -> dict[str, Any]:
         """Return the fields that game code may set, as ``encode`` takes them."""
@@ -158,6 +166,28 @@ def dump_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def text_value(name: str, raw: bytes) -> str:
+    """Return the text that a field's bytes are. Raises InvalidField."""
+    return _named(name, _text, raw)
+
+
+def json_value(name: str, raw: bytes) -> Any:
+    """Return the value of a JSON field that PostgreSQL can hold. Raises InvalidField."""
+    return _named(name, _any, raw)
+
+
+def version_value(name: str, raw: bytes) -> int:
+    """Return the version that a field's bytes are. Raises InvalidField."""
+    return _named(name, _version, raw)
+
+
+def _named(name: str, check: Callable[[bytes], T], raw: bytes) -> T:
+    try:
+        return check(raw)
+    except _Invalid as error:
+        raise InvalidField(name + error.path, error.reason) from None
+
+
 class _Invalid(Exception):
     """Why a value cannot be held; ``path`` leads into the field, such as ``.hp.cur``."""
 
@@ -203,7 +233,7 @@ def _text(raw: bytes, what: str = "") -> str:
     return text
 
 
-def _object(raw: bytes) -> dict[str, Any]:
+def _any(raw: bytes) -> Any:
     try:
         value = _json.decode(_text(raw))
     except RecursionError:
@@ -212,9 +242,14 @@ def _object(raw: bytes) -> dict[str, Any]:
         _fail(f"is not UTF-8 (byte {error.start})")
     except ValueError as error:
         _fail(f"is not valid JSON: {error}")
+    _check_tree(value, "", MAX_DEPTH)
+    return value
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    value = _any(raw)
     if not isinstance(value, dict):
         _fail(f"must be a JSON object, not {_json_type(value)}")
-    _check_tree(value, "", MAX_DEPTH)
     return value
 
 
@@ -303,10 +338,7 @@ def _vitals(raw: bytes) -> dict[str, dict[str, Any]]:
 
 def _session_id(raw: bytes) -> str:
     text = _text(raw)
-    try:
-        if text and str(UUID(text)) != text.lower():
-            _fail("must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty")
-    except ValueError:
+    if text and not _UUID.fullmatch(text):
         _fail("must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty")
     return text
 

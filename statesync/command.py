@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from statesync import codec, errors
@@ -20,7 +21,9 @@ __all__ = [
     "Script",
     "Snapshot",
     "Status",
+    "flat",
     "load_script",
+    "pairs",
 ]
 
 T = TypeVar("T")
@@ -44,41 +47,88 @@ def load_script(name: str) -> Script:
 
 @dataclass(frozen=True, slots=True)
 class Command(Generic[T]):
-    """One atomic operation: which script to run on what, and how to read the reply."""
+    """One atomic operation: which script to run on what, and how to read the reply.
+
+    A script declares every key that it touches. Where it finds that it needs others, it does
+    nothing and says which; then ``parse`` returns the Command to run instead.
+    """
 
     script: Script
     keys: Sequence[str]
     args: Iterable[str | int]
-    parse: Callable[[Raw], T]
+    parse: Callable[[Raw], T | Command[T]]
     char_id: int = 0
 
     def error(self, message: str) -> errors.StatesyncError | None:
         """Return the error that a script's error reply means; None if it is none of ours."""
         found = _CODE.search(message)
-        return _ERRORS[found[1]](self.char_id, found[2]) if found else None
+        if not found:
+            return None
+        key = self.keys[int(found[2]) - 1] if found[2] else self.keys[0]
+        return _ERRORS[found[1]](self.char_id, key, found[3])
 
 
-_ERRORS: dict[str, Callable[[int, str], errors.StatesyncError]] = {
-    "NOTLOADED": lambda char_id, _: errors.CharacterNotLoaded(char_id),
-    "EXISTS": lambda char_id, _: errors.CharacterExists(char_id),
-    "LEASELOST": lambda char_id, _: errors.LeaseLost(char_id),
-    "BADVERSION": lambda char_id, _: errors.CorruptState(
-        char_id, "version", "must be an integer from 0 to 2^53-1"
-    ),
-    "WRONGTYPE": lambda char_id, _: errors.CorruptState(
-        char_id, "(key)", "the core's key is not a hash"
-    ),
-    "TOOLARGE": lambda char_id, rest: errors.CorruptState(
+def _char_id(key: str, known: int) -> int:
+    """Return the id of the character whose core ``key`` is."""
+    head, _, text = key.rpartition(":")
+    return int(text) if head.endswith("ac") and text.isdigit() else known
+
+
+def _corrupt(char_id: int, key: str, field: str, reason: str) -> errors.CorruptState:
+    session = _SESSION.search(key)
+    if session:
+        return errors.CorruptState(char_id, f"{session[0]}.{field}", reason)
+    return errors.CorruptState(_char_id(key, char_id), field, reason)
+
+
+def _too_large(char_id: int, key: str, rest: str) -> errors.CorruptState:
+    size, _, field = rest.partition(" ")
+    return _corrupt(
         char_id,
-        rest.partition(" ")[2],
-        f"the core is {rest.partition(' ')[0]} bytes, most of it here; "
-        f"at most {codec.MAX_CORE_BYTES} can be saved",
+        key,
+        field,
+        f"the hash is {size} bytes, most of it here; at most {codec.MAX_CORE_BYTES} can be saved",
+    )
+
+
+def _session_name(key: str) -> str:
+    found = _SESSION.search(key)
+    return found[0] if found else key
+
+
+_SESSION = re.compile(r"[a-z0-9_]+:session:[0-9a-f-]{36}(:log)?$")
+
+_ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
+    "NOTLOADED": lambda char_id, key, _: errors.CharacterNotLoaded(_char_id(key, char_id)),
+    "EXISTS": lambda char_id, _key, _: errors.CharacterExists(char_id),
+    "LEASELOST": lambda char_id, _key, _: errors.LeaseLost(char_id),
+    "BADVERSION": lambda char_id, key, _: _corrupt(
+        char_id, key, "version", "must be an integer from 0 to 2^53-1"
     ),
+    "WRONGTYPE": lambda char_id, key, _: _corrupt(
+        char_id, key, "(key)", "the key is not of the type that it must be"
+    ),
+    "TOOLARGE": _too_large,
+    "INSESSION": lambda char_id, key, _: errors.InSession(_char_id(key, char_id)),
+    "SESSIONEXISTS": lambda _char, key, _: errors.SessionExists(_session_name(key)),
+    "SESSIONGONE": lambda _char, key, _: errors.SessionNotFound(_session_name(key)),
+    "SESSIONCLOSED": lambda _char, key, _: errors.SessionClosed(_session_name(key)),
 }
 
 
-# Redis 6.2 puts the place in the script before an error that the script did not catch.
-_CODE = re.compile(rf"(?:^|: )({'|'.join(_ERRORS)})\b ?(.*)")
+# Redis 6.2 puts the place in the script before an error that the script did not catch. The number
+# is that of the key which the error is about.
+_CODE = re.compile(rf"(?:^|: )({'|'.join(_ERRORS)})\b ?(\d*) ?(.*)")
+
+
+def flat(mapping: Mapping[str, str]) -> list[str]:
+    """Return field, value, field, value, … as a script takes them."""
+    return list(chain.from_iterable(mapping.items()))
+
+
+def pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return what a script gives as field, value, field, value, …"""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
 
 
 class Claim(NamedTuple):
@@ -89,10 +139,17 @@ class Claim(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What Redis held of a character at ``at_ms``; ``raw`` is empty where the core is gone."""
+    """What Redis held at ``at_ms`` of a character and of whom a session ties to it."""
 
     at_ms: int
-    raw: dict[bytes, bytes]
+    claims: dict[int, Claim]
+    """Of every character that is loaded: the claim that we hold on it now."""
+    cores: dict[int, dict[bytes, bytes]]
+    """By character; empty where the core is gone."""
+    references: dict[int, dict[str, str]]
+    """By character: its sessions' ids, by type."""
+    sessions: dict[tuple[str, str], tuple[int, dict[bytes, bytes]]]
+    """By type and id: the length of its log, and its hash, empty where the session is gone."""
 
 
 class QuarantineEntry(NamedTuple):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from statesync import codec, errors
+from statesync import codec, errors, session_types
 from statesync.codec import Character, check_char_id
 from statesync.command import (
     Claim,
@@ -14,21 +13,20 @@ from statesync.command import (
     Marks,
     QuarantineEntry,
     Raw,
-    Snapshot,
     Status,
+    flat,
     load_script,
+    pairs,
 )
 from statesync.keys import Keys
 
 __all__ = [
-    "acknowledge",
+    "Look",
     "claim",
     "claim_dirty",
     "count",
     "create",
     "discard_quarantined",
-    "evict",
-    "fill",
     "get",
     "list_quarantine",
     "look",
@@ -39,18 +37,9 @@ __all__ = [
     "release",
     "requeue",
     "retry_quarantined",
-    "snapshot",
     "status",
     "update",
 ]
-
-
-def _pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-def _flat(mapping: Mapping[str, str]) -> list[str]:
-    return list(chain.from_iterable(mapping.items()))
 
 
 def _args(*args: str | int) -> tuple[str | int, ...]:
@@ -75,7 +64,7 @@ def update(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
     number. Returns the character's new version. Raises CharacterNotLoaded, InvalidField,
     InvalidCharId or CorruptState; then nothing is written.
     """
-    args = _args(check_char_id(char_id), *_flat(codec.encode(fields)))
+    args = _args(check_char_id(char_id), *flat(codec.encode(fields)))
     return Command(_update, (keys.core(char_id), keys.dirty, keys.since), args, int, char_id)
 
 
@@ -96,7 +85,7 @@ def create(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
     Takes fields as ``update`` does. Returns the version, 1. Raises CharacterExists, InvalidField
     or InvalidCharId.
     """
-    args = _args(check_char_id(char_id), *_flat(codec.encode(fields)))
+    args = _args(check_char_id(char_id), *flat(codec.encode(fields)))
     return Command(_create, (keys.core(char_id), keys.dirty, keys.since), args, int, char_id)
 
 
@@ -109,27 +98,9 @@ def get(keys: Keys, char_id: int, /) -> Command[Character]:
     def parse(reply: Raw) -> Character:
         if not reply:
             raise errors.CharacterNotLoaded(char_id)
-        return codec.decode(char_id, _pairs(reply))
+        return codec.decode(char_id, pairs(reply))
 
     return Command(_get, (keys.core(check_char_id(char_id)),), (), parse, char_id)
-
-
-_evict = load_script("evict")
-
-
-def evict(keys: Keys, char_id: int, remember_ms: int = 600_000, /) -> Command[bool]:
-    """Delete a core from Redis if all of it is saved; False if it has unsaved changes.
-
-    For ``remember_ms`` afterwards, a restore that read an older row cannot bring it back.
-    """
-    core, evicted = keys.core(check_char_id(char_id)), keys.evicted(char_id)
-    return Command(
-        _evict,
-        (core, keys.dirty, keys.claimed, keys.since, evicted),
-        (char_id, remember_ms),
-        bool,
-        char_id,
-    )
 
 
 # What a backup does
@@ -186,46 +157,6 @@ def release(keys: Keys, held: Claim, /) -> Command[bool]:
     return Command(_release, (keys.dirty, keys.claimed), held, bool, held.char_id)
 
 
-_snapshot = load_script("snapshot")
-
-
-def snapshot(keys: Keys, held: Claim, /) -> Command[Snapshot]:
-    """Read a claimed character at one instant and raise its version.
-
-    Raises LeaseLost, or CorruptState where the core cannot be read.
-    """
-
-    def parse(reply: Raw) -> Snapshot:
-        return Snapshot(int(reply[0]), _pairs(reply[1:]))
-
-    return Command(
-        _snapshot,
-        (keys.dirty, keys.claimed, keys.core(held.char_id)),
-        (*held, codec.MAX_CORE_BYTES),
-        parse,
-        held.char_id,
-    )
-
-
-_acknowledge = load_script("acknowledge")
-
-
-def acknowledge(
-    keys: Keys, held: Claim, taken: int = 0, durable: int = 0, at_ms: int = 0, /
-) -> Command[bool]:
-    """End a claim: version ``durable`` is in PostgreSQL, the snapshot was version ``taken``.
-
-    Both are 0 where nothing was saved on its account. False if the claim was not ours any more.
-    """
-    return Command(
-        _acknowledge,
-        (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.core(held.char_id)),
-        (*held, taken, durable, at_ms),
-        bool,
-        held.char_id,
-    )
-
-
 _quarantine = load_script("quarantine")
 
 
@@ -242,7 +173,7 @@ def reconcile(
     keys: Keys, char_id: int, version: int, missing: Mapping[str, str], /
 ) -> Command[bool]:
     """Raise a core's version to ``version`` and add the fields it lacks. False if it is gone."""
-    args = _args(version, *_flat(missing))
+    args = _args(version, *flat(missing))
     return Command(_reconcile, (keys.core(char_id),), args, bool, char_id)
 
 
@@ -252,24 +183,30 @@ def reconcile(
 _look = load_script("look")
 
 
-def look(keys: Keys, char_id: int, /) -> Command[int | None]:
-    """Return the version of a live core, 0 where it has none; None where it is not loaded."""
+class Look(NamedTuple):
+    """What a live core says of itself."""
 
-    def parse(reply: Raw) -> int | None:
+    version: int
+    """0 where it has none."""
+    references: dict[str, str]
+    """The ids of its sessions, by type."""
+
+
+def look(keys: Keys, char_id: int, /) -> Command[Look | None]:
+    """Look at a core before a restore; None where it is not loaded."""
+    kinds = session_types.names()
+
+    def parse(reply: Raw) -> Look | None:
         if not reply[0]:
             return None
-        return int(reply[1]) if reply[1].isdigit() else 0
+        held = zip(kinds, reply[2:], strict=False)
+        return Look(
+            int(reply[1]) if reply[1].isdigit() else 0,
+            {kind: text.decode(errors="replace") for kind, text in held if text},
+        )
 
-    return Command(_look, (keys.core(check_char_id(char_id)),), (), parse, char_id)
-
-
-_fill = load_script("fill")
-
-
-def fill(keys: Keys, char_id: int, version: int, core: Mapping[str, str], /) -> Command[str]:
-    """Restore a core where it is absent: ``restored``, ``live``, or ``stale`` (read again)."""
-    args = _args(version, *_flat(core))
-    return Command(_fill, (keys.core(char_id), keys.evicted(char_id)), args, bytes.decode, char_id)
+    args = [session_types.reference_field(kind) for kind in kinds]
+    return Command(_look, (keys.core(check_char_id(char_id)),), args, parse, char_id)
 
 
 # What operators do
@@ -292,7 +229,7 @@ def status(keys: Keys, /) -> Command[Status]:
 
     def parse(reply: Raw) -> Status:
         oldest = int(reply[5]) - int(float(reply[4])) if reply[4] else None
-        counters = {name.decode(): int(value) for name, value in _pairs(reply[6:]).items()}
+        counters = {name.decode(): int(value) for name, value in pairs(reply[6:]).items()}
         dirty, claimed, expired, quarantined = reply[:4]
         return Status(dirty, claimed, expired, quarantined, oldest, counters)
 
@@ -330,7 +267,7 @@ def list_quarantine(
     """Read a page of the quarantine: the next cursor (0 at the end) and the entries."""
 
     def parse(reply: Raw) -> tuple[int, list[QuarantineEntry]]:
-        return int(reply[0]), [_entry(name, raw) for name, raw in _pairs(reply[1:]).items()]
+        return int(reply[0]), [_entry(name, raw) for name, raw in pairs(reply[1:]).items()]
 
     return Command(_list_quarantine, (keys.quarantine,), (cursor, count), parse)
 

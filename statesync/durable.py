@@ -29,18 +29,28 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync import codec
 from statesync.codec import CORE_FIELDS, Character
-from statesync.models import STATS, character_stats, characters, state_conflicts
+from statesync.models import (
+    STATS,
+    character_stats,
+    characters,
+    state_conflicts,
+)
 
 __all__ = [
+    "Accepted",
     "Busy",
     "Deleted",
+    "HeldBack",
     "Incomplete",
+    "Raced",
     "Refused",
     "Result",
     "Saved",
+    "decide",
     "load",
     "record_conflict",
-    "save",
+    "recordset",
+    "write",
 ]
 
 
@@ -77,7 +87,24 @@ class Busy:
     """Somebody else's transaction holds the row."""
 
 
-Result = Saved | Refused | Incomplete | Deleted | Busy
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """Nothing is wrong with it, but with another of its group, which is saved whole or not."""
+
+
+Result = Saved | Refused | Incomplete | Deleted | Busy | HeldBack
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The fence lets it pass."""
+
+    new: bool = False
+    """There is no row yet."""
+
+
+class Raced(Exception):
+    """Another worker made the row between two statements; begin the transaction again."""
 
 
 _BATCH_COLUMNS = ("name", "gender", "created_at", "game_stage", "location_id", "prev_location_id")
@@ -85,7 +112,7 @@ _CONTENT = (*_BATCH_COLUMNS, "vitals", "extra")
 _STATS_CONTENT = (*STATS, "extra")
 
 
-def _recordset(table: Table, key: str, names: Sequence[str]) -> FromClause:
+def recordset(table: Table, key: str, names: Sequence[str]) -> FromClause:
     """Return the bind parameter ``rows``, a JSON list of objects, as a table of ``table``'s types.
 
     One parameter for the whole batch: PostgreSQL unpacks it faster than Python writes rows.
@@ -95,8 +122,8 @@ def _recordset(table: Table, key: str, names: Sequence[str]) -> FromClause:
     return rows.table_valued(*columns, name="batch").render_derived(with_types=True)
 
 
-_rows = _recordset(characters, "id", (*_CONTENT, "version"))
-_stats_rows = _recordset(character_stats, "character_id", _STATS_CONTENT)
+_rows = recordset(characters, "id", (*_CONTENT, "version"))
+_stats_rows = recordset(character_stats, "character_id", _STATS_CONTENT)
 
 _LOCK = (
     select(characters.c.id, characters.c.version, characters.c.deleted_at)
@@ -165,51 +192,63 @@ _LOAD = select(
 ).join(character_stats, character_stats.c.character_id == characters.c.id, isouter=True)
 
 
-def save(
-    connection: Connection, snapshots: Sequence[Character], *, wait: bool = True
-) -> dict[int, Result]:
-    """Save snapshots in the transaction of ``connection``; at most one of each character.
+def decide(
+    connection: Connection, snapshots: Iterable[Character], *, wait: bool = True
+) -> dict[int, Result | Accepted]:
+    """Lock the rows of snapshots and say what is to become of each, by id; nothing is written.
 
-    A row changes only where its version is older: the fence. What is saved is durable when the
-    caller commits. Rows that somebody else has locked are waited for, or Busy without ``wait``.
-    Returns what became of each, by id.
+    A row may change only where its version is older: the fence. Rows that somebody else has locked
+    are waited for, or Busy without ``wait``.
     """
     todo = {snapshot.char_id: snapshot for snapshot in snapshots}
-    results: dict[int, Result] = {}
-    inserted = _write_new(connection, _absent(connection, todo))
-    results.update((char_id, Saved(todo[char_id].version, changed=True)) for char_id in inserted)
-    rest = {char_id: todo[char_id] for char_id in todo.keys() - inserted}
-    if not rest:
-        return results
-    accepted: list[Character] = []
+    decided: dict[int, Result | Accepted] = dict.fromkeys(todo, Busy())
+    known = select(characters.c.id).where(characters.c.id == func.any(bindparam("ids")))
+    there = set(connection.execute(known, {"ids": list(todo)}).scalars())
+    decided.update(dict.fromkeys(todo.keys() - there, Accepted(new=True)))
+    if not there:
+        return decided
     doubtful: dict[int, int] = {}
-    results.update((char_id, Busy()) for char_id in rest)
     lock = _LOCK if wait else _LOCK_FREE
-    for char_id, version, deleted_at in connection.execute(lock, {"ids": sorted(rest)}):
-        snapshot = rest[char_id]
+    for char_id, version, deleted_at in connection.execute(lock, {"ids": sorted(there)}):
+        snapshot = todo[char_id]
         if deleted_at is not None:
-            results[char_id] = Deleted()
+            decided[char_id] = Deleted()
         elif version < snapshot.version - 1:
-            accepted.append(snapshot)
+            decided[char_id] = Accepted()
         elif version <= snapshot.version:
             doubtful[char_id] = version
         else:
-            results[char_id] = Refused(version)
+            decided[char_id] = Refused(version)
     # A row right before the snapshot may hold the same state: then it stays untouched. One that
     # bears the snapshot's own version is this very save, repeated, or not of this history.
-    same = _same(connection, [rest[char_id] for char_id in doubtful])
+    same = _same(connection, [todo[char_id] for char_id in doubtful])
     for char_id, version in doubtful.items():
         if char_id in same:
-            results[char_id] = Saved(version, changed=version == rest[char_id].version)
-        elif version == rest[char_id].version:
-            results[char_id] = Refused(version)
+            decided[char_id] = Saved(version, changed=version == todo[char_id].version)
+        elif version == todo[char_id].version:
+            decided[char_id] = Refused(version)
         else:
-            accepted.append(rest[char_id])
-    incomplete = _incomplete(connection, accepted)
-    results.update(incomplete)
-    accepted = [snapshot for snapshot in accepted if snapshot.char_id not in incomplete]
-    results.update(_write_over(connection, accepted))
-    return results
+            decided[char_id] = Accepted()
+    over = [todo[i] for i, d in decided.items() if isinstance(d, Accepted) and not d.new]
+    decided.update(_incomplete(connection, over))
+    return decided
+
+
+def write(
+    connection: Connection, new: Sequence[Character], over: Sequence[Character]
+) -> dict[int, Saved]:
+    """Write what ``decide`` has accepted, in its transaction; durable when the caller commits.
+
+    Raises Raced where another worker made one of the new rows meanwhile.
+    """
+    for statement, snapshots in ((_INSERT, new), (_UPDATE, over)):
+        if snapshots:
+            rows = {"rows": [_to_row(c) for c in snapshots]}
+            written = set(connection.execute(statement, rows).scalars())
+            if len(written) < len(snapshots):
+                raise Raced
+    _write_stats(connection, [*new, *over])
+    return {c.char_id: Saved(c.version, changed=True) for c in (*new, *over)}
 
 
 def load(connection: Connection, char_ids: Iterable[int]) -> dict[int, Character]:
@@ -235,33 +274,6 @@ def record_conflict(connection: Connection, char_id: int, reason: str) -> None:
         .from_select(["character_id", "version", "reason", "state"], losing)
         .on_conflict_do_nothing()
     )
-
-
-def _absent(connection: Connection, todo: Mapping[int, Character]) -> list[Character]:
-    known = select(characters.c.id).where(characters.c.id == func.any(bindparam("ids")))
-    there = set(connection.execute(known, {"ids": list(todo)}).scalars())
-    return [todo[char_id] for char_id in todo.keys() - there]
-
-
-def _write_new(connection: Connection, new: Sequence[Character]) -> set[int]:
-    """Insert new characters; one that another worker inserts meanwhile is not among the result."""
-    if not new:
-        return set()
-    inserted = set(connection.execute(_INSERT, {"rows": [_to_row(c) for c in new]}).scalars())
-    _write_stats(connection, [c for c in new if c.char_id in inserted])
-    return inserted
-
-
-def _write_over(connection: Connection, accepted: Sequence[Character]) -> dict[int, Result]:
-    if not accepted:
-        return {}
-    rows = {"rows": [_to_row(c) for c in accepted]}
-    written = set(connection.execute(_UPDATE, rows).scalars())
-    _write_stats(connection, [c for c in accepted if c.char_id in written])
-    return {
-        c.char_id: Saved(c.version, changed=True) if c.char_id in written else Refused(c.version)
-        for c in accepted
-    }
 
 
 def _write_stats(connection: Connection, written: Sequence[Character]) -> None:

@@ -4,10 +4,16 @@
     ├── SettingsError             a setting is wrong; names the variable and what it accepts
     ├── InvalidInput              the caller passed something unusable (also a ValueError)
     │   ├── InvalidCharId         not an integer from 1 to 2**63 - 1
-    │   └── InvalidField          a field of a character cannot hold this value
+    │   └── InvalidField          a field of a character or a session cannot hold this value
+    ├── InvalidSessionType        no such session type, or one that cannot be registered
+    ├── CharacterNotFound         there is no such character, in Redis or in PostgreSQL
     ├── CharacterNotLoaded        the character is not in Redis; restore it first
     ├── CharacterExists           the character is in Redis already
     ├── CharacterNotSaved         the character has changes that are not in PostgreSQL yet
+    ├── SessionNotFound           the session is not in Redis
+    ├── SessionExists             there is a session of that id already
+    ├── SessionClosed             the session is closed; nothing in it changes any more
+    ├── InSession                 the character is in another session of that type
     ├── CorruptState              what Redis holds cannot be saved; names the field
     ├── LeaseLost                 the claim passed to another worker
     ├── NotMigrated               the database's tables are not the ones this version needs
@@ -26,18 +32,24 @@ from __future__ import annotations
 __all__ = [
     "BrokerUnavailable",
     "CharacterExists",
+    "CharacterNotFound",
     "CharacterNotLoaded",
     "CharacterNotSaved",
     "CorruptState",
     "DatabaseUnavailable",
     "EmbeddedServerError",
+    "InSession",
     "InvalidCharId",
     "InvalidField",
     "InvalidInput",
+    "InvalidSessionType",
     "LeaseLost",
     "NotMigrated",
     "RedisUnavailable",
     "ServerUnavailable",
+    "SessionClosed",
+    "SessionExists",
+    "SessionNotFound",
     "SettingsError",
     "StatesyncError",
 ]
@@ -71,6 +83,10 @@ class InvalidField(InvalidInput):
         return f"field {self.field!r}: {self.reason}"
 
 
+class InvalidSessionType(StatesyncError):
+    """There is no such session type, or it cannot be registered."""
+
+
 class _OfCharacter(StatesyncError):
     """An error about one character; ``args`` are (char_id,)."""
 
@@ -96,10 +112,53 @@ class CharacterExists(_OfCharacter):
     _message = "character {char_id} is in Redis already; update it instead"
 
 
+class CharacterNotFound(_OfCharacter):
+    """There is no such character, neither in Redis nor in PostgreSQL."""
+
+    _message = "character {char_id} is neither in Redis nor in PostgreSQL"
+
+
 class CharacterNotSaved(_OfCharacter):
     """The character keeps changing, so it could not be saved and evicted."""
 
     _message = "character {char_id} has changes that are not in PostgreSQL yet; it stays in Redis"
+
+
+class InSession(_OfCharacter):
+    """The character is in another session of that type already."""
+
+    _message = "character {char_id} is in another session of that type; leave or close it first"
+
+
+class _OfSession(StatesyncError):
+    """An error about one session; ``args`` are (session,), such as ``combat:session:{uuid}``."""
+
+    _message = ""
+
+    def __init__(self, session: str) -> None:
+        super().__init__(session)
+        self.session = session
+
+    def __str__(self) -> str:
+        return self._message.format(session=self.session)
+
+
+class SessionNotFound(_OfSession):
+    """The session is not in Redis."""
+
+    _message = "{session} is not in Redis; restore one of its participants first"
+
+
+class SessionExists(_OfSession):
+    """There is a session of that id already."""
+
+    _message = "{session} is there already"
+
+
+class SessionClosed(_OfSession):
+    """The session is closed; nothing in it changes any more."""
+
+    _message = "{session} is closed"
 
 
 class CorruptState(StatesyncError):

@@ -6,7 +6,7 @@ Command is run. Everything that Redis or the network can do wrong comes out as o
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 import redis.asyncio
@@ -15,13 +15,13 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from statesync import commands
+from statesync import commands, session_commands, transfer_commands
 from statesync.command import Command
 from statesync.errors import RedisUnavailable, StatesyncError
 from statesync.keys import Keys
 from statesync.settings import Settings, mask_or_hide
 
-__all__ = ["AsyncHotStore", "Commands", "HotStore"]
+__all__ = ["AsyncHotStore", "Commands", "HotStore", "done"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -62,23 +62,35 @@ class _Operations:
     mark_dirty = _Operation(commands.mark_dirty)
     create = _Operation(commands.create)
     get = _Operation(commands.get)
-    evict = _Operation(commands.evict)
     claim = _Operation(commands.claim)
     claim_dirty = _Operation(commands.claim_dirty)
     requeue = _Operation(commands.requeue)
     release = _Operation(commands.release)
-    snapshot = _Operation(commands.snapshot)
-    acknowledge = _Operation(commands.acknowledge)
     quarantine = _Operation(commands.quarantine)
     reconcile = _Operation(commands.reconcile)
     look = _Operation(commands.look)
-    fill = _Operation(commands.fill)
     count = _Operation(commands.count)
     status = _Operation(commands.status)
     marks = _Operation(commands.marks)
     list_quarantine = _Operation(commands.list_quarantine)
     retry_quarantined = _Operation(commands.retry_quarantined)
     discard_quarantined = _Operation(commands.discard_quarantined)
+
+    open_session = _Operation(session_commands.open_session)
+    update_session = _Operation(session_commands.update_session)
+    join_session = _Operation(session_commands.join_session)
+    leave_session = _Operation(session_commands.leave_session)
+    close_session = _Operation(session_commands.close_session)
+    get_session = _Operation(session_commands.get_session)
+    read_log = _Operation(session_commands.read_log)
+    get_full_state = _Operation(session_commands.get_full_state)
+    look_session = _Operation(transfer_commands.look_session)
+    reconcile_session = _Operation(transfer_commands.reconcile_session)
+    stage = _Operation(transfer_commands.stage)
+    fill = _Operation(transfer_commands.fill)
+    evict = _Operation(transfer_commands.evict)
+    snapshot = _Operation(transfer_commands.snapshot)
+    acknowledge = _Operation(transfer_commands.acknowledge)
 
 
 class Commands(_Operations):
@@ -104,10 +116,20 @@ class _Store(_Operations):
         return RedisUnavailable(f"Redis at {self._where}: {type(error).__name__}: {error}")
 
     def _read_all(
-        self, todo: Sequence[Command[T]], replies: Sequence[Any]
-    ) -> list[T | StatesyncError]:
-        read = self._read
-        return [read(command, reply) for command, reply in zip(todo, replies, strict=True)]
+        self, todo: Mapping[int, Command[T]], replies: Sequence[Any], results: list[Any]
+    ) -> dict[int, Command[T]]:
+        """Put what the replies mean in its place in ``results``; returns what to run instead."""
+        again = {}
+        for (i, command), reply in zip(todo.items(), replies, strict=True):
+            results[i] = result = self._read(command, reply)
+            if isinstance(result, Command):
+                again[i] = result
+        return again
+
+    def _unsettled(self) -> RedisUnavailable:
+        return RedisUnavailable(
+            f"Redis at {self._where}: the sessions of a character keep changing; try again"
+        )
 
     def _read(self, command: Command[Any], reply: Any) -> Any:
         if not isinstance(reply, Exception):
@@ -130,12 +152,15 @@ def _missing(replies: Sequence[Any]) -> list[int]:
     return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
 
 
-def _raise(result: T | StatesyncError) -> T:
+def done(result: T | StatesyncError) -> T:
+    """Return what one Command of ``run_many`` gave, or raise its error."""
     if isinstance(result, StatesyncError):
         raise result
     return result
 
 
+_MOST_ROUNDS = 25
+"""How often a Command may answer with another one: each follows a change of the sessions."""
 _SECONDS = {"socket_connect_timeout": 5, "socket_timeout": 30, "health_check_interval": 30}
 _TIMEOUTS: Any = _SECONDS
 
@@ -155,7 +180,7 @@ class HotStore(_Store):
 
     def run(self, command: Command[T]) -> T:
         """Run one Command; raises what its operation raises, and RedisUnavailable."""
-        return _raise(self.run_many([command])[0])
+        return done(self.run_many([command])[0])
 
     def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
         """Run Commands in order in one round trip, each atomic by itself.
@@ -163,6 +188,15 @@ class HotStore(_Store):
         An operation that is refused gives its error in its place; the others are not affected.
         Raises RedisUnavailable, after which any of them may or may not have been done.
         """
+        results: list[Any] = [None] * len(todo)
+        left = dict(enumerate(todo))
+        for _ in range(_MOST_ROUNDS):
+            left = self._read_all(left, self._replies(list(left.values())), results)
+            if not left:
+                return results
+        raise self._unsettled()
+
+    def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
         try:
             replies = self._send(todo)
             if missing := _missing(replies):
@@ -175,7 +209,7 @@ class HotStore(_Store):
                     replies[i] = reply
         except (RedisError, OSError) as error:
             raise self._unavailable(error) from None
-        return self._read_all(todo, replies)
+        return replies
 
     def _send(self, todo: Sequence[Command[Any]]) -> list[Any]:
         if not todo:
@@ -211,10 +245,19 @@ class AsyncHotStore(_Store):
 
     async def run(self, command: Command[T]) -> T:
         """Run one Command; raises what its operation raises, and RedisUnavailable."""
-        return _raise((await self.run_many([command]))[0])
+        return done((await self.run_many([command]))[0])
 
     async def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
         """Run Commands in order in one round trip, as ``HotStore.run_many`` does."""
+        results: list[Any] = [None] * len(todo)
+        left = dict(enumerate(todo))
+        for _ in range(_MOST_ROUNDS):
+            left = self._read_all(left, await self._replies(list(left.values())), results)
+            if not left:
+                return results
+        raise self._unsettled()
+
+    async def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
         try:
             replies = await self._send(todo)
             if missing := _missing(replies):
@@ -227,7 +270,7 @@ class AsyncHotStore(_Store):
                     replies[i] = reply
         except (RedisError, OSError) as error:
             raise self._unavailable(error) from None
-        return self._read_all(todo, replies)
+        return replies
 
     async def _send(self, todo: Sequence[Command[Any]]) -> list[Any]:
         if not todo:

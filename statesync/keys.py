@@ -20,9 +20,25 @@ class Keys:
         """HASH: the persistent core of a character."""
         return f"{self.prefix}ac:{char_id}"
 
-    def evicted(self, char_id: int) -> str:
-        """STRING, expires: the version at which the character was last evicted."""
-        return f"{self.prefix}statesync:evicted:{char_id}"
+    def session(self, kind: str, session_id: str) -> str:
+        """HASH: a temporary session."""
+        return f"{self.prefix}{kind}:session:{session_id}"
+
+    def session_log(self, kind: str, session_id: str) -> str:
+        """LIST: what happened in a session, only appended to."""
+        return f"{self.session(kind, session_id)}:log"
+
+    def evicted(self, item: int | str) -> str:
+        """STRING, expires: the version at which a character or session was last evicted."""
+        return f"{self.prefix}statesync:evicted:{item}"
+
+    def once(self, token: str) -> str:
+        """STRING, expires: this log entry was appended, should it be sent again."""
+        return f"{self.prefix}statesync:once:{token}"
+
+    def staged(self, token: str) -> str:
+        """LIST, expires: a log that is being restored, not yet in its place."""
+        return f"{self.prefix}statesync:staged:{token}"
 
     @property
     def dirty(self) -> str:

@@ -104,6 +104,8 @@ sessions = Table(
     _moment("created_at"),
     _moment("updated_at"),
     Column("closed_at", DateTime(timezone=True)),
+    # A name of the content: a session that several participants save is written once.
+    Column("digest", Text),
 )
 
 session_characters = Table(
@@ -115,8 +117,14 @@ session_characters = Table(
         BigInteger,
         ForeignKey("characters.id", ondelete="CASCADE"),
         primary_key=True,
-        index=True,
     ),
+    Column("left_at", DateTime(timezone=True)),
+)
+Index(
+    "ix_session_characters_character_id",
+    session_characters.c.character_id,
+    # A veteran has left thousands of fights; a restore asks for the one that is open.
+    postgresql_where=session_characters.c.left_at.is_(None),
 )
 
 combat_log = Table(
@@ -168,5 +176,11 @@ state_conflicts = Table(
     Column("state", JSONB, nullable=False),
     _moment("recorded_at"),
     # One side of one conflict is recorded once, however often the backup is tried again.
-    Index("uq_state_conflicts_character_id_version", "character_id", "version", unique=True),
+    Index(
+        "uq_state_conflicts_character_id_version",
+        "character_id",
+        "version",
+        text("md5(state::text)"),
+        unique=True,
+    ),
 )

@@ -156,7 +156,6 @@ def full_core() -> FullCore:
                 "luck": 17,
             },
             "vitals": {"hp": {"cur": 70, "max": 170}, "mana": {"cur": 2.5, "max": 150}},
-            "inventory_session_id": "123e4567-e89b-12d3-a456-426614174000",
             "combat_session_id": "",
             "guild": "Wölfe",
         }

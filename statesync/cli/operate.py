@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from statesync import migrate as migrations
 from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
 from statesync.command import Status
+from statesync.orchestrator import GameStateOrchestrator
 from statesync.sweep import drain as drain_all
 
 __all__ = ["drain", "migrate", "restore"]
@@ -50,18 +51,37 @@ def migrate(as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=CharId())
+@click.argument("ids", metavar="[ID]...", nargs=-1, type=CharId())
+@click.option(
+    "--all-active",
+    is_flag=True,
+    help="Everybody who is in an open session or was saved lately: after a loss of the cache.",
+)
+@click.option(
+    "--hours",
+    default=24.0,
+    show_default=True,
+    type=click.FloatRange(0),
+    help="With --all-active: how long ago lately is.",
+)
 @as_json
-def restore(ids: tuple[int, ...], as_json: bool) -> None:
-    """Load characters from PostgreSQL into Redis; what is live there is left alone.
+def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool) -> None:
+    """Load characters and their sessions from PostgreSQL into Redis; what is live is left alone.
 
-    Exit status 1 if one of them was not found.
+    Works without workers and queues, so logins that come in meanwhile do not wait behind it. Exit
+    status 1 if one of the IDs was not found.
 
     \b
-    Example:
+    Examples:
       statesync restore 42 43
+      statesync restore --all-active
     """
+    if bool(ids) == all_active:
+        raise click.UsageError("give the IDs of characters, or --all-active")
     with connected() as (orchestrator, _), _progress() as bar:
+        if all_active:
+            _restore_active(orchestrator, hours, bar, as_json)
+            return
         task = bar.add_task("restoring", total=len(set(ids)))
         reports = orchestrator.restore_many(
             ids, progress=lambda done: bar.update(task, completed=done)
@@ -71,11 +91,37 @@ def restore(ids: tuple[int, ...], as_json: bool) -> None:
     else:
         for report in reports if len(reports) <= 20 else []:
             at = "" if report.version is None else f" at version {report.version}"
-            console.print(f"{report.char_id}: {report.outcome}{at}")
+            with_ = "".join(f", {kind} {outcome}" for kind, outcome in report.sessions.items())
+            fell = report.fallback_from and f", no longer in state {report.fallback_from!r}"
+            console.print(f"{report.char_id}: {report.outcome}{at}{with_}{fell or ''}")
         if len(reports) > 20:
             console.print(_counts(Counter(report.outcome for report in reports)))
     if any(report.outcome == "not_found" for report in reports):
         sys.exit(1)
+
+
+def _restore_active(
+    orchestrator: GameStateOrchestrator, hours: float, bar: Progress, as_json: bool
+) -> None:
+    """Restore everybody who is active, page by page, and print the counts."""
+    total = orchestrator.count_active(hours)
+    task = bar.add_task("restoring", total=total)
+    outcomes: Counter[str] = Counter()
+    sessions: Counter[str] = Counter()
+    fallbacks = 0
+    for page in orchestrator.active(hours):
+        reports = orchestrator.restore_many(page)
+        outcomes.update(report.outcome for report in reports)
+        sessions.update(o for report in reports for o in report.sessions.values())
+        fallbacks += sum(report.fallback_from is not None for report in reports)
+        bar.advance(task, len(page))
+    if as_json:
+        print_json({"outcomes": outcomes, "sessions": sessions, "fallbacks": fallbacks})
+        return
+    console.print(f"Characters: {_counts(outcomes)}.")
+    console.print(f"Their sessions: {_counts(sessions)}.")
+    if fallbacks:
+        console.print(f"{fallbacks} went to the fallback state: nothing is left of their session.")
 
 
 @click.command()

@@ -1,34 +1,65 @@
--- Ends a claim whose snapshot is durable. A change made since the snapshot keeps its dirty mark.
--- Where the claim is lost and the row is ahead of the core, a worker from before a loss of Redis
--- has written over the present: the core is marked, and its next backup finds the conflict.
--- Where the save touched no row because nothing had changed, the version that the snapshot
--- raised goes back to the row's, unless somebody has raised it since.
--- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 core
--- ARGV: 1 char_id, 2 token, 3 version of the snapshot or 0, 4 version that is durable or 0,
---       5 ms of the snapshot
--- Returns: 1 if the claim was still ours, else 0
+-- Ends the claims of a snapshot that is durable. A change made since keeps its dirty mark.
+-- Where a claim is lost and the row is ahead of the core or session, a worker from before a loss
+-- of Redis has written over the present: the character is marked, its next backup finds the
+-- conflict. Where the save touched no row because nothing had changed, the version that the
+-- snapshot raised goes back to the row's, unless somebody has raised it since.
+-- A closed session is durable now, so it goes, and the references to it.
+-- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, then the cores, the sessions, the logs
+-- ARGV: 1 ms of the snapshot, 2 how many cores, 3 how many sessions; then for each core char_id,
+--       token, version of the snapshot or 0, version that is durable or 0; then for each session
+--       its reference field, id, version of the snapshot, version that is durable
+-- Returns: 1 if the first claim was still ours, else 0
 -- Errors: none
-local ours = redis.call('ZSCORE', KEYS[2], ARGV[1]) == ARGV[2]
-local durable = tonumber(ARGV[4])
-if durable > 0 and redis.call('EXISTS', KEYS[5]) == 1 then
-  if ours and durable < tonumber(ARGV[3])
-      and redis.call('HGET', KEYS[5], 'version') == ARGV[3] then
-    redis.call('HSET', KEYS[5], 'version', ARGV[4])
+local cores, sessions = tonumber(ARGV[2]), tonumber(ARGV[3])
+
+local function settle(key, taken, durable, ours, id)
+  if durable == 0 or redis.call('EXISTS', key) == 0 then return end
+  local text = redis.call('HGET', key, 'version') or ''
+  if ours and durable < tonumber(taken) and text == taken then
+    text = string.format('%.0f', durable)
+    redis.call('HSET', key, 'version', text)
   end
-  local live = tonumber(redis.call('HGET', KEYS[5], 'version') or '') or 0
-  local saved = tonumber(redis.call('HGET', KEYS[5], 'saved_version') or '') or -1
-  if live < durable then
-    redis.call('SADD', KEYS[1], ARGV[1])
-  elseif saved < durable then
-    redis.call('HSET', KEYS[5], 'saved_version', ARGV[4])
+  if (tonumber(text) or 0) < durable then
+    redis.call('SADD', KEYS[1], id)
+    return
+  end
+  return true
+end
+
+local first = redis.call('ZSCORE', KEYS[2], ARGV[4]) == ARGV[5]
+for i = 1, cores do
+  local key, at = KEYS[4 + i], 4 * i
+  local id, durable = ARGV[at], tonumber(ARGV[at + 3])
+  local ours = redis.call('ZSCORE', KEYS[2], id) == ARGV[at + 1]
+  if settle(key, ARGV[at + 2], durable, ours, id) then
+    local saved = tonumber(redis.call('HGET', key, 'saved_version') or '') or -1
+    if saved < durable then redis.call('HSET', key, 'saved_version', ARGV[at + 3]) end
+  end
+  if ours then
+    redis.call('ZREM', KEYS[2], id)
+    if durable > 0 then redis.call('HDEL', KEYS[4], id) end
+    if redis.call('SISMEMBER', KEYS[1], id) == 1 then
+      redis.call('ZADD', KEYS[3], ARGV[1], id)
+    else
+      redis.call('ZREM', KEYS[3], id)
+    end
   end
 end
-if not ours then return 0 end
-redis.call('ZREM', KEYS[2], ARGV[1])
-if durable > 0 then redis.call('HDEL', KEYS[4], ARGV[1]) end
-if redis.call('SISMEMBER', KEYS[1], ARGV[1]) == 1 then
-  redis.call('ZADD', KEYS[3], ARGV[5], ARGV[1])
-else
-  redis.call('ZREM', KEYS[3], ARGV[1])
+
+for i = 1, sessions do
+  local key, at = KEYS[4 + cores + i], 4 * (cores + i)
+  local field, id = ARGV[at], ARGV[at + 1]
+  settle(key, ARGV[at + 2], tonumber(ARGV[at + 3]), first, ARGV[4])
+  if first and redis.call('HEXISTS', key, 'closed_at') == 1 then
+    for j = 1, cores do
+      if redis.call('HGET', KEYS[4 + j], field) == id then
+        redis.call('HDEL', KEYS[4 + j], field)
+        redis.call('HINCRBY', KEYS[4 + j], 'version', 1)
+        redis.call('SADD', KEYS[1], ARGV[4 * j])
+        redis.call('ZADD', KEYS[3], 'NX', ARGV[1], ARGV[4 * j])
+      end
+    end
+    redis.call('DEL', key, KEYS[4 + cores + sessions + i])
+  end
 end
-return 1
+return first and 1 or 0

@@ -1,12 +1,55 @@
--- Restores a core from PostgreSQL, only where it is absent. A row that was read before the
--- character was played, saved and evicted again is refused: it is older than the eviction.
--- KEYS: 1 core, 2 evicted
--- ARGV: 1 the row's version, then field, value, field, value, …
--- Returns: "restored", "live" or "stale"
+-- Restores a core from PostgreSQL, only where it is absent, and then its sessions, each only where
+-- the core points at it and it is absent: somebody else may still be playing in it.
+-- A row that was read before the character was played, saved and evicted again is refused: it is
+-- older than the eviction. So is a log that was not staged whole. Then nothing is done.
+-- KEYS: 1 core, 2 evicted, 3 dirty, 4 since; then for each session its hash, log, evicted, staged
+-- ARGV: 1 char_id, 2 the row's version, 3 how many fields, 4 1 if the core is not as its row;
+--       then field, value, …; then for each session its reference field, id, version, length of
+--       its log, how many fields, field, value, …
+-- Returns: "restored", "live" or "stale"; then for each session "restored", "live" or "left"
 -- Errors: none
-if redis.call('EXISTS', KEYS[1]) == 1 then return 'live' end
+local live = redis.call('EXISTS', KEYS[1]) == 1
 local evicted = redis.call('GET', KEYS[2])
-if evicted and tonumber(evicted) > tonumber(ARGV[1]) then return 'stale' end
-redis.call('HSET', KEYS[1], 'version', ARGV[1], 'saved_version', ARGV[1])
-for i = 2, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-return 'restored'
+if not live and evicted and tonumber(evicted) > tonumber(ARGV[2]) then return {'stale'} end
+local after_core = 4 + 2 * tonumber(ARGV[3])
+
+local at, todo = after_core, {}
+for k = 5, #KEYS, 4 do
+  local pairs_from = at + 6
+  local todo_is = {field = ARGV[at + 1], id = ARGV[at + 2], version = ARGV[at + 3],
+    from = pairs_from, to = pairs_from + 2 * tonumber(ARGV[at + 5]) - 1, k = k,
+    live = redis.call('EXISTS', KEYS[k]) == 1}
+  if not todo_is.live then
+    local gone = redis.call('GET', KEYS[k + 2])
+    if gone and tonumber(gone) > tonumber(ARGV[at + 3]) then return {'stale'} end
+    if redis.call('LLEN', KEYS[k + 3]) ~= tonumber(ARGV[at + 4]) then return {'stale'} end
+  end
+  todo[#todo + 1] = todo_is
+  at = todo_is.to
+end
+
+local reply = {live and 'live' or 'restored'}
+if not live then
+  redis.call('HSET', KEYS[1], 'version', ARGV[2], 'saved_version', ARGV[2])
+  for i = 5, after_core, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  if ARGV[4] == '1' and redis.call('SADD', KEYS[3], ARGV[1]) == 1 then
+    local now = redis.call('TIME')
+    redis.call('ZADD', KEYS[4], 'NX', now[1] * 1000 + math.floor(now[2] / 1000), ARGV[1])
+  end
+end
+for _, session in ipairs(todo) do
+  local k = session.k
+  if redis.call('HGET', KEYS[1], session.field) ~= session.id then
+    reply[#reply + 1] = 'left'
+  elseif session.live then
+    reply[#reply + 1] = 'live'
+  else
+    redis.call('HSET', KEYS[k], 'version', session.version)
+    for i = session.from, session.to, 2 do redis.call('HSET', KEYS[k], ARGV[i], ARGV[i + 1]) end
+    redis.call('DEL', KEYS[k + 1])
+    if redis.call('EXISTS', KEYS[k + 3]) == 1 then redis.call('RENAME', KEYS[k + 3], KEYS[k + 1]) end
+    reply[#reply + 1] = 'restored'
+  end
+  redis.call('DEL', KEYS[k + 3])
+end
+return reply

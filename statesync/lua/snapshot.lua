@@ -1,36 +1,101 @@
--- Reads a claimed character at one instant and raises its version, which orders all snapshots.
--- The claim covers every change made so far, so the dirty mark is cleared here: one that is set
--- afterwards means a change that this snapshot does not hold.
--- KEYS: 1 dirty, 2 claimed, 3 core
--- ARGV: 1 char_id, 2 token, 3 most bytes
--- Returns: the time in ms, then the core's field, value, …; only the time where the core is gone
--- Errors: LEASELOST, TOOLARGE with the largest field, BADVERSION, WRONGTYPE
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) ~= ARGV[2] then return redis.error_reply('LEASELOST') end
-local core = redis.pcall('HGETALL', KEYS[3])
-if core.err then return core end
+-- Reads a claimed character, everybody whom a session ties to it, and their sessions, at one
+-- instant, and raises their versions, which orders all snapshots.
+-- The claims cover every change made so far, so the dirty marks are cleared here: one that is set
+-- afterwards means a change that this snapshot does not hold. Whoever is read without being
+-- claimed by us is claimed here; an older claim is superseded.
+-- Nothing is done where a core points at other sessions than expected, or a session names
+-- somebody who is not among the cores: the reply says what is so, for the next try.
+-- KEYS: 1 dirty, 2 claimed, 3 since, then the cores, the sessions, the sessions' logs
+-- ARGV: 1 most bytes, 2 lease in µs, 3 token, 4 how many cores, 5 sessions, 6 reference fields;
+--       then the fields; the char_ids, the claimed one first; for each core, what each field holds
+-- Returns: 1, the time in ms, for each core its token, field, value, … or nothing where it is
+--          gone, for each session its log's length, field, value, … or nothing;
+--          or 0, what the fields hold, and the sessions' participants
+-- Errors: LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION, WRONGTYPE
+local cores, sessions, fields = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local first_id = 6 + fields
+local first_reference = first_id + cores
+local lease = tonumber(ARGV[2])
+if redis.call('ZSCORE', KEYS[2], ARGV[first_id + 1]) ~= ARGV[3] then
+  return redis.error_reply('LEASELOST')
+end
+local names, among = {}, {}
+for i = 1, fields do names[i] = ARGV[6 + i] end
+for i = 1, cores do among[ARGV[first_id + i]] = true end
+
+local expected, found, participants = true, {}, {}
+for i = 1, cores do
+  local held = redis.pcall('HMGET', KEYS[3 + i], unpack(names))
+  if held.err then return redis.error_reply('WRONGTYPE ' .. 3 + i) end
+  for j = 1, fields do
+    local reference = held[j] or ''
+    found[#found + 1] = reference
+    expected = expected and reference == ARGV[first_reference + #found]
+  end
+end
+for i = 1, sessions do
+  local list = redis.pcall('HGET', KEYS[3 + cores + i], 'participants') or ''
+  if type(list) ~= 'string' then return redis.error_reply('WRONGTYPE ' .. 3 + cores + i) end
+  participants[i] = list
+  for id in string.gmatch(list, '%d+') do expected = expected and among[id] end
+end
+if not expected then return {0, found, participants} end
+
+local read = {}
+for i = 4, 3 + cores + sessions do
+  local hash = redis.call('HGETALL', KEYS[i])
+  local size, largest, most = 0, '', 0
+  for j = 1, #hash, 2 do
+    local bytes = #hash[j] + #hash[j + 1]
+    size = size + bytes
+    if bytes > most then largest, most = hash[j], bytes end
+  end
+  if size > tonumber(ARGV[1]) then
+    return redis.error_reply('TOOLARGE ' .. i .. ' ' .. size .. ' ' .. string.sub(largest, 1, 100))
+  end
+  read[i] = hash
+end
+for i = 4, 3 + cores + sessions do
+  if #read[i] > 0 then
+    local version = redis.pcall('HINCRBY', KEYS[i], 'version', 1)
+    if type(version) ~= 'number' then
+      -- Anything else, such as being out of memory, is the server's trouble and no character's.
+      local bad = string.find(version.err, 'not an integer') or string.find(version.err, 'overflow')
+      return bad and redis.error_reply('BADVERSION ' .. i) or version
+    end
+    table.insert(read[i], 'version')
+    table.insert(read[i], string.format('%.0f', version))
+  end
+end
+
 local time = redis.call('TIME')
-local now_ms = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-if #core == 0 then
-  redis.call('SREM', KEYS[1], ARGV[1])
-  return {now_ms}
+local now = time[1] * 1000000 + time[2]
+local now_ms = string.format('%.0f', math.floor(now / 1000))
+local states, scenes = {}, {}
+for i = 1, cores do
+  local id, core = ARGV[first_id + i], read[3 + i]
+  local token = ARGV[3]
+  if i == 1 or #core > 0 then redis.call('SREM', KEYS[1], id) end
+  if i > 1 and #core > 0 then
+    local held = redis.call('ZSCORE', KEYS[2], id)
+    token = now + lease
+    if held then token = math.max(token, held + 1) end
+    token = string.format('%.0f', token)
+    redis.call('ZADD', KEYS[2], token, id)
+    redis.call('ZADD', KEYS[3], 'NX', now_ms, id)
+  end
+  if #core > 0 then table.insert(core, 1, token) end
+  states[i] = core
 end
-local size, largest, most = 0, '', 0
-for i = 1, #core, 2 do
-  local bytes = #core[i] + #core[i + 1]
-  size = size + bytes
-  if bytes > most then largest, most = core[i], bytes end
+for i = 1, sessions do
+  local session = read[3 + cores + i]
+  if #session > 0 then
+    local length = redis.pcall('LLEN', KEYS[3 + cores + sessions + i])
+    if type(length) ~= 'number' then
+      return redis.error_reply('WRONGTYPE ' .. 3 + cores + sessions + i)
+    end
+    table.insert(session, 1, length)
+  end
+  scenes[i] = session
 end
-if size > tonumber(ARGV[3]) then
-  return redis.error_reply('TOOLARGE ' .. size .. ' ' .. string.sub(largest, 1, 100))
-end
-local version = redis.pcall('HINCRBY', KEYS[3], 'version', 1)
-if type(version) ~= 'number' then
-  -- Anything else, such as being out of memory, is the server's trouble and no character's.
-  local bad = string.find(version.err, 'not an integer') or string.find(version.err, 'overflow')
-  return bad and redis.error_reply('BADVERSION') or version
-end
-redis.call('SREM', KEYS[1], ARGV[1])
-core[#core + 1] = 'version'
-core[#core + 1] = string.format('%.0f', version)
-table.insert(core, 1, now_ms)
-return core
+return {1, now_ms, states, scenes}

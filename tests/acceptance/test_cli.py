@@ -51,7 +51,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     [
         (["inspect", "0"], "must be an integer from 1 to 2^63-1"),
         (["inspect", "42; DROP"], "must be an integer from 1 to 2^63-1"),
-        (["restore"], "Missing argument"),
+        (["restore"], "give the IDs"),
         (["drain", "--timeout", "-1"], "-1"),
         (["quarantine", "retry"], "Give one id or more, or --all"),
         (["nonsense"], "No such command"),
@@ -87,7 +87,7 @@ def test_migrate_twice(settings: Settings, new_database: NewDatabase) -> None:
     url = f"postgresql://postgres@/{name}?{path}"
     empty = Settings(redis_url=settings.redis_url, database_url=url)
     assert run_json(empty, "status", status=1)["revision"] is None
-    assert run_json(empty, "migrate") == {"before": None, "after": "0001"}
+    assert run_json(empty, "migrate") == {"before": None, "after": "0002"}
     assert "up to date" in run(empty, "migrate")
 
 

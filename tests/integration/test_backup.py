@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine, event, text
 
-from statesync import database, durable
+from statesync import database, durable, groups
 from statesync.codec import decode
 from statesync.errors import (
     CharacterNotLoaded,
@@ -18,6 +18,7 @@ from statesync.errors import (
     DatabaseUnavailable,
     InvalidCharId,
 )
+from statesync.groups import Group
 from statesync.hot import HotStore
 from statesync.keys import Keys
 from statesync.orchestrator import BackupReport, GameStateOrchestrator
@@ -130,12 +131,12 @@ def test_old_snapshot_is_fenced_by_the_row(
     hot = orchestrator.hot
     hot.create(1, **full_core(gold="old"))
     claim, _ = hot.claim(1, 60_000_000)
-    old = decode(1, hot.snapshot(claim).raw)
+    old = decode(1, hot.snapshot(claim).cores[1])
     hot.update(1, gold="new")
     saved = orchestrator.backup_full_state(1)
     with database.transaction(engine) as connection:
-        result = durable.save(connection, [old])
-    assert result == {1: durable.Refused(saved.version or 0)}
+        (outcome,) = groups.save(connection, [Group({1: old})], {})
+    assert outcome.characters == {1: durable.Refused(saved.version or 0)}
     assert row(engine)["extra"]["gold"] == "new"
 
 
@@ -392,9 +393,9 @@ def test_crash_after_commit_is_healed(
     hot = orchestrator.hot
     hot.create(1, **full_core())
     claim, _ = hot.claim(1, 0)  # a lease that ends at once
-    snapshot = decode(1, hot.snapshot(claim).raw)
+    snapshot = decode(1, hot.snapshot(claim).cores[1])
     with database.transaction(engine) as connection:
-        durable.save(connection, [snapshot])
+        groups.save(connection, [Group({1: snapshot})], {})
     assert hot.requeue(10) == 1
     assert outcomes(sweep_once(other)) == {1: "unchanged"}
     assert hot.marks(1) == (False, None, None, None)

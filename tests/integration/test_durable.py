@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine, text
 
-from statesync import database, durable
+from statesync import database, durable, groups
 from statesync.codec import Character
-from statesync.durable import Deleted, Incomplete, Refused, Result, Saved
+from statesync.durable import Deleted, Incomplete, Raced, Refused, Result, Saved
+from statesync.groups import Group
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -27,7 +28,8 @@ def character(core: dict[str, Any], version: int = 10, char_id: int = 1) -> Char
 
 def save(engine: Engine, *snapshots: Character) -> dict[int, Result]:
     with database.transaction(engine) as connection:
-        return durable.save(connection, snapshots)
+        outcomes = groups.save(connection, [Group({s.char_id: s}) for s in snapshots], {})
+    return {char_id: r for outcome in outcomes for char_id, r in outcome.characters.items()}
 
 
 def load(engine: Engine, *char_ids: int) -> dict[int, Character]:
@@ -183,15 +185,18 @@ def test_batch_tells_each_apart(engine: Engine, full_core: FullCore) -> None:
 
 
 def test_new_row_raced(engine: Engine, full_core: FullCore) -> None:
-    """Two transactions insert the same character: the second waits and is fenced."""
+    """Two transactions insert the same character: the second waits, begins again, and is fenced."""
     results: list[Any] = []
 
     def second() -> None:
-        results.append(save(engine, character(full_core(gold="old"), 5)))
+        try:
+            save(engine, character(full_core(gold="old"), 5))
+        except Raced:
+            results.append(save(engine, character(full_core(gold="old"), 5)))
 
     thread = threading.Thread(target=second)
     with database.transaction(engine) as first:
-        durable.save(first, [character(full_core(gold="new"), 9)])
+        durable.write(first, [character(full_core(gold="new"), 9)], [])
         thread.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         waiting += " AND datname = current_database()"

@@ -208,28 +208,28 @@ def test_bare_writer_is_as_safe(store: Driver) -> None:
     claim, known = store.claim(1, 60_000_000)
     assert known
     snapshot = store.snapshot(claim)
-    assert snapshot.raw == {b"state": b"combat", b"version": b"1"}
+    assert snapshot.cores[1] == {b"state": b"combat", b"version": b"1"}
 
 
 def test_look_and_fill(store: Driver, full_core: FullCore) -> None:
     core = {"state": "combat", "stats": '{"luck":1}'}
     assert store.look(1) is None
-    assert store.fill(1, 7, core) == "restored"
-    assert store.look(1) == 7
-    assert store.fill(1, 9, core | {"state": "other"}) == "live"
+    assert store.fill(1, 7, core) == ("restored", [])
+    assert store.look(1) == (7, {})
+    assert store.fill(1, 9, core | {"state": "other"}) == ("live", [])
     read = store.get(1)
     assert (read.state, read.version, read.saved_version) == ("combat", 7, 7)
     assert not dirty(store)
     store.raw.hdel(store.keys.core(1), "version")
-    assert store.look(1) == 0
+    assert store.look(1) == (0, {})
 
 
 def test_fill_refuses_a_row_older_than_the_eviction(store: Driver) -> None:
     store.fill(1, 7, {"state": "a"})
     assert store.evict(1)
-    assert store.fill(1, 6, {"state": "old"}) == "stale"
+    assert store.fill(1, 6, {"state": "old"}) == ("stale", [])
     assert not loaded(store)
-    assert store.fill(1, 7, {"state": "a"}) == "restored"
+    assert store.fill(1, 7, {"state": "a"}) == ("restored", [])
 
 
 def test_reconcile_raises_the_version_and_adds_what_lacks(store: Driver) -> None:

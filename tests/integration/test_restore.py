@@ -103,7 +103,7 @@ def test_row_with_nothing_in_it(orchestrator: Orchestrator, engine: Engine) -> N
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO characters (id) VALUES (5)"))
     assert orchestrator.restore_full_state(5).outcome == "restored"
-    assert orchestrator.hot.look(5) == 0
+    assert orchestrator.hot.look(5) == (0, {})
     orchestrator.hot.update(5, state="exploration")
     assert orchestrator.backup_full_state(5).outcome == "saved"
 

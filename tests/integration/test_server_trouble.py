@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from statesync import durable, sweep
+from statesync import groups, sweep
 from statesync.embedded import Servers
 from statesync.errors import (
     CharacterNotSaved,
@@ -139,7 +139,7 @@ def test_who_lost_the_claim_records_no_conflict(
     hot.create(1, **full_core())
     orchestrator.backup_full_state(1)
     hot.update(1, gold=1)
-    save = durable.save
+    save = groups.save
 
     def overtaken(*args: Any, **kwargs: Any) -> Any:
         hot.claim(1, 60_000_000)
@@ -147,7 +147,7 @@ def test_who_lost_the_claim_records_no_conflict(
             connection.exec_driver_sql("UPDATE characters SET version = 100")
         return save(*args, **kwargs)
 
-    monkeypatch.setattr(durable, "save", overtaken)
+    monkeypatch.setattr(groups, "save", overtaken)
     assert orchestrator.backup_full_state(1).outcome == "superseded"
     with engine.connect() as connection:
         assert not connection.exec_driver_sql("SELECT 1 FROM state_conflicts").all()

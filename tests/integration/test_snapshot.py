@@ -18,18 +18,18 @@ LEASE = 60_000_000
 def test_snapshot_raises_the_version(store: Driver) -> None:
     store.create(1, gold=1)
     claim, _ = store.claim(1, LEASE)
-    versions = [store.snapshot(claim).raw[b"version"] for _ in range(3)]
+    versions = [store.snapshot(claim).cores[1][b"version"] for _ in range(3)]
     assert versions == [b"2", b"3", b"4"]
     assert store.get(1).version == 4
-    assert store.snapshot(claim).raw[b"gold"] == b"1"
+    assert store.snapshot(claim).cores[1][b"gold"] == b"1"
 
 
 def test_bare_change_between_two_snapshots_is_ordered(store: Driver) -> None:
     store.create(1, gold=1)
     claim, _ = store.claim(1, LEASE)
-    before = store.snapshot(claim).raw
+    before = store.snapshot(claim).cores[1]
     store.raw.hset(store.keys.core(1), "gold", 2)
-    after = store.snapshot(claim).raw
+    after = store.snapshot(claim).cores[1]
     assert int(after[b"version"]) > int(before[b"version"])
     assert (before[b"gold"], after[b"gold"]) == (b"1", b"2")
 
@@ -38,7 +38,7 @@ def test_snapshot_takes_the_mark_that_it_covers(store: Driver) -> None:
     store.create(1, gold=1)
     claim, _ = store.claim(1, LEASE)
     store.update(1, gold=2)
-    assert store.snapshot(claim).raw[b"gold"] == b"2"
+    assert store.snapshot(claim).cores[1][b"gold"] == b"2"
     assert not store.marks(1).dirty
     store.update(1, gold=3)
     assert store.marks(1).dirty
@@ -54,7 +54,7 @@ def test_superseded_claim_reads_nothing(store: Driver) -> None:
     assert caught.value.char_id == 1
     assert store.get(1).version == 2, "a refused snapshot changes nothing"
     assert store.marks(1).dirty
-    assert store.snapshot(new).raw[b"version"] == b"3"
+    assert store.snapshot(new).cores[1][b"version"] == b"3"
 
 
 def test_requeued_claim_reads_nothing(store: Driver) -> None:
@@ -69,7 +69,8 @@ def test_requeued_claim_reads_nothing(store: Driver) -> None:
 def test_core_that_is_gone_is_empty(store: Driver) -> None:
     claim, _ = store.claim(1, LEASE)
     snapshot = store.snapshot(claim)
-    assert snapshot.raw == {}
+    assert snapshot.cores == {1: {}}
+    assert snapshot.claims == {}
     assert snapshot.at_ms > 0
     assert not store.raw.exists(store.keys.core(1))
 
@@ -87,7 +88,7 @@ def test_version_that_is_no_integer(store: Driver, version: str) -> None:
 def test_key_that_is_no_hash(store: Driver) -> None:
     store.raw.set(store.keys.core(1), "x")
     claim, _ = store.claim(1, LEASE)
-    with pytest.raises(CorruptState, match="not a hash"):
+    with pytest.raises(CorruptState, match="not of the type"):
         store.snapshot(claim)
 
 

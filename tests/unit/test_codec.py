@@ -26,11 +26,11 @@ def as_bytes(core: dict[str, str]) -> dict[bytes, bytes]:
 
 
 def test_full_core_round_trip(full_core: FullCore) -> None:
-    core = full_core(9)
+    core = full_core(9, inventory_session_id=SESSION)
     read = decode(9, as_bytes(encode(core)) | {b"version": b"3", b"saved_version": b"2"})
     assert read.core() == core
     assert (read.char_id, read.version, read.saved_version) == (9, 3, 2)
-    assert read.sessions == {"inventory_session_id": UUID(SESSION)}
+    assert read.sessions == {"inventory": UUID(SESSION)}
 
 
 def test_empty_core_is_an_empty_character() -> None:

@@ -1,0 +1,214 @@
+"""Owns the way from PostgreSQL to Redis: characters and their sessions, where they are absent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import Engine
+
+from statesync import codec, database, durable, durable_sessions
+from statesync.codec import Character
+from statesync.command import Command
+from statesync.errors import DatabaseUnavailable
+from statesync.hot import HotStore, done
+from statesync.session_codec import Session
+from statesync.session_types import reference_field, types_by_state
+from statesync.sessions.base import SessionOrchestrator
+from statesync.vitals import DeriveVitals
+
+__all__ = ["Restore", "RestoreReport"]
+
+_ROUNDS = 4
+"""How often a row that was read too early is read again."""
+_LOG_STEP = 1000
+"""How many log entries are written by one script."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What became of one restore, and what came from where."""
+
+    char_id: int
+    outcome: str
+    """``restored`` from PostgreSQL, ``live`` in Redis already, or ``not_found``."""
+    version: int | None = None
+    sessions: dict[str, str] = field(default_factory=dict)
+    """By type: ``restored`` from PostgreSQL, ``live`` in Redis already, or ``ended``: the character
+    pointed at it, but nothing of it is left to restore."""
+    fallback_from: str | None = None
+    """The state it was saved in, of whose session nothing is left: it is in the fallback state."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """How a character is to be restored."""
+
+    core: Mapping[str, Any]
+    version: int
+    sessions: dict[str, Session] = field(default_factory=dict)
+    """By the token under which the log is staged."""
+    ended: tuple[str, ...] = ()
+    fallback_from: str | None = None
+    changed: bool = False
+    """The core is not what its row says, so it is to be saved."""
+
+
+class Restore:
+    """Restores characters and their sessions; safe to share by threads."""
+
+    def __init__(
+        self,
+        hot: HotStore,
+        engine: Engine,
+        types: Mapping[str, SessionOrchestrator],
+        *,
+        batch_size: int,
+        vitals: DeriveVitals,
+        fallback_state: str,
+    ) -> None:
+        self._hot = hot
+        self._commands = hot.commands
+        # Core and sessions are read in several statements, which must see one moment.
+        self._engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        self._types = types
+        self._batch_size = batch_size
+        self._vitals = vitals
+        self._fallback_state = fallback_state
+
+    def run(self, ids: Sequence[int], progress: Callable[[int], object]) -> list[RestoreReport]:
+        """Restore characters where they are absent. Raises ServerUnavailable."""
+        reports: dict[int, RestoreReport] = {}
+        for start in range(0, len(ids), self._batch_size):
+            pending: Sequence[int] = ids[start : start + self._batch_size]
+            for _ in range(_ROUNDS):
+                pending = self._round(pending, reports)
+                if not pending:
+                    break
+            if pending:
+                raise DatabaseUnavailable(
+                    f"PostgreSQL returned older rows than were evicted from Redis, for character "
+                    f"{pending[0]} and {len(pending) - 1} more: is it a replica that lags?"
+                )
+            progress(min(start + self._batch_size, len(ids)))
+        self._hot.count(Counter(report.outcome for report in reports.values()))
+        return [reports[char_id] for char_id in ids]
+
+    def _round(self, ids: Sequence[int], reports: dict[int, RestoreReport]) -> list[int]:
+        """Restore what can be; returns the ids whose rows were read too early."""
+        looks = self._hot.run_many([self._commands.look(char_id) for char_id in ids])
+        live = {i: found for i, look in zip(ids, looks, strict=True) if (found := done(look))}
+        lost = self._lost_sessions({i: found.references for i, found in live.items()})
+        for char_id, core in live.items():
+            sessions = {
+                k: "ended" if k in lost.get(char_id, {}) else "live" for k in core.references
+            }
+            reports[char_id] = RestoreReport(char_id, "live", core.version, sessions)
+        absent = [char_id for char_id in ids if char_id not in live]
+        if not absent and not lost:
+            return []
+        with database.transaction(self._engine) as connection:
+            rows = durable.load(connection, absent)
+            having = durable_sessions.having_open(connection, [*rows, *lost])
+            sessions_of = {
+                kind: self._types[kind].load(connection, char_ids)
+                for kind, char_ids in having.items()
+                if kind in self._types
+            }
+        reports |= {i: RestoreReport(i, "not_found") for i in absent if i not in rows}
+        planned = {char_id: self._plan(row, sessions_of) for char_id, row in rows.items()}
+        for char_id, references in lost.items():
+            there = {
+                uuid4().hex: session
+                for kind, text in references.items()
+                if (session := sessions_of.get(kind, {}).get(char_id)) and str(session.id) == text
+            }
+            planned[char_id] = _Planned({}, live[char_id].version, there)
+        return self._fill(planned, reports)
+
+    def _lost_sessions(
+        self, references: Mapping[int, Mapping[str, str]]
+    ) -> dict[int, dict[str, str]]:
+        """Return the sessions that live cores point at but that are gone, by character and type."""
+        held = [(i, k, text) for i, of_it in references.items() for k, text in of_it.items()]
+        looks = self._hot.run_many([self._commands.look_session(k, text) for _, k, text in held])
+        lost: dict[int, dict[str, str]] = {}
+        for (char_id, kind, text), look in zip(held, looks, strict=True):
+            if done(look) < 0:
+                lost.setdefault(char_id, {})[kind] = text
+        return lost
+
+    def _plan(self, row: Character, sessions_of: Mapping[str, Mapping[int, Session]]) -> _Planned:
+        """Say what a character's core and sessions are to be."""
+        core = row.core()
+        sessions: dict[str, Session] = {}
+        ended = []
+        changed = False
+        for kind in self._types:
+            name = reference_field(kind)
+            session = sessions_of.get(kind, {}).get(row.char_id)
+            if session:
+                sessions[uuid4().hex] = session
+                changed |= core.get(name) != str(session.id)
+                core[name] = str(session.id)
+            elif core.get(name):
+                ended.append(kind)
+                del core[name]
+                changed = True
+        fallback_from = None
+        asked = types_by_state().get(row.state or "")
+        if asked and asked not in {session.kind for session in sessions.values()}:
+            fallback_from = row.state
+            core["state"] = self._fallback_state
+            changed = True
+        if row.vitals is None and row.stats:
+            core["vitals"] = self._vitals(row.stats)
+        return _Planned(core, row.version, sessions, tuple(ended), fallback_from, changed)
+
+    def _fill(
+        self, planned: Mapping[int, _Planned], reports: dict[int, RestoreReport]
+    ) -> list[int]:
+        todo: list[Command[Any]] = []
+        staged: set[object] = set()
+        for plan in planned.values():
+            for token, session in plan.sessions.items():
+                if session.log and session.id not in staged:
+                    # Whoever comes second finds the session live; if not, both are read again.
+                    staged.add(session.id)
+                    entries = [codec.dump_json(entry) for entry in session.log]
+                    todo += [
+                        self._commands.stage(token, at, entries[at : at + _LOG_STEP])
+                        for at in range(0, len(entries), _LOG_STEP)
+                    ]
+        first_fill = len(todo)
+        todo += [
+            self._commands.fill(
+                char_id,
+                plan.version,
+                codec.write(plan.core),
+                sessions=plan.sessions,
+                changed=plan.changed,
+            )
+            for char_id, plan in planned.items()
+        ]
+        again = []
+        replies = self._hot.run_many(todo)[first_fill:]
+        for (char_id, plan), reply in zip(planned.items(), replies, strict=True):
+            outcome, outcomes = done(reply)
+            if outcome == "stale":
+                again.append(char_id)
+                continue
+            of_it = dict.fromkeys(plan.ended, "ended")
+            if before := reports.get(char_id):
+                of_it |= before.sessions
+            of_it |= {
+                session.kind: result
+                for session, result in zip(plan.sessions.values(), outcomes, strict=True)
+                if result != "left"
+            }
+            fallback_from = plan.fallback_from if outcome == "restored" else None
+            reports[char_id] = RestoreReport(char_id, outcome, plan.version, of_it, fallback_from)
+        return again

@@ -1,0 +1,250 @@
+"""Owns what game code sends to Redis where sessions take part: one function per operation. No I/O.
+
+A script declares every key that it touches, but who takes part stands in Redis. So each of these is
+tried with what is known, and where the script finds others it says so and is sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from statesync import codec
+from statesync.codec import Character, check_char_id
+from statesync.command import Command, Raw, flat, load_script, pairs
+from statesync.errors import CharacterNotLoaded, InvalidField, InvalidInput, SessionNotFound
+from statesync.keys import Keys
+from statesync.session_codec import (
+    Session,
+    decode_session,
+    encode_log,
+    encode_session,
+    read_participants,
+    read_references,
+)
+from statesync.session_types import find_type, names, reference_field, session_uuid
+
+__all__ = [
+    "FullState",
+    "change_session",
+    "close_session",
+    "get_full_state",
+    "get_session",
+    "join_session",
+    "leave_session",
+    "open_session",
+    "read_log",
+    "update_session",
+]
+
+
+_open_session = load_script("open_session")
+
+
+def open_session(
+    keys: Keys,
+    kind: str,
+    char_ids: Iterable[int],
+    fields: Mapping[str, Any],
+    /,
+    *,
+    session_id: UUID | str | None = None,
+    **core: Any,
+) -> Command[UUID]:
+    """Open a session of loaded characters and mark them dirty, in one atomic step.
+
+    ``fields`` are the session's own; ``core`` is written to each participant as ``update`` does,
+    such as ``state="combat"``. Returns the session's id, a new one unless given. Raises
+    CharacterNotLoaded, InSession, SessionExists, InvalidSessionType, InvalidField, InvalidCharId or
+    CorruptState; then nothing is written.
+    """
+    members = [check_char_id(char_id) for char_id in char_ids]
+    if not members:
+        raise InvalidInput("a session needs at least one participant")
+    chosen = UUID(session_uuid(session_id or uuid4()))
+    text = str(chosen)
+    encoded = encode_session(kind, {**fields, "participants": list(dict.fromkeys(members))})
+    members = list(dict.fromkeys(members))
+    args: list[str | int] = [reference_field(kind), text, len(members), len(encoded), *members]
+    args += [*flat(encoded), *flat(codec.encode(core))]
+    on = (keys.session(kind, text), keys.dirty, keys.since, *map(keys.core, members))
+    return Command(_open_session, on, args, lambda _: chosen, members[0])
+
+
+_change_session = load_script("change_session")
+
+
+def change_session(
+    keys: Keys,
+    kind: str,
+    session_id: UUID | str,
+    fields: Mapping[str, str],
+    log: Sequence[str] = (),
+    *,
+    joiner: int | None = None,
+    leaver: int | None = None,
+    close: bool = False,
+    once: str = "",
+    participants: tuple[int, ...] = (),
+) -> Command[int]:
+    """Change a session and mark its participants, whoever they are, in one atomic step."""
+    text = session_uuid(session_id)
+    once = once or uuid4().hex
+
+    def parse(reply: Raw) -> int | Command[int]:
+        if reply[0]:
+            return int(reply[1])
+        there = read_participants(f"{kind}:session:{text}", joiner or leaver or 0, reply[1])
+        return change_session(
+            keys,
+            kind,
+            text,
+            fields,
+            log,
+            joiner=joiner,
+            leaver=leaver,
+            close=close,
+            once=once,
+            participants=there,
+        )
+
+    named = (keys.session(kind, text), keys.session_log(kind, text))
+    cores = [keys.core(char_id) for char_id in (*participants, *([joiner] if joiner else []))]
+    on = (*named, keys.dirty, keys.since, keys.once(once), *cores)
+    args: list[str | int] = [reference_field(kind), text, len(participants)]
+    args += [joiner or "", leaver or "", int(close), len(fields), *participants]
+    return Command(_change_session, on, [*args, *flat(fields), *log], parse, joiner or leaver or 0)
+
+
+def update_session(
+    keys: Keys,
+    kind: str,
+    session_id: UUID | str,
+    fields: Mapping[str, Any] | None = None,
+    /,
+    *,
+    log: Sequence[Any] = (),
+) -> Command[int]:
+    """Write fields of a session, append ``log`` entries, and mark all participants dirty.
+
+    One atomic step. Returns the session's version. Raises SessionNotFound, SessionClosed,
+    InvalidSessionType, InvalidField, InvalidInput or CorruptState; then nothing is written.
+    """
+    if fields and "participants" in fields:
+        raise InvalidField("participants", "changes by join_session and leave_session")
+    return change_session(
+        keys, kind, session_id, encode_session(kind, fields or {}), encode_log(log)
+    )
+
+
+def join_session(keys: Keys, kind: str, session_id: UUID | str, char_id: int, /) -> Command[int]:
+    """Take a loaded character into a session. Returns the session's version.
+
+    Raises CharacterNotLoaded, InSession and what ``update_session`` does.
+    """
+    find_type(kind)
+    return change_session(keys, kind, session_id, {}, joiner=check_char_id(char_id))
+
+
+def leave_session(keys: Keys, kind: str, session_id: UUID | str, char_id: int, /) -> Command[int]:
+    """Take a character out of a session; the last one to leave closes it.
+
+    Returns the session's version. Raises what ``update_session`` does.
+    """
+    find_type(kind)
+    return change_session(keys, kind, session_id, {}, leaver=check_char_id(char_id))
+
+
+def close_session(
+    keys: Keys, kind: str, session_id: UUID | str, fields: Mapping[str, Any] | None = None, /
+) -> Command[int]:
+    """Close a session, with a last change if given: from now on nothing in it changes.
+
+    The next backup of a participant saves it for good, clears the references to it and deletes it
+    from Redis, in that order, so that no crash loses its end. Returns its version. Raises what
+    ``update_session`` does; a session that is closed already stays as it is.
+    """
+    return change_session(keys, kind, session_id, encode_session(kind, fields or {}), close=True)
+
+
+_get_session = load_script("get_session")
+
+
+def get_session(keys: Keys, kind: str, session_id: UUID | str, /) -> Command[Session]:
+    """Read a session, without the entries of its log.
+
+    Raises SessionNotFound, InvalidSessionType, InvalidInput or InvalidField.
+    """
+    text = session_uuid(session_id)
+    find_type(kind)
+
+    def parse(reply: Raw) -> Session:
+        if len(reply) == 1:
+            raise SessionNotFound(f"{kind}:session:{text}")
+        return decode_session(kind, text, pairs(reply[1:]), reply[0])
+
+    return Command(
+        _get_session, (keys.session(kind, text), keys.session_log(kind, text)), (), parse
+    )
+
+
+_read_log = load_script("read_log")
+
+
+def read_log(
+    keys: Keys, kind: str, session_id: UUID | str, start: int = 0, stop: int = -1, /
+) -> Command[list[Any]]:
+    """Read entries ``start`` to ``stop`` of a session's log; both count, -1 is the last.
+
+    Raises InvalidField where an entry is no JSON.
+    """
+    text = session_uuid(session_id)
+
+    def parse(reply: Raw) -> list[Any]:
+        return [codec.json_value(f"log[{start + i}]", entry) for i, entry in enumerate(reply)]
+
+    return Command(_read_log, (keys.session_log(kind, text),), (start, stop), parse)
+
+
+_get_full_state = load_script("get_full_state")
+
+
+class FullState(NamedTuple):
+    """A loaded character and its sessions, by type, as they were at one instant."""
+
+    character: Character
+    sessions: dict[str, Session]
+    """Without those that the core points at but that are gone."""
+
+
+def get_full_state(
+    keys: Keys, char_id: int, /, *, references: Mapping[str, str] | None = None
+) -> Command[FullState]:
+    """Read a loaded character and its sessions, at one instant.
+
+    Raises CharacterNotLoaded, InvalidCharId, InvalidField or CorruptState.
+    """
+    known = references or {}
+    kinds = names()
+    sessions = list(known.items())
+
+    def parse(reply: Raw) -> FullState | Command[FullState]:
+        if not reply[0]:
+            return get_full_state(keys, char_id, references=read_references(char_id, reply[1]))
+        if not reply[1]:
+            raise CharacterNotLoaded(char_id)
+        read = {
+            kind: decode_session(kind, session_id, pairs(raw[1:]), raw[0])
+            for (kind, session_id), raw in zip(sessions, reply[2:], strict=True)
+            if len(raw) > 1
+        }
+        return FullState(codec.decode(char_id, pairs(reply[1])), read)
+
+    on = (
+        keys.core(check_char_id(char_id)),
+        *(keys.session(*reference) for reference in sessions),
+        *(keys.session_log(*reference) for reference in sessions),
+    )
+    args: list[str | int] = [len(sessions), len(kinds), *map(reference_field, kinds)]
+    return Command(_get_full_state, on, [*args, *(known.get(k, "") for k in kinds)], parse, char_id)

@@ -1,0 +1,109 @@
+"""Owns what a session type provides: a name, the states that lead to it, ``save`` and ``load``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from uuid import UUID
+
+from statesync import durable_sessions
+from statesync.session_codec import Session
+from statesync.session_types import session_uuid
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+__all__ = ["SessionOrchestrator", "SessionReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionReport:
+    """What became of one session."""
+
+    outcome: str
+    """Of a backup ``saved``, ``unchanged``, ``closed`` (saved for good), ``missing`` (not in
+    Redis), or what kept its participants from being saved; of a restore ``restored``, ``live``,
+    ``ended`` (the character's core still pointed at it) or ``not_found``."""
+    session_id: str | None = None
+    error: str | None = None
+
+
+class _Game(Protocol):
+    """What an orchestrator of sessions asks of the one of the game."""
+
+    def backup_sessions(self, kind: str, session_ids: Sequence[str]) -> list[SessionReport]: ...
+    def restore_sessions(self, kind: str, char_ids: Sequence[int]) -> list[SessionReport]: ...
+
+
+class SessionOrchestrator:
+    """Base of every session type; a subclass is made once for each GameStateOrchestrator.
+
+    A type is a name, the states that lead to it, and two functions, ``save`` and ``load``. What it
+    does not keep elsewhere stays in ``sessions.payload``, by itself. When it is saved, how often,
+    by which version and together with whom is not its business.
+    """
+
+    name: ClassVar[str]
+    """Lower-case letters, digits and ``_``. The core's field is ``{name}_session_id``, the key of a
+    session ``{name}:session:{uuid}``."""
+    states: ClassVar[Sequence[str]] = ()
+    """A character that is restored in one of these is restored with such a session."""
+    json_fields: ClassVar[Sequence[str]] = ()
+    """Fields that hold JSON: ``save`` gets, and ``load`` gives, their values. Others are text."""
+    has_log: ClassVar[bool] = False
+    """Whether ``{name}:session:{uuid}:log`` is saved: ``saved_log`` says how much of it is already,
+    ``save`` finds what is new in ``Session.log``, and ``load`` gives all of it."""
+
+    def __init__(self, game: _Game) -> None:
+        self._game = game
+
+    @classmethod
+    def check(cls, fields: Mapping[str, Any]) -> None:
+        """Refuse fields that cannot be saved. Raises InvalidField."""
+
+    def payload(self, session: Session) -> dict[str, Any]:
+        """Return what of a session stands in ``sessions.payload``: all its fields."""
+        return session.fields
+
+    def save(self, connection: Connection, snapshots: Sequence[Session]) -> None:
+        """Write what stands in tables of the type's own, in the transaction of ``connection``.
+
+        ``snapshots`` have changed since they were last saved, and their rows in ``sessions`` are
+        locked. The same one may come twice. What this raises keeps them from being saved.
+        """
+
+    def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
+        """Return the open session of each character that has one, as it was last saved."""
+        return self.open_sessions(connection, char_ids)
+
+    def saved_log(self, connection: Connection, session_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """Return how many entries of each session's log are in PostgreSQL, where there are any."""
+        raise NotImplementedError(f"{type(self).__name__} keeps a log, so it must say how much")
+
+    def open_sessions(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
+        """Return the open session of each character that has one, with what its payload holds."""
+        return durable_sessions.open_sessions(connection, self.name, char_ids)
+
+    def backup_session(self, session_id: UUID | str) -> SessionReport:
+        """Save a session now, and with it its participants. Raises as ``backup_sessions`` does."""
+        return self.backup_sessions([session_id])[0]
+
+    def backup_sessions(self, session_ids: Iterable[UUID | str]) -> list[SessionReport]:
+        """Save sessions now, and with them their participants; reports in the order given.
+
+        Raises InvalidInput or ServerUnavailable.
+        """
+        ids = list(dict.fromkeys(map(session_uuid, session_ids)))
+        return self._game.backup_sessions(self.name, ids)
+
+    def restore_session(self, char_id: int) -> SessionReport:
+        """Restore a character and its session. Raises as ``restore_sessions`` does."""
+        return self.restore_sessions([char_id])[0]
+
+    def restore_sessions(self, char_ids: Iterable[int]) -> list[SessionReport]:
+        """Restore characters and their sessions, where they are not live; reports in order.
+
+        Raises InvalidCharId or ServerUnavailable.
+        """
+        return self._game.restore_sessions(self.name, list(char_ids))

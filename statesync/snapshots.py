@@ -1,0 +1,124 @@
+"""Owns what becomes of a snapshot before it is saved: decoded, each thing once, its logs read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from statesync import codec, database
+from statesync.command import Snapshot
+from statesync.errors import CorruptState, InvalidField
+from statesync.groups import Group, Outcome
+from statesync.hot import HotStore, done
+from statesync.session_codec import Session, decode_session
+from statesync.sessions.base import SessionOrchestrator
+
+__all__ = ["Taken", "add", "decode", "read_logs"]
+
+_LOG_STEP = 1000
+"""How many log entries are read by one script."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """A snapshot that can be saved."""
+
+    anchor: int
+    snapshot: Snapshot
+    group: Group
+    outcome: Outcome | None = None
+    corrupt: CorruptState | None = None
+
+    def holds(self) -> list[int | UUID]:
+        """Return whom and what it holds."""
+        return [*self.group.characters, *self.group.sessions]
+
+    def version(self, key: int | UUID) -> int:
+        """Return the version at which it holds somebody or something."""
+        if isinstance(key, UUID):
+            return self.group.sessions[key].version
+        return self.group.characters[key].version
+
+
+def add(taken: dict[int | UUID, Taken], new: Taken) -> None:
+    """Add a snapshot; where somebody is in two of them, only the later one stands."""
+    for old in {id(taken[key]): taken[key] for key in new.holds() if key in taken}.values():
+        key = next(key for key in new.holds() if key in old.holds())
+        if old.version(key) > new.version(key):
+            return
+        for key in old.holds():
+            taken.pop(key, None)
+    taken.update(dict.fromkeys(new.holds(), new))
+
+
+def decode(snapshot: Snapshot) -> Group:
+    """Decode a snapshot. Raises CorruptState, which names whose field it is."""
+    characters = {
+        char_id: codec.decode(char_id, core) for char_id, core in snapshot.cores.items() if core
+    }
+    sessions: dict[UUID, Session] = {}
+    for (kind, session_id), (log_length, raw) in snapshot.sessions.items():
+        if not raw:
+            continue
+        inside = [i for i, held in snapshot.references.items() if held.get(kind) == session_id]
+        try:
+            session = decode_session(kind, session_id, raw, log_length)
+        except InvalidField as error:
+            field = f"{kind}:session:{session_id}.{error.field}"
+            raise CorruptState(inside[0], field, error.reason) from None
+        away = [i for i in session.participants if i not in characters]
+        sessions[session.id] = replace(session, members=tuple(sorted({*inside, *away})))
+    references = {char_id: snapshot.references[char_id] for char_id in characters}
+    return Group(characters, sessions, references)
+
+
+def read_logs(
+    hot: HotStore,
+    engine: Engine,
+    types: Mapping[str, SessionOrchestrator],
+    taken: Sequence[Taken],
+    conflicts: Collection[object],
+) -> None:
+    """Read what of the sessions' logs is not in PostgreSQL yet.
+
+    A log only grows, so what was in it at the snapshot's instant can be read afterwards.
+    """
+    logs: dict[str, list[UUID]] = {}
+    for item in taken:
+        for session in item.group.sessions.values():
+            if session.log_length and types[session.kind].has_log:
+                logs.setdefault(session.kind, []).append(session.id)
+    if not logs:
+        return
+    ends: dict[UUID, int] = {}
+    with database.transaction(engine) as connection:
+        for kind, ids in logs.items():
+            ends |= types[kind].saved_log(connection, ids)
+    for item in taken:
+        for session in item.group.sessions.values():
+            if session.id in logs.get(session.kind, ()):
+                # Where PostgreSQL was ahead of Redis, the whole log is compared.
+                start = 0 if session.id in conflicts else ends.get(session.id, 0)
+                try:
+                    item.group.sessions[session.id] = _with_log(hot, session, start)
+                except InvalidField as error:
+                    item.corrupt = CorruptState(
+                        item.anchor, f"{session.name}.{error.field}", error.reason
+                    )
+
+
+def _with_log(hot: HotStore, session: Session, start: int) -> Session:
+    end = session.log_length
+    parts = hot.run_many(
+        [
+            hot.commands.read_log(session.kind, session.id, at, min(at + _LOG_STEP, end) - 1)
+            for at in range(start, end, _LOG_STEP)
+        ]
+    )
+    entries = tuple(entry for part in parts for entry in done(part))
+    if len(entries) < end - start:
+        raise InvalidField("log", "is shorter than it was: it may only be appended to")
+    return replace(session, log=entries, log_start=start)
