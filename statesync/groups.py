@@ -71,10 +71,10 @@ def save(
     written.update(_write_characters(connection, accepted, decided))
     _write_sessions(connection, accepted, decided_sessions, types)
     references = {
-        i: set(g.references.get(i, {}).values())
-        for g in accepted
-        for i in written
-        if i in g.characters
+        char_id: set(group.references.get(char_id, {}).values())
+        for group in accepted
+        for char_id in group.characters
+        if char_id in written
     }
     if references:
         saved = [session_id for group in accepted for session_id in group.sessions]

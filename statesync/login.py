@@ -53,8 +53,8 @@ class LoginService:
         """Restore a character and its sessions where they are absent, and return them.
 
         Two logins at once end in one state, and a login during a backup or an eviction gets the
-        newest. Raises CharacterNotFound, InvalidCharId, ServerUnavailable; CorruptState or
-        InvalidField where Redis holds what cannot be read.
+        newest. Raises CharacterNotFound, InvalidCharId, ServerUnavailable, or CorruptState where
+        Redis holds what cannot be read.
         """
         report = self.orchestrator.restore_full_state(char_id)
         for _ in range(_ROUNDS):

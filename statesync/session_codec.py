@@ -66,7 +66,16 @@ class Session:
 def decode_session(
     kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int = 0
 ) -> Session:
-    """Read a session's hash. Raises InvalidField, which names the first field that is not valid."""
+    """Read a session's hash. Raises InvalidField, which names the first field that is not valid, as
+    in ``combat:session:{uuid}.monsters``."""
+    try:
+        return _decode(kind, session_id, raw, log_length)
+    except InvalidField as error:
+        field = f"{kind}:session:{session_id}.{error.field}"
+        raise InvalidField(field, error.reason) from None
+
+
+def _decode(kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int) -> Session:
     json_fields = _json_fields(kind)
     fields: dict[str, Any] = {}
     version, closed = 0, False

@@ -13,7 +13,13 @@ from uuid import UUID, uuid4
 from statesync import codec
 from statesync.codec import Character, check_char_id
 from statesync.command import Command, Raw, flat, load_script, pairs
-from statesync.errors import CharacterNotLoaded, InvalidField, InvalidInput, SessionNotFound
+from statesync.errors import (
+    CharacterNotLoaded,
+    CorruptState,
+    InvalidField,
+    InvalidInput,
+    SessionNotFound,
+)
 from statesync.keys import Keys
 from statesync.session_codec import (
     Session,
@@ -223,7 +229,7 @@ def get_full_state(
 ) -> Command[FullState]:
     """Read a loaded character and its sessions, at one instant.
 
-    Raises CharacterNotLoaded, InvalidCharId, InvalidField or CorruptState.
+    Raises CharacterNotLoaded, InvalidCharId or CorruptState.
     """
     known = references or {}
     kinds = names()
@@ -234,11 +240,14 @@ def get_full_state(
             return get_full_state(keys, char_id, references=read_references(char_id, reply[1]))
         if not reply[1]:
             raise CharacterNotLoaded(char_id)
-        read = {
-            kind: decode_session(kind, session_id, pairs(raw[1:]), raw[0])
-            for (kind, session_id), raw in zip(sessions, reply[2:], strict=True)
-            if len(raw) > 1
-        }
+        try:
+            read = {
+                kind: decode_session(kind, session_id, pairs(raw[1:]), raw[0])
+                for (kind, session_id), raw in zip(sessions, reply[2:], strict=True)
+                if len(raw) > 1
+            }
+        except InvalidField as error:
+            raise CorruptState(char_id, error.field, error.reason) from None
         return FullState(codec.decode(char_id, pairs(reply[1])), read)
 
     on = (

@@ -67,8 +67,7 @@ def decode(snapshot: Snapshot) -> Group:
         try:
             session = decode_session(kind, session_id, raw, log_length)
         except InvalidField as error:
-            field = f"{kind}:session:{session_id}.{error.field}"
-            raise CorruptState(inside[0], field, error.reason) from None
+            raise CorruptState(inside[0], error.field, error.reason) from None
         away = [i for i in session.participants if i not in characters]
         sessions[session.id] = replace(session, members=tuple(sorted({*inside, *away})))
     references = {char_id: snapshot.references[char_id] for char_id in characters}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
+from uuid import UUID
 
 import click
 from celery import Celery
@@ -22,6 +23,7 @@ from statesync.embedded import Child
 from statesync.errors import EmbeddedServerError
 from statesync.models import STATS, character_stats, characters
 from statesync.orchestrator import GameStateOrchestrator
+from statesync.session_codec import Session
 
 __all__ = ["demo"]
 
@@ -52,9 +54,10 @@ class _Step:
 def demo(as_json: bool) -> None:
     """See all of it work, in under a minute, on servers of its own that are removed at the end.
 
-    Creates 2,000 characters in PostgreSQL, logs them in, plays, lets the sync save them; wipes
-    Redis and restores everyone; kills a worker in the middle of a backup. Compares every field
-    of every character each time. Exit status 0 only if every comparison held.
+    Creates 2,000 characters in PostgreSQL, logs them in, opens fights, inventories and quests,
+    plays, lets the sync save them; wipes Redis and restores everyone; kills a worker in the middle
+    of a backup. Compares every field of every character and session each time. Exit status 0 only
+    if every comparison held.
 
     \b
     Examples:
@@ -99,12 +102,15 @@ class _Demo:
         self.hot = orchestrator.hot
         self.worker = worker
         self.expected: dict[int, Core] = {}
+        self.sessions: dict[tuple[str, UUID], dict[str, Any]] = {}
+        """Every open session: its fields, and under ``log`` how many entries its log has."""
         self.tasks = Celery(broker=running.settings.broker_url, backend=running.settings.result_url)
 
     def steps(self) -> list[tuple[str, Callable[[], Iterable[_Step]]]]:
         return [
             ("creating characters in PostgreSQL", self.create),
             ("logging them in", self.login),
+            ("opening fights, inventories and quests", self.open),
             ("playing", self.play),
             ("waiting for the sync", self.sync),
             ("wiping Redis", self.wipe),
@@ -141,6 +147,28 @@ class _Demo:
             "log in again, alone", 1, time.monotonic() - started, outcome == "live", outcome
         )
 
+    def open(self) -> Iterable[_Step]:
+        """Open fights of four, inventories and quests; some characters are in two of them."""
+        started = time.monotonic()
+        for i in range(1, 401, 4):
+            party = [i, i + 1, i + 2, i + 3]
+            fight = {"monsters": [{"id": "orc", "hp": 30}], "turn_order": party, "turn": "0"}
+            self._open("combat", party, fight, state="combat")
+        for i in range(301, 701):
+            items = [{"item_id": f"{i}-{n}", "kind": "potion", "quantity": n} for n in (3, 1, 2)]
+            self._open("inventory", [i], {"items": items, "filters": {}, "turn": "0"})
+        for i in range(601, 801):
+            quest = {"quest_id": "crypt", "node": "gate", "graph": {"gate": ["hall"]}}
+            self._open("scenario", [i], {**quest, "variables": {"keys": i % 3}, "turn": "0"})
+        count = len(self.sessions)
+        yield _Step("open fights, inventories and quests", count, time.monotonic() - started)
+
+    def _open(self, kind: str, party: list[int], fields: dict[str, Any], **core: str) -> None:
+        session = self.hot.open_session(kind, party, fields, **core)
+        self.sessions[kind, session] = {**fields, "participants": party, "log": 0}
+        for i in party:
+            self.expected[i] |= {f"{kind}_session_id": str(session)} | core
+
     def play(self) -> Iterable[_Step]:
         stop = time.monotonic() + _PLAY_SECONDS
         counts = [0] * _PLAYERS
@@ -149,9 +177,11 @@ class _Demo:
         def player(number: int) -> None:
             chance = random.Random(number)  # noqa: S311
             own = range(number + 1, _CHARACTERS + 1, _PLAYERS)
+            own_sessions = list(self.sessions)[number::_PLAYERS]
             try:
                 while time.monotonic() < stop:
                     counts[number] += self._change(chance.sample(own, 20), chance)
+                    counts[number] += self._act(*chance.choice(own_sessions))
             except Exception as error:  # shown at the end: a thread has nobody to raise to
                 failures.append(error)
 
@@ -231,6 +261,16 @@ class _Demo:
                 raise reply
         return len(todo)
 
+    def _act(self, kind: str, session: UUID) -> int:
+        """Change a session, and remember what it should be; returns how many changes that is."""
+        there = self.sessions[kind, session]
+        turn = {"turn": str(int(there["turn"]) + 1)}
+        log = [{"turn": turn["turn"], "hit": 3}] if kind == "combat" else []
+        self.hot.update_session(kind, session, turn, log=log)
+        there |= turn
+        there["log"] += len(log)
+        return 1
+
     def _saved(self) -> int:
         return self.hot.status().counters.get("saved", 0)
 
@@ -238,9 +278,7 @@ class _Demo:
         started = time.monotonic()
         ids = list(self.expected)
         results = [
-            self.tasks.send_task(
-                "statesync.restore_batch", args=[ids[i : i + 500]], queue="restore"
-            )
+            self.tasks.send_task("statesync.restore_batch", args=[ids[i : i + 500]], queue="backup")
             for i in range(0, len(ids), 500)
         ]
         counts = [result.get(timeout=_WAIT_SECONDS) for result in results]
@@ -262,20 +300,36 @@ class _Demo:
         started = time.monotonic()
         replies = self.hot.run_many([self.hot.commands.get(i) for i in self.expected])
         live = {c.char_id: c for c in replies if isinstance(c, Character)}
-        return self._compared(name, live, started)
+        read = self.hot.commands.get_session
+        sessions = self.hot.run_many([read(kind, session) for kind, session in self.sessions])
+        return self._compared(name, live, [s for s in sessions if isinstance(s, Session)], started)
 
     def _compare_postgresql(self, name: str) -> _Step:
         started = time.monotonic()
         with database.transaction(self.orchestrator.engine) as connection:
             rows = durable.load(connection, self.expected)
-        return self._compared(name, rows, started)
+            sessions = [
+                session
+                for type_ in self.orchestrator.sessions.values()
+                for session in type_.load(connection, list(self.expected)).values()
+            ]
+        return self._compared(name, rows, sessions, started)
 
-    def _compared(self, name: str, found: dict[int, Character], started: float) -> _Step:
-        wrong = [
+    def _compared(
+        self,
+        name: str,
+        found: dict[int, Character],
+        sessions: Iterable[Session],
+        started: float,
+    ) -> _Step:
+        wrong: list[object] = [
             i for i, core in self.expected.items() if i not in found or found[i].core() != core
         ]
+        held = {(s.kind, s.id): {**s.fields, "log": s.log_length} for s in sessions}
+        wrong += [key for key, fields in self.sessions.items() if held.get(key) != fields]
         note = f"{len(wrong)} differ, such as {wrong[0]}" if wrong else "every field equal"
-        return _Step(name, len(self.expected), time.monotonic() - started, not wrong, note)
+        count = len(self.expected) + len(self.sessions)
+        return _Step(name, count, time.monotonic() - started, not wrong, note)
 
 
 def _place(chance: random.Random) -> str:

@@ -20,6 +20,7 @@ from statesync.codec import Character, dump_json
 from statesync.command import Marks
 from statesync.errors import CharacterNotLoaded, CorruptState, ServerUnavailable
 from statesync.orchestrator import GameStateOrchestrator
+from statesync.session_codec import Session
 from statesync.settings import Settings
 
 __all__ = ["inspect", "status"]
@@ -130,7 +131,7 @@ def _two_columns(name: str, value: str, items: dict[str, int]) -> Table:
 @click.argument("char_id", metavar="ID", type=CharId())
 @as_json
 def inspect(char_id: int, as_json: bool) -> None:
-    """Show a character on both sides, field by field, and its marks.
+    """Show a character on both sides, field by field, its open sessions, and its marks.
 
     Exit status 1 if it is on neither side.
 
@@ -142,14 +143,20 @@ def inspect(char_id: int, as_json: bool) -> None:
     corrupt: CorruptState | None = None
     with connected() as (orchestrator, _):
         marks = orchestrator.hot.marks(char_id)
+        live: dict[str, Session] = {}
         try:
-            hot = orchestrator.hot.get(char_id)
+            hot, live = orchestrator.hot.get_full_state(char_id)
         except CharacterNotLoaded:
             pass
         except CorruptState as error:
             corrupt = error
         with database.transaction(orchestrator.engine) as connection:
             cold = durable.load(connection, [char_id]).get(char_id)
+            saved = {
+                kind: session
+                for kind, type_ in orchestrator.sessions.items()
+                if (session := type_.load(connection, [char_id]).get(char_id))
+            }
     if as_json:
         print_json(
             {
@@ -157,11 +164,16 @@ def inspect(char_id: int, as_json: bool) -> None:
                 "redis": hot and asdict(hot),
                 "redis_error": corrupt and str(corrupt),
                 "postgresql": cold and asdict(cold),
+                "sessions": {
+                    kind: {"redis": _session(live, kind), "postgresql": _session(saved, kind)}
+                    for kind in sorted({*live, *saved})
+                },
                 "marks": marks._asdict() | {"quarantine": _entry(marks)},
             }
         )
     else:
-        _print_inspected(char_id, hot, corrupt, cold, marks)
+        sides = (_fields(hot, live), _fields(cold, saved))
+        _print_inspected(char_id, sides, corrupt, marks)
     if hot is None and cold is None and corrupt is None:
         sys.exit(1)
 
@@ -172,27 +184,46 @@ def _entry(marks: Marks) -> dict[str, Any] | None:
 
 def _print_inspected(
     char_id: int,
-    hot: Character | None,
+    sides: tuple[dict[str, str], dict[str, str]],
     corrupt: CorruptState | None,
-    cold: Character | None,
     marks: Marks,
 ) -> None:
     if corrupt:
         console.print(f"[red]In Redis, but not readable:[/red] {corrupt}", markup=True)
     made = table("field", "Redis", "PostgreSQL", "", title=f"character {char_id}")
-    left, right = _fields(hot), _fields(cold)
+    left, right = sides
     for name in [*left, *(name for name in right if name not in left)]:
         a, b = left.get(name, "-"), right.get(name, "-")
         made.add_row(name, a, b, "" if a == b else "differs")
-    console.print(made if hot or cold else f"Character {char_id} is on neither side.")
+    console.print(made if left or right else f"Character {char_id} is on neither side.")
     claim = f"claimed until {marks.token} µs" if marks.token else "not claimed"
     console.print(f"Marks: {'dirty' if marks.dirty else 'not dirty'}, {claim}.")
     if marks.quarantine:
         console.print(f"Quarantined: {marks.quarantine.field}: {marks.quarantine.error}")
 
 
-def _fields(character: Character | None) -> dict[str, str]:
+def _fields(character: Character | None, sessions: dict[str, Session]) -> dict[str, str]:
     if character is None:
         return {}
     core = {k: v if isinstance(v, str) else dump_json(v) for k, v in character.core().items()}
-    return core | {"version": str(character.version)}
+    core["version"] = str(character.version)
+    for kind, session in sessions.items():
+        shown = {k: v if isinstance(v, str) else dump_json(v) for k, v in session.fields.items()}
+        core |= {f"{kind}: {name}": text for name, text in shown.items()}
+        core[f"{kind}: version"] = str(session.version)
+        if session.log_length:
+            core[f"{kind}: log"] = f"{session.log_length} entries"
+    return core
+
+
+def _session(sessions: dict[str, Session], kind: str) -> dict[str, Any] | None:
+    found = sessions.get(kind)
+    if found is None:
+        return None
+    return {
+        "id": str(found.id),
+        "version": found.version,
+        "closed": found.closed,
+        "log_length": found.log_length,
+        "fields": found.fields,
+    }
