@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as with_default
 from uuid import UUID
@@ -23,12 +23,13 @@ from statesync.errors import (
     CorruptState,
     LeaseLost,
     ServerUnavailable,
+    StatesyncError,
 )
 from statesync.groups import Outcome
 from statesync.hot import HotStore, done
 from statesync.sessions.base import SessionOrchestrator
-from statesync.snapshots import Taken, add, decode, read_logs
-from statesync.transfer_commands import Settled
+from statesync.snapshots import Taken, add, decode, merge, read_logs
+from statesync.transfer_commands import References, Settled, Wider
 
 __all__ = ["Backup", "BackupReport"]
 
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 4
 """How often a backup brings a core up to its row, in one call."""
+
+
+_TRIES = 25
+"""How often a snapshot is tried while the sessions of a group keep changing, in one round."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +121,7 @@ class _Batch:
         self.reports: dict[int, BackupReport] = {}
         self.conflicts: set[int | UUID] = set()
         """Characters and sessions whose rows were found ahead of Redis."""
-        self.known: dict[int, Mapping[int, Mapping[str, str]]] = {}
+        self.known: dict[int, References] = {}
         """What the last round found: to whom each is tied, and in which sessions they are."""
 
     def run(self) -> None:
@@ -142,21 +147,9 @@ class _Batch:
         Reports and drops from ``pending`` what has no snapshot to save, and adds the claims on
         those who came with it.
         """
-        held: list[Claim] = []
-        covered: set[int] = set()
-        for char_id, claim in self.pending.items():
-            if char_id not in covered:
-                held.append(claim)
-                covered.update(self.known.get(char_id, ()))
-        replies = self.hot.run_many(
-            [
-                self.commands.snapshot(c, self.lease_us, references=self.known.get(c.char_id))
-                for c in held
-            ]
-        )
         taken: dict[int | UUID, Taken] = {}
         lost = []
-        for claim, reply in zip(held, replies, strict=True):
+        for claim, reply in self.try_all():
             try:
                 snapshot = done(reply)
                 if snapshot.cores[claim.char_id]:
@@ -176,6 +169,28 @@ class _Batch:
                 del self.pending[char_id]
                 self.reports[char_id] = BackupReport(char_id, "superseded")
         return list({id(item): item for item in taken.values()}.values())
+
+    def try_all(self) -> Iterator[tuple[Claim, Snapshot | StatesyncError]]:
+        """Give each pending group's snapshot, or why there is none, with the claim that it is on.
+
+        To whom a claimed character is tied shows only when it is tried. Of those that turn out to
+        be in one group, one goes on for all.
+        """
+        left: dict[int, References] = {i: self.known.get(i, {}) for i in self.pending}
+        for _ in range(_TRIES):
+            held = merge({i: known for i, known in left.items() if i in self.pending})
+            todo = [(self.pending[i], known) for i, known in held.items()]
+            if not todo:
+                return
+            replies = self.hot.run_many(
+                [self.commands.try_snapshot(c, self.lease_us, known) for c, known in todo]
+            )
+            left = {}
+            for (claim, _), reply in zip(todo, replies, strict=True):
+                if isinstance(reply, Wider):
+                    left[claim.char_id] = self.known[claim.char_id] = reply.references
+                else:
+                    yield claim, reply
 
     def missing(self, claim: Claim, snapshot: Snapshot) -> None:
         """Report a character that is gone from Redis; where changes went with it, be loud."""

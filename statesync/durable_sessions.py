@@ -104,54 +104,57 @@ _LEAVE = (
     .values(left_at=func.now())
 )
 
-_active = session_characters.alias("active")
-_END = (
+_GO = (
     update(session_characters)
     .where(
-        session_characters.c.character_id == func.any(bindparam("char_ids")),
-        session_characters.c.left_at.is_(None),
-        sessions.c.id == session_characters.c.session_id,
-        sessions.c.closed_at.is_(None),
-        sessions.c.session_type == func.any(bindparam("kinds")),
-        ~(sessions.c.id == func.any(bindparam("saved"))),
-        ~select(literal(1))
-        .where(
-            _members.c.session_id == session_characters.c.session_id,
-            _members.c.character_id == session_characters.c.character_id,
-        )
-        .exists(),
+        session_characters.c.session_id == _members.c.session_id,
+        session_characters.c.character_id == _members.c.character_id,
     )
     .values(left_at=func.now())
-    .returning(session_characters.c.session_id)
 )
 _CLOSE_EMPTY = (
     update(sessions)
     .where(
         sessions.c.id == func.any(bindparam("ids")),
         ~select(literal(1))
-        .where(_active.c.session_id == sessions.c.id, _active.c.left_at.is_(None))
+        .where(
+            session_characters.c.session_id == sessions.c.id,
+            session_characters.c.left_at.is_(None),
+        )
         .exists(),
     )
     .values(closed_at=func.now())
 )
 
-_open = (
-    session_characters.c.character_id == func.any(bindparam("char_ids")),
-    session_characters.c.left_at.is_(None),
-    sessions.c.id == session_characters.c.session_id,
-    sessions.c.closed_at.is_(None),
+_mine = (
+    select(session_characters.c.character_id, session_characters.c.session_id)
+    .where(
+        session_characters.c.character_id == func.any(bindparam("char_ids")),
+        session_characters.c.left_at.is_(None),
+    )
+    .subquery("mine")
 )
-_HAVING_OPEN = select(sessions.c.session_type, session_characters.c.character_id).where(*_open)
+# The offset keeps PostgreSQL to this order, each session by its id. In a young database, where it
+# knows nothing of the tables yet, it would read all sessions for each character.
+_open = (
+    select(sessions)
+    .where(sessions.c.id == _mine.c.session_id, sessions.c.closed_at.is_(None))
+    .offset(0)
+    .lateral("open")
+)
+_MEMBERSHIPS = select(_mine.c.character_id, _open.c.session_type, _open.c.id).join(
+    _open, literal(value=True)
+)
 _OPEN = (
-    select(session_characters.c.character_id, sessions)
-    .join(characters, characters.c.id == session_characters.c.character_id)
-    .where(*_open, sessions.c.session_type == bindparam("kind"))
+    select(_mine.c.character_id, _open)
+    .join(_open, literal(value=True))
+    .join(characters, characters.c.id == _mine.c.character_id)
+    .where(_open.c.session_type == bindparam("kind"))
     # Where there are several, the one that the core points at; else the newest.
     .order_by(
-        characters.c.extra.op("->>")(bindparam("field", type_=String))
-        == cast(sessions.c.id, String),
-        sessions.c.updated_at,
-        sessions.c.id,
+        characters.c.extra.op("->>")(bindparam("field", type_=String)) == cast(_open.c.id, String),
+        _open.c.updated_at,
+        _open.c.id,
     )
 )
 
@@ -230,23 +233,24 @@ def end_memberships(
     ``references`` are the ids that each core points at; ``saved`` are sessions whose own snapshot
     says who is in them. The last one to leave closes a session.
     """
-    rows = [
+    known = connection.execute(_MEMBERSHIPS, {"char_ids": list(references)})
+    said_otherwise = set(saved)
+    gone = [
         {"session_id": session_id, "character_id": char_id}
-        for char_id, held in references.items()
-        for session_id in held
+        for char_id, kind, session_id in known
+        if kind in kinds
+        and session_id not in said_otherwise
+        and str(session_id) not in references[char_id]
     ]
-    left = connection.execute(
-        _END,
-        {"char_ids": list(references), "kinds": list(kinds), "saved": list(saved), "rows": rows},
-    )
-    if ids := set(left.scalars()):
-        connection.execute(_CLOSE_EMPTY, {"ids": list(ids)})
+    if gone:
+        connection.execute(_GO, {"rows": gone})
+        connection.execute(_CLOSE_EMPTY, {"ids": [row["session_id"] for row in gone]})
 
 
 def having_open(connection: Connection, char_ids: Sequence[int]) -> dict[str, list[int]]:
     """Return which of the characters are in an open session, by its type."""
     found: dict[str, list[int]] = defaultdict(list)
-    for kind, char_id in connection.execute(_HAVING_OPEN, {"char_ids": list(char_ids)}):
+    for char_id, kind, _ in connection.execute(_MEMBERSHIPS, {"char_ids": list(char_ids)}):
         found[kind].append(char_id)
     return found
 

@@ -89,6 +89,7 @@ class _Operations:
     stage = _Operation(transfer_commands.stage)
     fill = _Operation(transfer_commands.fill)
     evict = _Operation(transfer_commands.evict)
+    try_snapshot = _Operation(transfer_commands.try_snapshot)
     snapshot = _Operation(transfer_commands.snapshot)
     acknowledge = _Operation(transfer_commands.acknowledge)
 

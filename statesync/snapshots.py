@@ -15,8 +15,9 @@ from statesync.groups import Group, Outcome
 from statesync.hot import HotStore, done
 from statesync.session_codec import Session, decode_session
 from statesync.sessions.base import SessionOrchestrator
+from statesync.transfer_commands import References
 
-__all__ = ["Taken", "add", "decode", "read_logs"]
+__all__ = ["Taken", "add", "decode", "merge", "read_logs"]
 
 _LOG_STEP = 1000
 """How many log entries are read by one script."""
@@ -41,6 +42,25 @@ class Taken:
         if isinstance(key, UUID):
             return self.group.sessions[key].version
         return self.group.characters[key].version
+
+
+def merge(known: Mapping[int, References]) -> dict[int, References]:
+    """Return what is known of each character's group; of those in one group, the first has all."""
+    first_of: dict[object, int] = {}
+    merged: dict[int, dict[int, Mapping[str, str]]] = {}
+    for char_id, references in known.items():
+        held = {char_id, *references, *(s for of_it in references.values() for s in of_it.items())}
+        met = {first_of[key] for key in held if key in first_of}
+        first = min(met, default=char_id)
+        together = {char_id: {}, **references}
+        for other in met:
+            for member, of_it in merged.pop(other).items():
+                together[member] = together.get(member) or of_it
+        merged[first] = together
+        first_of |= dict.fromkeys(held, first)
+        if len(met) > 1:
+            first_of = {key: first if was in met else was for key, was in first_of.items()}
+    return dict(merged)
 
 
 def add(taken: dict[int | UUID, Taken], new: Taken) -> None:

@@ -19,7 +19,9 @@ from statesync.session_codec import Session, read_participants, read_references,
 from statesync.session_types import names, reference_field, session_uuid
 
 __all__ = [
+    "References",
     "Settled",
+    "Wider",
     "acknowledge",
     "evict",
     "fill",
@@ -27,6 +29,7 @@ __all__ = [
     "reconcile_session",
     "snapshot",
     "stage",
+    "try_snapshot",
 ]
 
 REMEMBER_MS = 600_000
@@ -77,28 +80,33 @@ def evict(
 # What a backup does
 
 
+References = Mapping[int, Mapping[str, str]]
+"""By character: the ids that the core points at, by type."""
+
+
+class Wider(NamedTuple):
+    """Why there is no snapshot yet: more belongs to it than was thought."""
+
+    references: dict[int, dict[str, str]]
+
+
 _snapshot = load_script("snapshot")
 
 
-def snapshot(
-    keys: Keys,
-    held: Claim,
-    lease_us: int = 120_000_000,
-    /,
-    *,
-    references: Mapping[int, Mapping[str, str]] | None = None,
-) -> Command[Snapshot]:
+def try_snapshot(
+    keys: Keys, held: Claim, lease_us: int, references: References, /
+) -> Command[Snapshot | Wider]:
     """Read a claimed character, whom a session ties to it, and their sessions, at one instant.
 
-    Raises all their versions, and claims those who are not claimed by ``held``. ``references`` is
-    what is known to be in whose core. Raises LeaseLost, or CorruptState where one of them cannot be
-    read.
+    Raises all their versions, and claims those who are not claimed by ``held``. Nothing is done
+    where ``references`` is not just what is in all their cores: Wider says what is. Raises
+    LeaseLost, or CorruptState where one of them cannot be read.
     """
-    members: dict[int, Mapping[str, str]] = {held.char_id: {}, **(references or {})}
+    members: dict[int, Mapping[str, str]] = {held.char_id: {}, **references}
     kinds = names()
     sessions = sorted({item for known in members.values() for item in known.items()})
 
-    def parse(reply: Raw) -> Snapshot | Command[Snapshot]:
+    def parse(reply: Raw) -> Snapshot | Wider:
         if not reply[0]:
             wider: dict[int, dict[str, str]] = {}
             rows = (reply[1][i : i + len(kinds)] for i in range(0, len(reply[1]), len(kinds)))
@@ -107,7 +115,7 @@ def snapshot(
             for (kind, session_id), raw in zip(sessions, reply[2], strict=True):
                 for char_id in read_participants(f"{kind}:session:{session_id}", held.char_id, raw):
                     wider.setdefault(char_id, {})
-            return snapshot(keys, held, lease_us, references=wider)
+            return Wider(wider)
         cores = dict(zip(members, reply[2], strict=True))
         return Snapshot(
             int(reply[1]),
@@ -128,17 +136,26 @@ def snapshot(
         *(keys.session(*reference) for reference in sessions),
         *(keys.session_log(*reference) for reference in sessions),
     )
-    args: list[str | int] = [
-        codec.MAX_CORE_BYTES,
-        lease_us,
-        held.token,
-        len(members),
-        len(sessions),
-        len(kinds),
-    ]
-    args += [*map(reference_field, kinds), *members]
+    args: list[str | int] = [codec.MAX_CORE_BYTES, lease_us, held.token]
+    args += [len(members), len(sessions), len(kinds), *map(reference_field, kinds), *members]
     args += [known.get(kind, "") for known in members.values() for kind in kinds]
     return Command(_snapshot, on, args, parse, held.char_id)
+
+
+def snapshot(
+    keys: Keys, held: Claim, lease_us: int = 120_000_000, /, *, references: References | None = None
+) -> Command[Snapshot]:
+    """Take a snapshot as ``try_snapshot`` does, and try again until it is of all that belongs."""
+    first = try_snapshot(keys, held, lease_us, references or {})
+
+    def parse(reply: Raw) -> Snapshot | Command[Snapshot]:
+        found = first.parse(reply)
+        if isinstance(found, Snapshot):
+            return found
+        assert isinstance(found, Wider)  # noqa: S101
+        return snapshot(keys, held, lease_us, references=found.references)
+
+    return Command(first.script, first.keys, first.args, parse, held.char_id)
 
 
 _acknowledge = load_script("acknowledge")
