@@ -16,7 +16,7 @@ from statesync.command import Command
 from statesync.errors import DatabaseUnavailable
 from statesync.hot import HotStore, done
 from statesync.session_codec import Session
-from statesync.session_types import reference_field, types_by_state
+from statesync.session_types import reference_field
 from statesync.sessions.base import SessionOrchestrator
 from statesync.vitals import DeriveVitals
 
@@ -75,6 +75,7 @@ class Restore:
         # Core and sessions are read in several statements, which must see one moment.
         self._engine = engine.execution_options(isolation_level="REPEATABLE READ")
         self._types = types
+        self._by_state = {state: name for name, t in types.items() for state in t.states}
         self._batch_size = batch_size
         self._vitals = vitals
         self._fallback_state = fallback_state
@@ -159,7 +160,7 @@ class Restore:
                 del core[name]
                 changed = True
         fallback_from = None
-        asked = types_by_state().get(row.state or "")
+        asked = self._by_state.get(row.state or "")
         if asked and asked not in {session.kind for session in sessions.values()}:
             fallback_from = row.state
             core["state"] = self._fallback_state

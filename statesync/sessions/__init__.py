@@ -2,5 +2,15 @@
 
 from statesync.session_types import register
 from statesync.sessions.base import SessionOrchestrator, SessionReport
+from statesync.sessions.combat import CombatOrchestrator
+from statesync.sessions.inventory import InventoryOrchestrator
+from statesync.sessions.scenario import ScenarioOrchestrator
 
-__all__ = ["SessionOrchestrator", "SessionReport", "register"]
+__all__ = [
+    "CombatOrchestrator",
+    "InventoryOrchestrator",
+    "ScenarioOrchestrator",
+    "SessionOrchestrator",
+    "SessionReport",
+    "register",
+]
