@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable import recordset
@@ -23,10 +23,12 @@ _STEP = 5_000
 """How many log entries go in one statement."""
 
 _rows = recordset(combat_log, "session_id", ("seq", "entry"))
+# The recordset makes SQL's null of JSON's, which is an entry like any other.
+_entry = func.coalesce(_rows.c.entry, text("'null'::jsonb"))
 _same_place = (combat_log.c.session_id == _rows.c.session_id, combat_log.c.seq == _rows.c.seq)
 _CONTRADICTED = (
     delete(combat_log)
-    .where(*_same_place, combat_log.c.entry.is_distinct_from(_rows.c.entry))
+    .where(*_same_place, combat_log.c.entry.is_distinct_from(_entry))
     .returning(combat_log)
 )
 _BEYOND = (
@@ -38,7 +40,7 @@ _APPEND = (
     upsert(combat_log)
     .from_select(
         ["session_id", "seq", "entry"],
-        select(_rows.c.session_id, _rows.c.seq, _rows.c.entry).order_by(
+        select(_rows.c.session_id, _rows.c.seq, _entry).order_by(
             _rows.c.session_id, _rows.c.seq
         ),
     )
