@@ -171,7 +171,8 @@ class CorruptState(StatesyncError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"character {self.char_id}, field {self.field!r}: {self.reason}"
+        whose = f"character {self.char_id}, " if self.char_id else ""
+        return f"{whose}field {self.field!r}: {self.reason}"
 
 
 class LeaseLost(_OfCharacter):

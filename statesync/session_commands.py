@@ -101,7 +101,11 @@ def change_session(
     def parse(reply: Raw) -> int | Command[int]:
         if reply[0]:
             return int(reply[1])
-        there = read_participants(f"{kind}:session:{text}", joiner or leaver or 0, reply[1])
+        name = f"{kind}:session:{text}"
+        there = read_participants(name, joiner or leaver or 0, reply[1])
+        if not there and not joiner:
+            reason = "names nobody, so nothing would save the change"
+            raise CorruptState(leaver or 0, f"{name}.participants", reason)
         return change_session(
             keys,
             kind,

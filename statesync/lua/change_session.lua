@@ -1,6 +1,6 @@
 -- Changes a session: writes fields, appends to its log, takes somebody in or out, closes it; and
 -- marks all participants that are loaded. The last one to leave closes it.
--- Nothing is done where the session names others than expected: the reply says whom.
+-- Nothing is done where the session names others than expected, or nobody: the reply says whom.
 -- Sent twice it does no harm: what was appended once is not appended again.
 -- KEYS: 1 session, 2 log, 3 dirty, 4 since, 5 once, then the participants' cores, the joiner's last
 -- ARGV: 1 reference field, 2 session id, 3 how many participants, 4 who joins or "", 5 who leaves
@@ -21,7 +21,7 @@ for id in string.gmatch(list, '%d+') do
   ids[seen] = id
   expected = expected and id == ARGV[7 + seen]
 end
-if not expected or seen ~= count then return {0, list} end
+if not expected or seen ~= count or (seen == 0 and joiner == '') then return {0, list} end
 
 local function is_in(who)
   for i = 1, seen do if ids[i] == who then return i end end

@@ -47,7 +47,10 @@ for _, session in ipairs(todo) do
     redis.call('HSET', KEYS[k], 'version', session.version)
     for i = session.from, session.to, 2 do redis.call('HSET', KEYS[k], ARGV[i], ARGV[i + 1]) end
     redis.call('DEL', KEYS[k + 1])
-    if redis.call('EXISTS', KEYS[k + 3]) == 1 then redis.call('RENAME', KEYS[k + 3], KEYS[k + 1]) end
+    if redis.call('EXISTS', KEYS[k + 3]) == 1 then
+      redis.call('RENAME', KEYS[k + 3], KEYS[k + 1])
+      redis.call('PERSIST', KEYS[k + 1])
+    end
     reply[#reply + 1] = 'restored'
   end
   redis.call('DEL', KEYS[k + 3])

@@ -40,9 +40,7 @@ _APPEND = (
     upsert(combat_log)
     .from_select(
         ["session_id", "seq", "entry"],
-        select(_rows.c.session_id, _rows.c.seq, _entry).order_by(
-            _rows.c.session_id, _rows.c.seq
-        ),
+        select(_rows.c.session_id, _rows.c.seq, _entry).order_by(_rows.c.session_id, _rows.c.seq),
     )
     .on_conflict_do_nothing()
 )
