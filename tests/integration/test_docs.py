@@ -1,0 +1,46 @@
+"""The code in the docs is true: it runs, and its assertions hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from statesync import Settings, session_types
+from statesync.embedded import Servers
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture
+def environment(
+    embedded: Servers, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """The environment of a newcomer: no key prefix, a Redis database of its own."""
+    url = embedded.redis_url(9)
+    for name, value in replace(settings, redis_url=url, key_prefix="").to_env().items():
+        monkeypatch.setenv(name, value)
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+        registered = list(session_types._decorated)
+        yield
+        session_types._decorated[:] = registered
+        session_types._known.clear()
+        client.flushdb()
+
+
+@pytest.mark.usefixtures("environment")
+def test_sessions_md() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "sessions.md").read_text(), re.DOTALL)
+    assert len(blocks) > 5
+    names: dict[str, Any] = {"__name__": "sessions_md"}
+    for block in blocks:
+        exec(compile(block, "sessions.md", "exec"), names)
+    names["orchestrator"].close()
+    names["hot"].close()
+    names["redis"].close()
