@@ -284,7 +284,8 @@ class _Batch:
             if error:
                 log.warning("character %d: %s", char_id, error)
             if isinstance(result, Saved):
-                name = "saved" if result.changed else "unchanged"
+                written = [sessions[text][1].changed for text in held.values() if text in sessions]
+                name = "saved" if result.changed or any(written) else "unchanged"
                 conflict = self.conflicts & {char_id, *(UUID(text) for text in held.values())}
                 report = BackupReport(
                     char_id, "conflict" if conflict else name, result.version, error, None, of_it

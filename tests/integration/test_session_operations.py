@@ -151,14 +151,14 @@ def test_field_that_cannot_be_saved_is_refused_by_name(
 
 
 def test_unknown_type_is_refused_by_name(store: Driver, fight: UUID) -> None:
-    for call in (
-        lambda: store.open_session("combta", [1], {}),
-        lambda: store.update_session("combta", fight, {}),
-        lambda: store.get_session("combta", fight),
-        lambda: store.leave_session("combta", fight, 1),
+    for name, *args in (
+        ("open_session", "combta", [1], {}),
+        ("update_session", "combta", fight, {}),
+        ("get_session", "combta", fight),
+        ("leave_session", "combta", fight, 1),
     ):
         with pytest.raises(InvalidSessionType, match="'combta'; there are combat, inventory"):
-            call()
+            getattr(store, name)(*args)
     with pytest.raises(InvalidInput, match="must be a UUID"):
         store.get_session("combat", "x:y")
 
@@ -227,26 +227,26 @@ def test_closed_one_does_not_change(store: Driver, fight: UUID) -> None:
     assert dirty(store) == {1, 2, BIG}
     before = store.get_session("combat", fight)
     store.create(9)
-    for call in (
-        lambda: store.update_session("combat", fight, {"round": "9"}, log=[1]),
-        lambda: store.join_session("combat", fight, 9),
-        lambda: store.leave_session("combat", fight, 1),
+    for name, *args in (
+        ("update_session", "combat", fight, {"round": "9"}),
+        ("join_session", "combat", fight, 9),
+        ("leave_session", "combat", fight, 1),
     ):
         with pytest.raises(SessionClosed, match=str(fight)):
-            call()
+            getattr(store, name)(*args)
     assert store.get_session("combat", fight) == before
 
 
 def test_what_is_not_there_is_not_made(store: Driver) -> None:
     session = uuid4()
-    for call in (
-        lambda: store.update_session("combat", session, {"round": "9"}),
-        lambda: store.close_session("combat", session),
-        lambda: store.leave_session("combat", session, 1),
-        lambda: store.get_session("combat", session),
+    for name, *args in (
+        ("update_session", "combat", session, {"round": "9"}),
+        ("close_session", "combat", session),
+        ("leave_session", "combat", session, 1),
+        ("get_session", "combat", session),
     ):
         with pytest.raises(SessionNotFound, match=f"combat:session:{session} is not in Redis"):
-            call()
+            getattr(store, name)(*args)
     assert not store.raw.exists(store.keys.session("combat", str(session)))
 
 
