@@ -1,4 +1,4 @@
-"""What saving sessions needs: who has left one, whether it has changed, every side of a conflict."""
+"""What saving sessions needs: who has left one, whether it has changed, all sides of a conflict."""
 
 import sqlalchemy as sa
 from alembic import op
