@@ -158,4 +158,9 @@ def _entries() -> list[Any]:
                 f"the entry point {entry.name} = {entry.value} in the group {ENTRY_POINTS} "
                 f"cannot be loaded: {type(error).__name__}: {error}"
             ) from error
+    if not loaded:
+        raise InvalidSessionType(
+            f"no session type is installed, not even our own: the entry points {ENTRY_POINTS} of an "
+            "older installation; run `pip install` once more"
+        )
     return list(dict.fromkeys(loaded))

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -25,6 +26,9 @@ ITEMS = [
     {"item_id": "sword-1", "kind": "sword", "quantity": 1, "rune": "fire"},
     {"item_id": "arrow-1", "kind": "arrow", "quantity": 20},
 ]
+# As in examples/fishing.py, which only the worker imports.
+TABLE = """CREATE TABLE fishing_catch (session_id uuid REFERENCES sessions (id) ON DELETE CASCADE,
+    place int, fish text, grams int, PRIMARY KEY (session_id, place))"""
 QUEST = {"quest_id": "crypt", "graph": {"gate": ["hall"]}, "node": "gate", "variables": {"keys": 2}}
 
 BareSession = Callable[..., str]
@@ -213,6 +217,32 @@ def test_a_change_of_state_is_saved_without_a_sweep(
     with LoginService.from_settings(settings) as service:
         service.change_state(1, "trading")
     wait_until(lambda: rows(engine, "SELECT game_stage FROM characters") == [("trading",)])
+
+
+def test_a_type_of_a_game_s_own_needs_a_worker_that_includes_it(
+    game: Game,
+    raw: Any,
+    settings: Settings,
+    engine: Engine,
+    hot: HotStore,
+    bare_session: BareSession,
+) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(TABLE)
+    catch = [{"fish": "carp", "grams": 900}]
+    trip = bare_session("fishing", [1], {"catch": catch, "place": "lake"}, state="fishing")
+    assert game.call("backup_full_state", 1)["sessions"] == {}, "it is left alone"
+    assert rows(engine, "SELECT extra FROM characters") == [({"fishing_session_id": trip},)]
+    game.worker.kill()
+    words = ["worker", "-n", "angler@%h", "--include", "examples.fishing", "--loglevel", "INFO"]
+    root = str(Path(__file__).parents[2])
+    game.stack.wait_worker(game.stack.start("angler", *words, env={"PYTHONPATH": root}))
+    assert game.call("backup_full_state", 1)["sessions"] == {"fishing": "saved"}
+    assert rows(engine, "SELECT fish, grams FROM fishing_catch") == [("carp", 900)]
+    before = content(raw, settings)
+    wipe(raw, settings)
+    assert game.call("restore_full_state", 1)["sessions"] == {"fishing": "restored"}
+    assert content(raw, settings) == before
 
 
 HALF = """
