@@ -13,11 +13,15 @@ from statesync import codec
 from statesync.errors import DatabaseUnavailable, NotMigrated, SettingsError
 from statesync.settings import Settings, mask_or_hide
 
-__all__ = ["Rejected", "connect", "ping", "transaction"]
+__all__ = ["Rejected", "connect", "ping", "transaction", "work_of"]
 
 _LOCK_SECONDS = 5
 _IDLE_SECONDS = 15
 """After this a transaction whose worker was stopped in the middle gives its locks back."""
+
+
+_MISTAKES = ("21", "22", "23", "42")
+"""Classes of PostgreSQL's errors: too many rows, data, integrity, and a statement that is wrong."""
 
 
 class Rejected(Exception):
@@ -71,6 +75,21 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise DatabaseUnavailable(
             f"PostgreSQL at {_where(engine)}: all connections are busy"
         ) from None
+
+
+@contextmanager
+def work_of(whose: str) -> Iterator[None]:
+    """Run code that is not ours, in our transaction: what is wrong with it or its data, and not
+    with a server, is Rejected, with its name."""
+    try:
+        yield
+    except Exception as error:
+        shown = f"{type(error).__name__}: {error}"
+        if isinstance(error, DBAPIError):
+            if (getattr(error.orig, "pgcode", None) or "")[:2] not in _MISTAKES:
+                raise
+            shown = str(error.orig).strip().split("\n")[0]
+        raise Rejected(f"{whose}: {shown}", locked=False) from error
 
 
 def ping(engine: Engine) -> None:

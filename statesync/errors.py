@@ -9,6 +9,7 @@
     ├── CharacterNotFound         there is no such character, in Redis or in PostgreSQL
     ├── CharacterNotLoaded        the character is not in Redis; restore it first
     ├── CharacterExists           the character is in Redis already
+    ├── CharacterNotRestored      the type of one of its sessions cannot load it
     ├── CharacterNotSaved         the character has changes that are not in PostgreSQL yet
     ├── SessionNotFound           the session is not in Redis
     ├── SessionExists             there is a session of that id already
@@ -34,6 +35,7 @@ __all__ = [
     "CharacterExists",
     "CharacterNotFound",
     "CharacterNotLoaded",
+    "CharacterNotRestored",
     "CharacterNotSaved",
     "CorruptState",
     "DatabaseUnavailable",
@@ -116,6 +118,18 @@ class CharacterNotFound(_OfCharacter):
     """There is no such character, neither in Redis nor in PostgreSQL."""
 
     _message = "character {char_id} is neither in Redis nor in PostgreSQL"
+
+
+class CharacterNotRestored(StatesyncError):
+    """The type of one of its sessions cannot load it; ``args`` are (char_id, reason)."""
+
+    def __init__(self, char_id: int, reason: str) -> None:
+        super().__init__(char_id, reason)
+        self.char_id = char_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"character {self.char_id} is not restored: {self.reason}"
 
 
 class CharacterNotSaved(_OfCharacter):

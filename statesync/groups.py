@@ -9,11 +9,10 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
 
 from statesync import durable, durable_sessions
 from statesync.codec import Character
-from statesync.database import Rejected
+from statesync.database import work_of
 from statesync.durable import Accepted, Busy, Deleted, HeldBack, Refused, Result, Saved
 from statesync.session_codec import Session
 from statesync.sessions.base import SessionOrchestrator
@@ -129,15 +128,9 @@ def _write_sessions(
         return
     payloads: dict[UUID, dict[str, Any]] = {}
     for kind, sessions in by_kind.items():
-        payloads |= {session.id: types[kind].payload(session) for session in sessions}
+        with work_of(f"the session type {kind!r} cannot save it"):
+            payloads |= {session.id: types[kind].payload(session) for session in sessions}
     durable_sessions.write(connection, new, over, payloads)
     for kind, sessions in by_kind.items():
-        try:
+        with work_of(f"the session type {kind!r} cannot save it"):
             types[kind].save(connection, sessions)
-        except (DBAPIError, Rejected):
-            raise
-        except Exception as error:
-            raise Rejected(
-                f"the session type {kind!r} refuses it: {type(error).__name__}: {error}",
-                locked=False,
-            ) from error

@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 from statesync.codec import Character
-from statesync.errors import BrokerUnavailable, CharacterNotFound, CharacterNotLoaded
+from statesync.errors import (
+    BrokerUnavailable,
+    CharacterNotFound,
+    CharacterNotLoaded,
+    CharacterNotRestored,
+)
 from statesync.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
 from statesync.session_codec import Session
 from statesync.settings import Settings
@@ -53,13 +58,15 @@ class LoginService:
         """Restore a character and its sessions where they are absent, and return them.
 
         Two logins at once end in one state, and a login during a backup or an eviction gets the
-        newest. Raises CharacterNotFound, InvalidCharId, ServerUnavailable, or CorruptState where
-        Redis holds what cannot be read.
+        newest. Raises CharacterNotFound, CharacterNotRestored, InvalidCharId, ServerUnavailable,
+        or CorruptState where Redis holds what cannot be read.
         """
         report = self.orchestrator.restore_full_state(char_id)
         for _ in range(_ROUNDS):
             if report.outcome == "not_found":
                 raise CharacterNotFound(char_id)
+            if report.error:
+                raise CharacterNotRestored(char_id, report.error)
             try:
                 character, sessions = self.orchestrator.hot.get_full_state(char_id)
             except CharacterNotLoaded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ from statesync.vitals import DeriveVitals
 
 __all__ = ["Restore", "RestoreReport"]
 
+log = logging.getLogger(__name__)
+
 _ROUNDS = 4
 """How often a row that was read too early is read again."""
 _LOG_STEP = 1000
@@ -34,13 +37,15 @@ class RestoreReport:
 
     char_id: int
     outcome: str
-    """``restored`` from PostgreSQL, ``live`` in Redis already, or ``not_found``."""
+    """``restored`` from PostgreSQL, ``live`` in Redis already, ``not_found``, or ``failed``: the
+    type of one of its sessions cannot load it, as ``error`` says. Then nothing was restored."""
     version: int | None = None
     sessions: dict[str, str] = field(default_factory=dict)
     """By type: ``restored`` from PostgreSQL, ``live`` in Redis already, or ``ended``: the character
     pointed at it, but nothing of it is left to restore."""
     fallback_from: str | None = None
     """The state it was saved in, of whose session nothing is left: it is in the fallback state."""
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +89,32 @@ class Restore:
         """Restore characters where they are absent. Raises ServerUnavailable."""
         reports: dict[int, RestoreReport] = {}
         for start in range(0, len(ids), self._batch_size):
-            pending: Sequence[int] = ids[start : start + self._batch_size]
-            for _ in range(_ROUNDS):
-                pending = self._round(pending, reports)
-                if not pending:
-                    break
-            if pending:
-                raise DatabaseUnavailable(
-                    f"PostgreSQL returned older rows than were evicted from Redis, for character "
-                    f"{pending[0]} and {len(pending) - 1} more: is it a replica that lags?"
-                )
+            self._batch(ids[start : start + self._batch_size], reports)
             progress(min(start + self._batch_size, len(ids)))
         self._hot.count(Counter(report.outcome for report in reports.values()))
         return [reports[char_id] for char_id in ids]
+
+    def _batch(self, ids: Sequence[int], reports: dict[int, RestoreReport]) -> None:
+        """Restore some; where a session type cannot load one, halve them until it is alone."""
+        pending = ids
+        try:
+            for _ in range(_ROUNDS):
+                pending = self._round(pending, reports)
+                if not pending:
+                    return
+        except database.Rejected as error:
+            if len(pending) > 1:
+                half = len(pending) // 2
+                self._batch(pending[:half], reports)
+                self._batch(pending[half:], reports)
+            else:
+                log.exception("character %d is not restored", pending[0])
+                reports[pending[0]] = RestoreReport(pending[0], "failed", error=str(error))
+            return
+        raise DatabaseUnavailable(
+            f"PostgreSQL returned older rows than were evicted from Redis, for character "
+            f"{pending[0]} and {len(pending) - 1} more: is it a replica that lags?"
+        )
 
     def _round(self, ids: Sequence[int], reports: dict[int, RestoreReport]) -> list[int]:
         """Restore what can be; returns the ids whose rows were read too early."""
@@ -114,11 +132,10 @@ class Restore:
         with database.transaction(self._engine) as connection:
             rows = durable.load(connection, absent)
             having = durable_sessions.having_open(connection, [*rows, *lost])
-            sessions_of = {
-                kind: self._types[kind].load(connection, char_ids)
-                for kind, char_ids in having.items()
-                if kind in self._types
-            }
+            sessions_of: dict[str, dict[int, Session]] = {}
+            for kind in having.keys() & self._types.keys():
+                with database.work_of(f"the session type {kind!r} cannot load it"):
+                    sessions_of[kind] = self._types[kind].load(connection, having[kind])
         reports |= {i: RestoreReport(i, "not_found") for i in absent if i not in rows}
         planned = {char_id: self._plan(row, sessions_of) for char_id, row in rows.items()}
         for char_id, references in lost.items():

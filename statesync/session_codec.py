@@ -180,7 +180,13 @@ def _json_fields(kind: str) -> frozenset[str]:
 def _check(kind: str, fields: Mapping[str, Any]) -> None:
     if "participants" in fields:
         _check_participants(fields["participants"])
-    find_type(kind).check(fields)
+    try:
+        find_type(kind).check(fields)
+    except InvalidField:
+        raise
+    except Exception as error:
+        shown = f"the session type's check of it fails: {type(error).__name__}: {error}"
+        raise InvalidField("(all)", shown) from error
 
 
 def _check_participants(value: Any) -> None:

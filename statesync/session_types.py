@@ -160,7 +160,7 @@ def _entries() -> list[Any]:
             ) from error
     if not loaded:
         raise InvalidSessionType(
-            f"no session type is installed, not even our own: the entry points {ENTRY_POINTS} of an "
-            "older installation; run `pip install` once more"
+            "no session type is installed, not even our own: an older installation is without "
+            f"the entry points {ENTRY_POINTS}; run `pip install` once more"
         )
     return list(dict.fromkeys(loaded))

@@ -69,7 +69,7 @@ def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool)
     """Load characters and their sessions from PostgreSQL into Redis; what is live is left alone.
 
     Works without workers and queues, so logins that come in meanwhile do not wait behind it. Exit
-    status 1 if one of the IDs was not found.
+    status 1 if one of them was not found, or cannot be loaded.
 
     \b
     Examples:
@@ -93,10 +93,11 @@ def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool)
             at = "" if report.version is None else f" at version {report.version}"
             with_ = "".join(f", {kind} {outcome}" for kind, outcome in report.sessions.items())
             fell = report.fallback_from and f", no longer in state {report.fallback_from!r}"
-            console.print(f"{report.char_id}: {report.outcome}{at}{with_}{fell or ''}")
+            why = f" ({report.error})" if report.error else ""
+            console.print(f"{report.char_id}: {report.outcome}{at}{with_}{fell or ''}{why}")
         if len(reports) > 20:
             console.print(_counts(Counter(report.outcome for report in reports)))
-    if any(report.outcome == "not_found" for report in reports):
+    if any(report.outcome in ("not_found", "failed") for report in reports):
         sys.exit(1)
 
 
@@ -117,11 +118,13 @@ def _restore_active(
         bar.advance(task, len(page))
     if as_json:
         print_json({"outcomes": outcomes, "sessions": sessions, "fallbacks": fallbacks})
-        return
-    console.print(f"Characters: {_counts(outcomes)}.")
-    console.print(f"Their sessions: {_counts(sessions)}.")
-    if fallbacks:
-        console.print(f"{fallbacks} went to the fallback state: nothing is left of their session.")
+    else:
+        console.print(f"Characters: {_counts(outcomes)}.")
+        console.print(f"Their sessions: {_counts(sessions)}.")
+        if fallbacks:
+            console.print(f"{fallbacks} went to the fallback state: their session has ended.")
+    if outcomes["failed"]:
+        sys.exit(1)
 
 
 @click.command()

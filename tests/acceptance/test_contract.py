@@ -84,7 +84,7 @@ def test_a_bare_writer_is_saved_by_the_sweep_and_restored_by_name(
     assert game.call("restore_full_state", 42)["outcome"] == "live"
     assert game.call("restore_full_state", 43) == {
         "char_id": 43, "outcome": "not_found", "version": None,
-        "sessions": {}, "fallback_from": None,
+        "sessions": {}, "fallback_from": None, "error": None,
     }  # fmt: skip
     assert game.call("restore_batch", [42, 43]) == {"live": 1, "not_found": 1}
 

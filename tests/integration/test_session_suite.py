@@ -6,17 +6,17 @@ A type that is registered elsewhere is tested here as well; ``SAMPLES`` may name
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from examples import fishing
-from statesync import session_types
-from statesync.errors import InSession, SessionClosed, SessionNotFound
+from statesync import LoginService, Session, SessionOrchestrator, session_types
+from statesync.errors import CharacterNotRestored, InSession, SessionClosed, SessionNotFound
 from statesync.keys import Keys
 from statesync.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
@@ -282,6 +282,83 @@ def test_joining_and_leaving(
     assert game.backup_full_state(5).sessions == {kind: "closed"}
     assert rows(engine, active) == []
     assert len(rows(engine, "SELECT * FROM session_characters")) == 5, "history is kept"
+
+
+class Broken(SessionOrchestrator):
+    """A type whose author has made every mistake there is."""
+
+    name = "broken"
+    mistake = ""
+
+    @classmethod
+    def check(cls, fields: Mapping[str, Any]) -> None:
+        if cls.mistake == "check":
+            raise KeyError(*fields)
+
+    def payload(self, session: Session) -> dict[str, Any]:
+        return {"x": 1 / 0} if self.mistake == "payload" else session.fields
+
+    def save(self, connection: Connection, snapshots: Sequence[Session]) -> None:
+        if self.mistake == "save":
+            raise KeyError("save")
+        if self.mistake == "no table":
+            connection.execute(text("SELECT * FROM no_such_table"))
+
+    def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
+        if self.mistake == "load":
+            connection.execute(text("SELECT * FROM no_such_table"))
+        return self.open_sessions(connection, char_ids)
+
+
+@pytest.fixture
+def broken(orchestrator: GameStateOrchestrator) -> Iterator[GameStateOrchestrator]:
+    session_types.register(Broken)
+    yield GameStateOrchestrator(orchestrator.hot, orchestrator.engine)
+    Broken.mistake = ""
+    session_types._decorated.remove(Broken)
+    session_types._known.clear()
+
+
+@pytest.mark.parametrize("mistake", ["check", "payload", "save", "no table"])
+def test_broken_type_holds_up_its_own_players_alone(
+    broken: GameStateOrchestrator, mistake: str, full_core: FullCore
+) -> None:
+    for i in range(1, 10):
+        broken.hot.create(i, **full_core(i))
+    broken.hot.open_session("broken", [3, 4], {"a": "b"})
+    Broken.mistake = mistake
+    reports = broken.backup_many(range(1, 10))
+    bad = [r for r in reports if r.outcome == "quarantined"]
+    assert [r.char_id for r in bad] == [3, 4]
+    assert {r.outcome for r in reports if r not in bad} == {"saved"}
+    named = {
+        "check": "the session type's check of it fails: KeyError",
+        "payload": "the session type 'broken' cannot save it: ZeroDivisionError",
+        "save": "the session type 'broken' cannot save it: KeyError: 'save'",
+        "no table": 'cannot save it: relation "no_such_table" does not exist',
+    }
+    assert all(named[mistake] in (r.error or "") for r in bad)
+    Broken.mistake = ""
+    assert {r.outcome for r in broken.backup_many([3])} == {"saved"}
+
+
+def test_type_that_cannot_load_holds_up_its_own_players_alone(
+    broken: GameStateOrchestrator, full_core: FullCore, raw: Any, keys: Keys
+) -> None:
+    for i in range(1, 10):
+        broken.hot.create(i, **full_core(i))
+    broken.hot.open_session("broken", [3], {"a": "b"})
+    broken.backup_many(range(1, 10))
+    wipe(raw, keys)
+    Broken.mistake = "load"
+    reports = {r.char_id: r for r in broken.restore_many(range(1, 10))}
+    assert reports.pop(3).outcome == "failed"
+    assert {r.outcome for r in reports.values()} == {"restored"}
+    assert broken.hot.look(3) is None
+    with pytest.raises(CharacterNotRestored, match="'broken' cannot load it: relation"):
+        LoginService(broken, lambda _: None).login(3)
+    Broken.mistake = ""
+    assert broken.restore_full_state(3).sessions == {"broken": "restored"}
 
 
 def test_example_is_as_short_as_we_say() -> None:
