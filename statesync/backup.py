@@ -29,7 +29,7 @@ from statesync.groups import Outcome
 from statesync.hot import HotStore, done
 from statesync.sessions.base import SessionOrchestrator
 from statesync.snapshots import Taken, add, decode, merge, read_logs
-from statesync.transfer_commands import References, Settled, Wider
+from statesync.transfer_commands import Ended, References, Settled, Wider
 
 __all__ = ["Backup", "BackupReport"]
 
@@ -291,20 +291,32 @@ class _Batch:
                     char_id, "conflict" if conflict else name, result.version, error, None, of_it
                 )
                 taken_at = item.group.characters[char_id].version
-                acknowledged.append((claim, taken_at, result.version))
+                left = item.snapshot.cores[char_id].get(b"left_sessions", b"").decode()
+                acknowledged.append(Ended(claim, taken_at, result.version, left))
             else:
                 report = BackupReport(char_id, "deleted")
-                acknowledged.append((claim, 0, 0))
+                acknowledged.append(Ended(claim))
             self.reports[char_id] = report
             self.pending.pop(char_id, None)
-        first, *others = sorted(acknowledged, key=lambda a: a[0].char_id != item.anchor)
+        first, *others = sorted(acknowledged, key=lambda a: a.claim.char_id != item.anchor)
+        away = item.snapshot.cores.keys() - item.snapshot.claims.keys()
+        others += [Ended(Claim(char_id, 0)) for char_id in away]
         return self.commands.acknowledge(
-            *first,
+            *first[:3],
             item.snapshot.at_ms,
+            left=first.left,
             others=others,
             sessions=[
-                Settled(session.kind, text, session.version, result.version)
+                Settled(
+                    session.kind,
+                    text,
+                    session.version,
+                    result.version,
+                    raw.get(b"left_participants", b"").decode(),
+                    session.closed,
+                )
                 for text, (session, result) in sessions.items()
+                for _, raw in [item.snapshot.sessions[session.kind, text]]
             ],
         )
 

@@ -46,7 +46,7 @@ CORE_FIELDS = ("state", "location", "bio", "stats", "vitals")
 
 T = TypeVar("T")
 
-_OWN_BY_STATESYNC = ("version", "saved_version")
+_OWN_BY_STATESYNC = ("version", "saved_version", "left_sessions")
 _MAX_DIGITS = len(str(MAX_ID))
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_TEXT = re.compile(rf"[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}")
@@ -111,6 +111,8 @@ def decode(char_id: int, raw: Mapping[bytes, bytes]) -> Character:
         name = raw_name.decode(errors="backslashreplace")
         try:
             _text(raw_name, "the field's name ")
+            if name == "left_sessions":
+                continue
             if name in _CHECKS:
                 core[name] = _CHECKS[name](raw_value)
             else:
@@ -351,5 +353,5 @@ def _version(raw: bytes) -> int:
 
 _JSON_FIELDS = {"location": _location, "bio": _bio, "stats": _stats, "vitals": _vitals}
 _CHECKS: dict[str, Any] = {"state": _state, **_JSON_FIELDS}
-_CHECKS |= dict.fromkeys(_OWN_BY_STATESYNC, _version)
+_CHECKS |= dict.fromkeys(("version", "saved_version"), _version)
 _FURTHER_CHECKS: dict[str, Any] = dict.fromkeys(SESSION_FIELDS, _session_id)

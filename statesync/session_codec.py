@@ -25,7 +25,7 @@ __all__ = [
     "write_session",
 ]
 
-_OWN = ("version", "closed_at")
+_OWN = ("version", "closed_at", "left_participants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ def _decode(kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: 
             version = codec.version_value(name, raw_value)
         elif name == "closed_at":
             closed = True
+        elif name == "left_participants":
+            continue
         elif name in json_fields:
             fields[name] = codec.json_value(name, raw_value)
         else:

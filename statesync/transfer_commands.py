@@ -19,6 +19,8 @@ from statesync.session_codec import Session, read_participants, read_references,
 from statesync.session_types import names, reference_field, session_uuid
 
 __all__ = [
+    "LEFT",
+    "Ended",
     "References",
     "Settled",
     "Wider",
@@ -84,6 +86,19 @@ References = Mapping[int, Mapping[str, str]]
 """By character: the ids that the core points at, by type."""
 
 
+LEFT = "left_sessions"
+"""The field of a core that says which sessions it has left since it was saved, as ``type:id …``."""
+
+
+def _sessions(known: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the sessions that a core points at or has left, as type and id."""
+    held = [(kind, text) for kind, text in known.items() if kind != LEFT]
+    for name in known.get(LEFT, "").split():
+        kind, _, session_id = name.partition(":")
+        held.append((kind, session_id))
+    return held
+
+
 class Wider(NamedTuple):
     """Why there is no snapshot yet: more belongs to it than was thought."""
 
@@ -104,24 +119,31 @@ def try_snapshot(
     """
     members: dict[int, Mapping[str, str]] = {held.char_id: {}, **references}
     kinds = names()
-    sessions = sorted({item for known in members.values() for item in known.items()})
+    sessions = sorted({item for known in members.values() for item in _sessions(known)})
 
     def parse(reply: Raw) -> Snapshot | Wider:
         if not reply[0]:
             wider: dict[int, dict[str, str]] = {}
-            rows = (reply[1][i : i + len(kinds)] for i in range(0, len(reply[1]), len(kinds)))
+            width = len(kinds) + 1
+            rows = (reply[1][i : i + width] for i in range(0, len(reply[1]), width))
             for char_id, row in zip(members, rows, strict=True):
-                wider[char_id] = read_references(char_id, row)
-            for (kind, session_id), raw in zip(sessions, reply[2], strict=True):
-                for char_id in read_participants(f"{kind}:session:{session_id}", held.char_id, raw):
+                wider[char_id] = read_references(char_id, row[:-1])
+                if row[-1]:
+                    wider[char_id][LEFT] = row[-1].decode()
+            lists = zip(reply[2][::2], reply[2][1::2], strict=True)
+            for (kind, session_id), (raw, left) in zip(sessions, lists, strict=True):
+                name = f"{kind}:session:{session_id}"
+                for char_id in read_participants(name, held.char_id, raw):
                     wider.setdefault(char_id, {})
+                for text in left.decode().split():
+                    wider.setdefault(int(text), {})
             return Wider(wider)
         cores = dict(zip(members, reply[2], strict=True))
         return Snapshot(
             int(reply[1]),
             {i: Claim(i, int(core[0])) for i, core in cores.items() if core},
             {i: pairs(core[1:]) for i, core in cores.items()},
-            {i: dict(known) for i, known in members.items()},
+            {i: {k: v for k, v in known.items() if k != LEFT} for i, known in members.items()},
             {
                 reference: (raw[0], pairs(raw[1:])) if raw else (0, {})
                 for reference, raw in zip(sessions, reply[3], strict=True)
@@ -137,8 +159,9 @@ def try_snapshot(
         *(keys.session_log(*reference) for reference in sessions),
     )
     args: list[str | int] = [codec.MAX_CORE_BYTES, lease_us, held.token]
-    args += [len(members), len(sessions), len(kinds), *map(reference_field, kinds), *members]
-    args += [known.get(kind, "") for known in members.values() for kind in kinds]
+    args += [len(members), len(sessions), len(kinds) + 1, *map(reference_field, kinds), LEFT]
+    args += members
+    args += [known.get(kind, "") for known in members.values() for kind in (*kinds, LEFT)]
     return Command(_snapshot, on, args, parse, held.char_id)
 
 
@@ -161,6 +184,19 @@ def snapshot(
 _acknowledge = load_script("acknowledge")
 
 
+class Ended(NamedTuple):
+    """A claim that is to end: the version of the snapshot, and the one that is durable.
+
+    Its token is 0 for somebody who was not loaded at the snapshot.
+    """
+
+    claim: Claim
+    taken: int = 0
+    durable: int = 0
+    left: str = ""
+    """The sessions that the character had left."""
+
+
 class Settled(NamedTuple):
     """What became of a session: the version of its snapshot, and the one that is durable."""
 
@@ -168,6 +204,10 @@ class Settled(NamedTuple):
     session_id: str
     taken: int
     durable: int
+    left: str = ""
+    """The characters that had left it."""
+    closed: bool = False
+    """Whether it was closed at the snapshot; closed since, its end is not durable yet."""
 
 
 def acknowledge(
@@ -178,28 +218,31 @@ def acknowledge(
     at_ms: int = 0,
     /,
     *,
-    others: Sequence[tuple[Claim, int, int]] = (),
+    left: str = "",
+    others: Sequence[Ended] = (),
     sessions: Sequence[Settled] = (),
 ) -> Command[bool]:
     """End a claim, and those of whom a session ties to it: version ``durable`` is in PostgreSQL.
 
     ``taken`` is the version of the snapshot; both are 0 where nothing was saved on its account.
-    False if the claim was not ours any more.
+    ``left`` are the sessions that it had left. False if the claim was not ours any more.
     """
-    cores = [(held, taken, durable), *others]
+    cores = [Ended(held, taken, durable, left), *others]
     on = (
         keys.dirty,
         keys.claimed,
         keys.since,
         keys.quarantine,
-        *(keys.core(claim.char_id) for claim, _, _ in cores),
+        *(keys.core(ended.claim.char_id) for ended in cores),
         *(keys.session(s.kind, s.session_id) for s in sessions),
         *(keys.session_log(s.kind, s.session_id) for s in sessions),
+        *(keys.evicted(s.session_id) for s in sessions),
     )
-    args: list[str | int] = [at_ms, len(cores), len(sessions)]
-    args += chain.from_iterable((*claim, was, is_now) for claim, was, is_now in cores)
-    for kind, session_id, was, is_now in sessions:
-        args += [reference_field(kind), session_id, was, is_now]
+    args: list[str | int] = [at_ms, len(cores), len(sessions), REMEMBER_MS]
+    for ended in cores:
+        args += [*ended.claim, ended.taken, ended.durable, ended.left]
+    for kind, session_id, was, is_now, gone, closed in sessions:
+        args += [reference_field(kind), session_id, was, is_now, gone, int(closed)]
     return Command(_acknowledge, on, args, bool, held.char_id)
 
 

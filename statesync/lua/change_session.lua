@@ -1,5 +1,6 @@
 -- Changes a session: writes fields, appends to its log, takes somebody in or out, closes it; and
--- marks all participants that are loaded. The last one to leave closes it.
+-- marks all participants that are loaded. The last one to leave closes it. Who leaves stays tied to
+-- it until both are saved.
 -- Nothing is done where the session names others than expected, or nobody: the reply says whom.
 -- Sent twice it does no harm: what was appended once is not appended again.
 -- KEYS: 1 session, 2 log, 3 dirty, 4 since, 5 once, then the participants' cores, the joiner's last
@@ -55,6 +56,12 @@ elseif place then
   if redis.call('HGET', key, ARGV[1]) == ARGV[2] then
     redis.call('HDEL', key, ARGV[1])
     redis.call('HINCRBY', key, 'version', 1)
+    -- What was taken along is saved together with what was left behind.
+    local name = string.gsub(ARGV[1], '_session_id$', '') .. ':' .. ARGV[2]
+    local also = redis.call('HGET', key, 'left_sessions')
+    redis.call('HSET', key, 'left_sessions', also and also .. ' ' .. name or name)
+    also = redis.call('HGET', KEYS[1], 'left_participants')
+    redis.call('HSET', KEYS[1], 'left_participants', also and also .. ' ' .. leaver or leaver)
   end
   mark(key, leaver)
 end

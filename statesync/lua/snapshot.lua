@@ -3,14 +3,15 @@
 -- The claims cover every change made so far, so the dirty marks are cleared here: one that is set
 -- afterwards means a change that this snapshot does not hold. Whoever is read without being
 -- claimed by us is claimed here; an older claim is superseded.
--- Nothing is done where a core points at other sessions than expected, or a session names
--- somebody who is not among the cores: the reply says what is so, for the next try.
+-- Nothing is done where a core points at, or has left, other sessions than expected, or a session
+-- names, or was left by, somebody who is not among the cores: the reply says what is so, for the
+-- next try.
 -- KEYS: 1 dirty, 2 claimed, 3 since, then the cores, the sessions, the sessions' logs
 -- ARGV: 1 most bytes, 2 lease in µs, 3 token, 4 how many cores, 5 sessions, 6 reference fields;
 --       then the fields; the char_ids, the claimed one first; for each core, what each field holds
 -- Returns: 1, the time in ms, for each core its token, field, value, … or nothing where it is
 --          gone, for each session its log's length, field, value, … or nothing;
---          or 0, what the fields hold, and the sessions' participants
+--          or 0, what the fields hold, and the sessions' participants and who has left them
 -- Errors: LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION, WRONGTYPE
 local cores, sessions, fields = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local first_id = 6 + fields
@@ -34,10 +35,13 @@ for i = 1, cores do
   end
 end
 for i = 1, sessions do
-  local list = redis.pcall('HGET', KEYS[3 + cores + i], 'participants') or ''
-  if type(list) ~= 'string' then return redis.error_reply('WRONGTYPE ' .. 3 + cores + i) end
-  participants[i] = list
-  for id in string.gmatch(list, '%d+') do expected = expected and among[id] end
+  local lists = redis.pcall('HMGET', KEYS[3 + cores + i], 'participants', 'left_participants')
+  if lists.err then return redis.error_reply('WRONGTYPE ' .. 3 + cores + i) end
+  for j = 1, 2 do
+    local list = lists[j] or ''
+    participants[#participants + 1] = list
+    for id in string.gmatch(list, '%d+') do expected = expected and among[id] end
+  end
 end
 if not expected then return {0, found, participants} end
 

@@ -22,7 +22,7 @@ from statesync.errors import (
     SessionNotFound,
 )
 from statesync.session_codec import Session
-from statesync.transfer_commands import Settled
+from statesync.transfer_commands import Ended, Settled
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
@@ -355,13 +355,13 @@ def test_acknowledge_ends_all_claims_and_gives_versions_back(
 ) -> None:
     claim, _ = store.claim(1, LEASE)
     taken = store.snapshot(claim, LEASE)
-    others = [(taken.claims[i], 3, 3) for i in (2, BIG)]
+    others = [Ended(taken.claims[i], 3, 3) for i in (2, BIG)]
     sessions = [Settled("combat", str(fight), 2, 2)]
     assert store.acknowledge(claim, 3, 3, taken.at_ms, others=others, sessions=sessions)
     assert store.status().claimed == 0
     claim, _ = store.claim(1, LEASE)
     taken = store.snapshot(claim, LEASE)
-    others = [(taken.claims[i], 4, 3) for i in (2, BIG)]
+    others = [Ended(taken.claims[i], 4, 3) for i in (2, BIG)]
     sessions = [Settled("combat", str(fight), 3, 2)]
     for ours in (True, False):
         done = store.acknowledge(claim, 4, 3, taken.at_ms, others=others, sessions=sessions)
@@ -377,8 +377,8 @@ def test_acknowledge_clears_a_closed_session_away(
     store.close_session("combat", fight)
     claim, _ = store.claim(1, LEASE)
     taken = store.snapshot(claim, LEASE)
-    others = [(taken.claims[i], 3, 3) for i in (2, BIG)]
-    sessions = [Settled("combat", str(fight), 4, 4)]
+    others = [Ended(taken.claims[i], 3, 3) for i in (2, BIG)]
+    sessions = [Settled("combat", str(fight), 4, 4, closed=True)]
     newer, _ = store.claim(1, LEASE)
     assert not store.acknowledge(claim, 3, 3, taken.at_ms, others=others, sessions=sessions)
     assert store.get(1).sessions == {"combat": fight}, "not under a claim that is lost"
