@@ -14,6 +14,7 @@ from statesync.groups import Group, Outcome
 from statesync.hot import HotStore
 from statesync.keys import Keys
 from statesync.orchestrator import GameStateOrchestrator
+from statesync.restore import Restore
 from statesync.snapshots import Taken, decode, read_logs
 from tests.conftest import FullCore
 
@@ -163,6 +164,115 @@ def test_lost_acknowledgement_of_a_close(
     assert hot.get(1).sessions == {}
     assert not raw.exists(keys.session("combat", str(fight)))
     assert rows(engine, "SELECT count(*) FROM combat_log") == [(2,)]
+
+
+def test_closed_between_snapshot_and_acknowledgement_it_keeps_its_end(
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save = groups.save
+
+    def and_then_it_ends(*args: Any, **kwargs: Any) -> list[Outcome]:
+        outcomes = save(*args, **kwargs)
+        hot.close_session("combat", fight, {"result": "won"})
+        return outcomes
+
+    monkeypatch.setattr(groups, "save", and_then_it_ends)
+    assert orchestrator.backup_full_state(1).sessions == {"combat": "saved"}
+    monkeypatch.undo()
+    assert hot.get(1).sessions == {"combat": fight}
+    assert orchestrator.backup_full_state(1).sessions == {"combat": "closed"}
+    assert rows(engine, "SELECT payload->>'result' FROM sessions") == [("won",)]
+
+
+def test_who_logs_in_while_it_closes_keeps_no_reference(
+    orchestrator: GameStateOrchestrator,
+    other: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    raw: Any,
+    keys: Keys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orchestrator.backup_many(PARTY)
+    orchestrator.evict(2)
+    hot.close_session("combat", fight)
+    save = groups.save
+
+    def and_somebody_logs_in(*args: Any, **kwargs: Any) -> list[Outcome]:
+        other.restore_full_state(2)
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(groups, "save", and_somebody_logs_in)
+    assert orchestrator.backup_full_state(1).sessions == {"combat": "closed"}
+    assert hot.get(2).sessions == {}
+    assert hot.marks(2).dirty
+
+
+def test_slow_restore_does_not_bring_a_closed_one_back(
+    orchestrator: GameStateOrchestrator,
+    other: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    raw: Any,
+    keys: Keys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orchestrator.backup_many(PARTY)
+    orchestrator.evict(2)
+    fill = Restore._fill
+
+    def after_it_has_closed(restore: Restore, *args: Any) -> list[int]:
+        monkeypatch.undo()
+        hot.close_session("combat", fight)
+        assert orchestrator.backup_full_state(1).sessions == {"combat": "closed"}
+        return fill(restore, *args)
+
+    monkeypatch.setattr(Restore, "_fill", after_it_has_closed)
+    report = other.restore_full_state(2)
+    assert (report.sessions, report.fallback_from) == ({"combat": "ended"}, "combat")
+    assert not raw.exists(keys.session("combat", str(fight)))
+
+
+def test_who_leaves_is_saved_with_what_he_left(
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    raw: Any,
+    keys: Keys,
+    engine: Engine,
+) -> None:
+    orchestrator.backup_many(PARTY)
+    hot.update_session("combat", fight, {"pot": "0"}, log=["1 takes it all"])
+    hot.leave_session("combat", fight, 1)
+    hot.update(1, loot="pot")
+    saved = "SELECT (SELECT extra->>'loot' FROM characters WHERE id = 1), payload->>'pot'"
+    assert orchestrator.backup_full_state(3).outcome == "saved"
+    assert rows(engine, f"{saved} FROM sessions") == [("pot", "0")]
+    assert not raw.hexists(keys.core(1), "left_sessions")
+    assert not raw.hexists(keys.session("combat", str(fight)), "left_participants")
+    hot.leave_session("combat", fight, 2)
+    hot.update(2, loot="crumbs")
+    orchestrator.evict(3)
+    hot.update(2, loot="more")
+    assert orchestrator.backup_full_state(2).sessions == {}
+    assert rows(engine, "SELECT payload->'participants' FROM sessions") == [([3],)]
+
+
+def test_last_loaded_one_leaves_and_what_he_did_is_saved(
+    orchestrator: GameStateOrchestrator, hot: HotStore, fight: UUID, engine: Engine
+) -> None:
+    orchestrator.backup_many(PARTY)
+    orchestrator.evict(2)
+    orchestrator.evict(3)
+    hot.update_session("combat", fight, log=["a hit"])
+    hot.leave_session("combat", fight, 1)
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+    assert rows(engine, "SELECT entry FROM combat_log") == [("a hit",)]
+    assert orchestrator.restore_full_state(2).sessions == {"combat": "live"}
 
 
 def test_same_save_repeated_doubles_no_row(
