@@ -28,14 +28,18 @@ for k = 5, #KEYS, 4 do
   at = todo_is.to
 end
 
+local function mark()
+  if redis.call('SADD', KEYS[3], ARGV[1]) == 1 then
+    local now = redis.call('TIME')
+    redis.call('ZADD', KEYS[4], 'NX', now[1] * 1000 + math.floor(now[2] / 1000), ARGV[1])
+  end
+end
+
 local reply = {live and 'live' or 'restored'}
 if not live then
   redis.call('HSET', KEYS[1], 'version', ARGV[2], 'saved_version', ARGV[2])
   for i = 5, after_core, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-  if ARGV[4] == '1' and redis.call('SADD', KEYS[3], ARGV[1]) == 1 then
-    local now = redis.call('TIME')
-    redis.call('ZADD', KEYS[4], 'NX', now[1] * 1000 + math.floor(now[2] / 1000), ARGV[1])
-  end
+  if ARGV[4] == '1' then mark() end
 end
 for _, session in ipairs(todo) do
   local k = session.k
@@ -43,6 +47,8 @@ for _, session in ipairs(todo) do
     reply[#reply + 1] = 'left'
   elseif session.live then
     reply[#reply + 1] = 'live'
+    -- Closed while nobody in it was loaded, it waits for somebody whose backup saves its end.
+    if redis.call('HEXISTS', KEYS[k], 'closed_at') == 1 then mark() end
   else
     redis.call('HSET', KEYS[k], 'version', session.version)
     for i = session.from, session.to, 2 do redis.call('HSET', KEYS[k], ARGV[i], ARGV[i + 1]) end

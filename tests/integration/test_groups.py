@@ -237,6 +237,27 @@ def test_slow_restore_does_not_bring_a_closed_one_back(
     assert not raw.exists(keys.session("combat", str(fight)))
 
 
+def test_closed_while_nobody_was_loaded_it_ends_with_the_next_login(
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    raw: Any,
+    keys: Keys,
+    engine: Engine,
+) -> None:
+    orchestrator.backup_many(PARTY)
+    for i in (2, 3):
+        orchestrator.evict(i)
+    hot.leave_session("combat", fight, 1)
+    orchestrator.backup_full_state(1)
+    hot.close_session("combat", fight, {"result": "nobody came back"})
+    assert hot.status().dirty == 0
+    assert orchestrator.restore_full_state(2).sessions == {"combat": "live"}
+    assert hot.marks(2).dirty
+    assert orchestrator.backup_full_state(2).sessions == {"combat": "closed"}
+    assert rows(engine, "SELECT payload->>'result' FROM sessions") == [("nobody came back",)]
+
+
 def test_who_leaves_is_saved_with_what_he_left(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,
