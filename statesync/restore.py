@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import uuid4
 
@@ -53,7 +53,8 @@ class _Planned:
     """How a character is to be restored."""
 
     core: Mapping[str, Any]
-    version: int
+    version: int | None
+    """None where the core is live and only its sessions are to be restored."""
     sessions: dict[str, Session] = field(default_factory=dict)
     """By the token under which the log is staged."""
     ended: tuple[str, ...] = ()
@@ -144,7 +145,7 @@ class Restore:
                 for kind, text in references.items()
                 if (session := sessions_of.get(kind, {}).get(char_id)) and str(session.id) == text
             }
-            planned[char_id] = _Planned({}, live[char_id].version, there)
+            planned[char_id] = _Planned({}, None, there)
         return self._fill(planned, reports)
 
     def _lost_sessions(
@@ -219,14 +220,16 @@ class Restore:
             if outcome == "stale":
                 again.append(char_id)
                 continue
-            of_it = dict.fromkeys(plan.ended, "ended")
-            if before := reports.get(char_id):
-                of_it |= before.sessions
-            of_it |= {
+            of_it = {
                 session.kind: result
                 for session, result in zip(plan.sessions.values(), outcomes, strict=True)
                 if result != "left"
             }
+            if plan.version is None:
+                before = reports[char_id]
+                reports[char_id] = replace(before, sessions=before.sessions | of_it)
+                continue
+            of_it |= dict.fromkeys(plan.ended, "ended")
             fallback_from = plan.fallback_from if outcome == "restored" else None
             reports[char_id] = RestoreReport(char_id, outcome, plan.version, of_it, fallback_from)
         return again

@@ -282,7 +282,7 @@ _fill = load_script("fill")
 def fill(
     keys: Keys,
     char_id: int,
-    version: int,
+    version: int | None,
     core: Mapping[str, str],
     /,
     *,
@@ -293,11 +293,12 @@ def fill(
 
     Then its ``sessions``, by the token under which their logs are staged: each ``restored``,
     ``live``, or ``left`` where the core does not point at it. ``changed`` marks the core dirty: it
-    is not what its row says.
+    is not what its row says. Without a ``version`` only sessions of a live core are restored.
     """
     todo = sessions or {}
     on = [keys.core(char_id), keys.evicted(char_id), keys.dirty, keys.since]
-    args: list[str | int] = [char_id, version, len(core), int(changed), *flat(core)]
+    args: list[str | int] = [char_id, "" if version is None else version]
+    args += [len(core), int(changed), *flat(core)]
     for token, session in todo.items():
         text = str(session.id)
         on += [keys.session(session.kind, text), keys.session_log(session.kind, text)]

@@ -1,16 +1,19 @@
 -- Restores a core from PostgreSQL, only where it is absent, and then its sessions, each only where
 -- the core points at it and it is absent: somebody else may still be playing in it.
 -- A row that was read before the character was played, saved and evicted again is refused: it is
--- older than the eviction. So is a log that was not staged whole. Then nothing is done.
+-- older than the eviction. So is a log that was not staged whole, and what was only to bring back
+-- sessions of a core that is gone by now. Then nothing is done.
 -- KEYS: 1 core, 2 evicted, 3 dirty, 4 since; then for each session its hash, log, evicted, staged
--- ARGV: 1 char_id, 2 the row's version, 3 how many fields, 4 1 if the core is not as its row;
+-- ARGV: 1 char_id, 2 the row's version or "" for its sessions alone, 3 how many fields, 4 1 if the core is not as its row;
 --       then field, value, …; then for each session its reference field, id, version, length of
 --       its log, how many fields, field, value, …
 -- Returns: "restored", "live" or "stale"; then for each session "restored", "live" or "left"
 -- Errors: none
 local live = redis.call('EXISTS', KEYS[1]) == 1
 local evicted = redis.call('GET', KEYS[2])
-if not live and evicted and tonumber(evicted) > tonumber(ARGV[2]) then return {'stale'} end
+if not live and (ARGV[2] == '' or evicted and tonumber(evicted) > tonumber(ARGV[2])) then
+  return {'stale'}
+end
 local after_core = 4 + 2 * tonumber(ARGV[3])
 
 local at, todo = after_core, {}

@@ -237,6 +237,31 @@ def test_slow_restore_does_not_bring_a_closed_one_back(
     assert not raw.exists(keys.session("combat", str(fight)))
 
 
+def test_login_that_finds_the_sessions_gone_with_the_core_restores_both(
+    orchestrator: GameStateOrchestrator,
+    other: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for i in PARTY:
+        hot.update(i, gold=i)
+    orchestrator.backup_many(PARTY)
+    orchestrator.evict(2)
+    orchestrator.evict(3)
+    look = Restore._lost_sessions
+
+    def after_the_eviction(restore: Restore, references: Any) -> Any:
+        monkeypatch.undo()
+        orchestrator.evict(1)
+        return look(restore, references)
+
+    monkeypatch.setattr(Restore, "_lost_sessions", after_the_eviction)
+    report = other.restore_full_state(1)
+    assert (report.outcome, report.sessions) == ("restored", {"combat": "restored"})
+    assert hot.get(1).fields["gold"] == "1"
+
+
 def test_closed_while_nobody_was_loaded_it_ends_with_the_next_login(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,
