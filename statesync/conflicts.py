@@ -35,11 +35,12 @@ def reconcile(
     between records it again, never not at all.
     """
     results = {i: r for item in left if item.outcome for i, r in item.outcome.characters.items()}
-    refused = [i for i, r in results.items() if isinstance(r, Refused) and i in pending]
-    marks = hot.run_many([hot.commands.marks(i) for i in refused])
     # Who has lost the claim knows nothing of conflicts any more.
-    refused = [i for i, m in zip(refused, marks, strict=True) if done(m).token == pending[i].token]
-    behind = _sessions_behind(hot, left, pending)
+    asked = [i for i in pending if i in results]
+    marks = hot.run_many([hot.commands.marks(i) for i in asked])
+    ours = {i for i, m in zip(asked, marks, strict=True) if done(m).token == pending[i].token}
+    refused = [i for i in ours if isinstance(results[i], Refused)]
+    behind = _sessions_behind(hot, [item for item in left if item.anchor in ours])
     if not refused and not behind and not any(isinstance(r, Incomplete) for r in results.values()):
         return set()
     with database.transaction(engine) as connection:
@@ -68,15 +69,13 @@ def reconcile(
     return {*refused, *(session.id for _, session, _ in behind)}
 
 
-def _sessions_behind(
-    hot: HotStore, left: Sequence[Taken], pending: Mapping[int, Claim]
-) -> list[tuple[int, Session, int]]:
+def _sessions_behind(hot: HotStore, left: Sequence[Taken]) -> list[tuple[int, Session, int]]:
     """Return the refused sessions of which Redis holds an older version than PostgreSQL, each
-    with one of its characters and the row's version."""
+    with one of its characters and the row's version. One that is gone has ended meanwhile."""
     refused = [
         (item.anchor, item.group.sessions[i], result.version)
         for item in left
-        if item.outcome and item.anchor in pending
+        if item.outcome
         for i, result in item.outcome.sessions.items()
         if isinstance(result, Refused)
     ]
@@ -84,5 +83,5 @@ def _sessions_behind(
     return [
         (char_id, session, version)
         for (char_id, session, version), live in zip(refused, map(done, looks), strict=True)
-        if live < version or version == session.version
+        if 0 <= live < version or (live >= 0 and version == session.version)
     ]

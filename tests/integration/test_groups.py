@@ -348,6 +348,32 @@ def conflicts(engine: Engine) -> list[Any]:
     return rows(engine, "SELECT reason, state FROM state_conflicts ORDER BY id")
 
 
+def test_faster_worker_that_ended_the_fight_is_no_conflict(
+    orchestrator: GameStateOrchestrator,
+    other: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was saved and ended meanwhile has not gone back."""
+    orchestrator.backup_many(PARTY)
+    save = groups.save
+
+    def too_late(*args: Any, **kwargs: Any) -> list[Outcome]:
+        monkeypatch.undo()
+        hot.update_session("combat", fight, {"round": "2"})
+        assert other.backup_full_state(2).outcome == "saved"
+        hot.close_session("combat", fight)
+        assert other.backup_full_state(2).sessions == {"combat": "closed"}
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(groups, "save", too_late)
+    hot.update_session("combat", fight, {"round": "1.5"})
+    assert orchestrator.backup_full_state(1).outcome in ("superseded", "stale")
+    assert conflicts(engine) == []
+
+
 def test_session_that_went_back_is_a_conflict_and_the_live_one_stands(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,
