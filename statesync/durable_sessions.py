@@ -272,7 +272,14 @@ def open_sessions(connection: Connection, kind: str, char_ids: Sequence[int]) ->
     for row in rows.values():
         among = sorted(members[row["id"]])
         fields = {"participants": among, **row["payload"]}
-        made[row["id"]] = Session(kind, row["id"], fields, row["version"], members=tuple(among))
+        made[row["id"]] = Session(
+            kind,
+            row["id"],
+            fields,
+            row["version"],
+            members=tuple(among),
+            foreign=row["digest"] is None,
+        )
     return {char_id: made[row["id"]] for char_id, row in rows.items()}
 
 

@@ -46,6 +46,8 @@ class Session:
     log: tuple[Any, ...] = ()
     members: tuple[int, ...] = ()
     """In a snapshot and in PostgreSQL: the characters that are in it now."""
+    foreign: bool = False
+    """Loaded from a row that statesync has never saved: its payload may not name all there is."""
 
     @property
     def participants(self) -> tuple[int, ...]:

@@ -144,7 +144,7 @@ def _to_row(owner: int, item: Item) -> dict[str, Any]:
 def _with_items(session: Session, items: Mapping[int, list[Item]]) -> Session:
     owner = _owner(session)
     owned = items.get(owner, []) if owner is not None else []
-    if not owned and "items" not in session.fields:
+    if "items" not in session.fields and not (owned and session.foreign):
         return session
     order = session.fields.get("items", [])
     place = {item_id: i for i, item_id in enumerate(order) if isinstance(item_id, str)}

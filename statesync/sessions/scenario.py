@@ -92,7 +92,8 @@ def _with_progress(session: Session, rows: Sequence[Mapping[str, Any]]) -> Sessi
         row = rows[0]
     marked = [name for name in _COLUMNS if name in fields]
     if row is not None:
-        fields |= {name: row[name] for name in marked or _COLUMNS}
+        named = _COLUMNS if session.foreign and not marked else marked
+        fields |= {name: row[name] for name in named}
         fields["quest_id"] = row["quest_id"]
     there = {k: v for k, v in fields.items() if k not in _COLUMNS or v is not None}
     return replace(session, fields=there)
