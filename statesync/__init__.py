@@ -9,6 +9,7 @@ from typing import Any
 
 from statesync import errors
 from statesync.codec import Character
+from statesync.game_store import AsyncGameStore, GameStore
 from statesync.hot import AsyncHotStore, HotStore
 from statesync.login import AsyncLoginService, LoggedIn, LoginService
 from statesync.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
@@ -16,13 +17,16 @@ from statesync.session_codec import Session
 from statesync.session_types import register
 from statesync.sessions.base import SessionOrchestrator, SessionReport
 from statesync.settings import Settings
+from statesync.together_commands import Together
 
 __all__ = [
+    "AsyncGameStore",
     "AsyncHotStore",
     "AsyncLoginService",
     "BackupReport",
     "Character",
     "GameStateOrchestrator",
+    "GameStore",
     "HotStore",
     "LoggedIn",
     "LoginService",
@@ -31,6 +35,7 @@ __all__ = [
     "SessionOrchestrator",
     "SessionReport",
     "Settings",
+    "Together",
     "errors",
     "register",
 ]
