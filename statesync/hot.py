@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 import redis.asyncio
-from redis import Redis
+from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
@@ -209,7 +209,8 @@ def done(result: T | StatesyncError) -> T:
 _MOST_ROUNDS = 25
 """How often a Command may answer with another one: each follows a change of the sessions."""
 _SECONDS = {"socket_connect_timeout": 5, "socket_timeout": 30, "health_check_interval": 30}
-_TIMEOUTS: Any = _SECONDS
+_TIMEOUTS: Any = {**_SECONDS, "max_connections": 50, "timeout": 30}
+"""More callers than connections wait for one."""
 
 
 class HotStore(_Store):
@@ -218,7 +219,8 @@ class HotStore(_Store):
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
         retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
-        self._redis: Redis = Redis.from_url(url, retry=retry, **_TIMEOUTS)
+        pool = BlockingConnectionPool.from_url(url, retry=retry, **_TIMEOUTS)
+        self._redis: Redis = Redis.from_pool(pool)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> HotStore:
@@ -284,7 +286,8 @@ class AsyncHotStore(_Store):
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
         retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
-        self._redis = redis.asyncio.Redis.from_url(url, retry=retry, **_TIMEOUTS)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, retry=retry, **_TIMEOUTS)
+        self._redis = redis.asyncio.Redis.from_pool(pool)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AsyncHotStore:
