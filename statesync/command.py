@@ -178,7 +178,7 @@ class Snapshot(NamedTuple):
     sessions: dict[tuple[str, str], tuple[int, dict[bytes, bytes]]]
     """By type and id: the length of its log, and its hash, empty where the session is gone."""
     ties: dict[str, dict[bytes, bytes]]
-    """By id: the members' names and their versions when they were last tied."""
+    """By id: each member's name, and the token of the last change that tied it."""
 
     def members(self) -> frozenset[str]:
         """Return the names of all members of the group, as ``members`` spells them."""

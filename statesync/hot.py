@@ -206,8 +206,8 @@ def done(result: T | StatesyncError) -> T:
     return result
 
 
-_MOST_ROUNDS = 25
-"""How often a Command may answer with another one: each follows a change of the sessions."""
+_MOST_ROUNDS = 100
+"""How often a Command may answer with another one: each time more turns out to belong to it."""
 _SECONDS = {"socket_connect_timeout": 5, "socket_timeout": 30, "health_check_interval": 30}
 _TIMEOUTS: Any = {**_SECONDS, "max_connections": 50, "timeout": 30}
 """More callers than connections wait for one."""

@@ -36,7 +36,7 @@ class Keys:
         return f"{self.prefix}statesync:evicted:{item}"
 
     def tie(self, tie: str) -> str:
-        """HASH: who was changed together; member to its version when it was last tied."""
+        """HASH: who was changed together; member to the token of the last change that tied it."""
         return f"{self.prefix}statesync:tie:{tie}"
 
     def once(self, token: str) -> str:

@@ -210,8 +210,8 @@ def acknowledge(
         args += [reference_field(kind), session_id, was, is_now, int(closed)]
     for tie, entries in tied.items():
         args += [tie, len(entries)]
-        for member, version in entries.items():
-            args += [member.decode(), number.get(member.decode(), 0), version.decode()]
+        for member, token in entries.items():
+            args += [member.decode(), number.get(member.decode(), 0), token.decode()]
     return Command(_acknowledge, on, args, bool, held.char_id)
 
 

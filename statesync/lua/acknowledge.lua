@@ -4,7 +4,7 @@
 -- conflict. Where the save touched no row because nothing had changed, the version that the
 -- snapshot raised goes back to the row's, unless somebody has raised it since.
 -- Who was tied at the snapshot is tied no more, unless something has tied him anew since: then his
--- entry has another version.
+-- entry has another token.
 -- A session that was closed at the snapshot is durable now, so it goes, and the references to it,
 -- also of who was not loaded then. It is remembered, so that a slow restore that read it open
 -- cannot bring it back.
@@ -14,7 +14,7 @@
 --       core char_id, token, version of the snapshot or 0, version that is durable or 0; then for
 --       each session its reference field, id, version of the snapshot, version that is durable, 1 if
 --       it was closed; then for each tie its id, how many members, for each name, number of its key
---       or 0, version
+--       or 0, token
 -- Returns: 1 if the first claim was still ours, else 0
 -- Errors: none
 local cores, sessions, ties = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])

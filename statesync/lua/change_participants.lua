@@ -40,15 +40,15 @@ if joiner ~= '' then
   if redis.call('EXISTS', core) == 0 then return redis.error_reply('NOTLOADED ' .. at[who]) end
   if held and held ~= '' and not points then return redis.error_reply('INSESSION ' .. at[who]) end
 end
-local plan = leaver ~= '' and points and plan_tie({name, leaver}, ARGV[5])
+local plan = leaver ~= '' and points and plan_tie({name, leaver}, ARGV[5], tonumber(ARGV[4]))
 if #found > 0 then return {0, found} end
-if plan and plan.size > tonumber(ARGV[4]) then
+if plan and plan.full then
   return redis.error_reply('TIEFULL 1 ' .. leaver .. ' ' .. table.concat(ids, ' '))
 end
 
 -- From here on nothing can be refused.
 if leaver ~= '' and not place and not points then return {1, version} end
-local version_of = {[name] = string.format('%.0f', redis.call('HINCRBY', session, 'version', 1))}
+version = string.format('%.0f', redis.call('HINCRBY', session, 'version', 1))
 local closes = leaver ~= '' and place and #ids == 1
 if closes then
   local time = redis.call('TIME')
@@ -58,8 +58,8 @@ elseif leaver ~= '' then
   if place then table.remove(ids, place) end
   if points then
     redis.call('HDEL', core, field)
-    version_of[leaver] = string.format('%.0f', redis.call('HINCRBY', core, 'version', 1))
-    tie(plan, version_of)
+    redis.call('HINCRBY', core, 'version', 1)
+    tie(plan, {name, leaver}, ARGV[5])
   end
 else
   if not place then ids[#ids + 1] = joiner end
@@ -70,4 +70,4 @@ redis.call('HSET', session, 'participants', '[' .. table.concat(ids, ',') .. ']'
 for _, id in ipairs({who, unpack(ids)}) do
   if redis.call('EXISTS', KEYS[at[id]]) == 1 then mark(KEYS[1], KEYS[2], id) end
 end
-return {1, version_of[name]}
+return {1, version}

@@ -10,7 +10,7 @@
 --       the members' names, the claimed one first; the types' names
 -- Returns: 1, the time in ms, for each core its token, field, value, … or nothing where it is
 --          gone, for each session its log's length, field, value, … or nothing, for each tie name,
---          version, …; or 0 and what else belongs to it
+--          token, …; or 0 and what else belongs to it
 -- Errors: LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION, WRONGTYPE
 local cores, sessions, ties = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local last_session = 3 + cores + sessions

@@ -76,9 +76,25 @@ end
 if #written == 1 and changes[1].participants and not string.find(changes[1].participants, '%d') then
   return redis.error_reply('NOBODY ' .. changes[1].key)
 end
-local plan = #written > 1 and plan_tie(written, fresh)
 if #found > 0 then return {0, found} end
-if plan and plan.size > tonumber(ARGV[4]) then
+
+-- Who takes part in a session that is tied is tied with it, so that one tie is the whole group.
+local tied, plan, is_tied = {}, nil, {}
+local function add(name)
+  if not is_tied[name] and redis.call('EXISTS', KEYS[at[name]]) == 1 then
+    is_tied[name] = true
+    tied[#tied + 1] = name
+  end
+end
+if #written > 1 then
+  for _, change in ipairs(changes) do
+    if change.what ~= 'guard' and not change.over then add(change.name) end
+    for id in string.gmatch(change.participants or '', '%d+') do add(id) end
+  end
+  plan = plan_tie(tied, fresh, tonumber(ARGV[4]))
+  if #found > 0 then return {0, found} end
+end
+if plan and plan.full then
   local whom = {}
   for id, key in pairs(at) do
     if key <= 3 + cores and redis.call('EXISTS', KEYS[key]) == 1 then whom[#whom + 1] = id end
@@ -88,14 +104,13 @@ end
 
 -- From here on nothing can be refused.
 local time = redis.call('TIME')
-local versions, version_of = {}, {}
+local versions = {}
 for i, change in ipairs(changes) do
   local key = KEYS[change.key]
   if change.what == 'guard' or change.over then
     versions[i] = redis.call('HGET', key, 'version') or '0'
   else
     versions[i] = string.format('%.0f', redis.call('HINCRBY', key, 'version', 1))
-    version_of[change.name] = versions[i]
     for j = change.first_field, change.first_field + 2 * change.fields - 1, 2 do
       redis.call('HSET', key, ARGV[j], ARGV[j + 1])
     end
@@ -112,6 +127,6 @@ for i, change in ipairs(changes) do
     end
   end
 end
-if plan then tie(plan, version_of) end
+if plan then tie(plan, tied, fresh) end
 if remember > 0 then redis.call('SET', KEYS[3], table.concat(versions, ' '), 'PX', remember) end
 return {1, versions}

@@ -1,8 +1,9 @@
 -- Ties what one change has changed, so that it is saved together: all are members of one tie, a
--- hash of name -> version at the last change that tied it. A member's own hash names its tie.
+-- hash of name -> token of the last change that tied it. A member's own hash names its tie.
 
--- Says which tie the members of a change are to be in, or notes whom it takes to know that.
-local function plan_tie(names, fresh)
+-- Says which tie the members of a change are to be in, or notes whom it takes to know that. It is
+-- full where it would have too many members and a save would help.
+local function plan_tie(names, fresh, most)
   local plan = {to = fresh, from = {}, size = 0}
   local seen, largest = {}, -1
   for _, name in ipairs(names) do
@@ -26,11 +27,12 @@ local function plan_tie(names, fresh)
       end
     end
   end
+  plan.full = plan.size > most and #plan.from > 0
   return plan
 end
 
--- Ties the members at their new versions; smaller ties are merged into the largest.
-local function tie(plan, version_of)
+-- Ties the members by the token of this change; smaller ties are merged into the largest.
+local function tie(plan, names, token)
   local to = KEYS[at[plan.to]]
   for _, from in ipairs(plan.from) do
     if from ~= plan.to then
@@ -45,8 +47,8 @@ local function tie(plan, version_of)
       redis.call('DEL', KEYS[at[from]])
     end
   end
-  for name, version in pairs(version_of) do
-    redis.call('HSET', to, name, version)
+  for _, name in ipairs(names) do
+    redis.call('HSET', to, name, token)
     redis.call('HSET', KEYS[at[name]], TIE, plan.to)
   end
 end
