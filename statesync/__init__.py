@@ -1,7 +1,7 @@
 """statesync: a write-behind cache with restore for game state.
 
 Redis holds every character hot, PostgreSQL holds it durable, and Celery workers move it between
-the two. Game code needs ``LoginService`` and ``HotStore``, or their async twins; the
+the two. Game code needs ``LoginService`` and ``GameStore``, or their async twins; the
 workers run ``GameStateOrchestrator``. A session type of your own is a ``SessionOrchestrator``.
 """
 
