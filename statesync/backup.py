@@ -136,6 +136,9 @@ class _Batch:
             if not self.pending or (turn > 0 and left and all(map(_busy, left))):
                 break
             self.conflicts |= reconcile(self.hot, self.engine, self.types, left, self.pending)
+            for item in left:
+                if item.corrupt:
+                    self.quarantine(item.group.characters, item.corrupt)
         self.release(self.pending.values())
         self.reports |= {i: BackupReport(i, "released") for i in self.pending}
         self.pending = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg2.extensions
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,6 +21,7 @@ _IDLE_SECONDS = 15
 """After this a transaction whose worker was stopped in the middle gives its locks back."""
 
 
+_FAILED = psycopg2.extensions.TRANSACTION_STATUS_INERROR
 _MISTAKES = ("21", "22", "23", "42")
 """Classes of PostgreSQL's errors: too many rows, data, integrity, and a statement that is wrong."""
 
@@ -78,11 +80,12 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def work_of(whose: str) -> Iterator[None]:
+def work_of(whose: str, connection: Connection | None = None) -> Iterator[None]:
     """Run code that is not ours, in our transaction: what is wrong with it or its data, and not
-    with a server, is Rejected, with its name."""
+    with a server, is Rejected, with its name. So is an error that it has kept to itself."""
     try:
         yield
+        _check_alive(connection)
     except Exception as error:
         shown = f"{type(error).__name__}: {error}"
         if isinstance(error, DBAPIError):
@@ -90,6 +93,11 @@ def work_of(whose: str) -> Iterator[None]:
                 raise
             shown = str(error.orig).strip().split("\n")[0]
         raise Rejected(f"{whose}: {shown}", locked=False) from error
+
+
+def _check_alive(connection: Connection | None) -> None:
+    if connection and connection.connection.get_transaction_status() == _FAILED:
+        raise RuntimeError("it has caught an error of PostgreSQL, which ends the transaction")
 
 
 def ping(engine: Engine) -> None:

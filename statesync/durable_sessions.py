@@ -24,8 +24,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from statesync.database import Rejected
 from statesync.durable import Accepted, Busy, Raced, Refused, Saved, recordset
-from statesync.models import characters, session_characters, sessions, state_conflicts
+from statesync.models import characters, session_characters, sessions
 from statesync.session_codec import Session
 from statesync.session_types import reference_field
 
@@ -35,8 +36,10 @@ __all__ = [
     "decide",
     "end_memberships",
     "having_open",
+    "memberships",
     "open_sessions",
-    "record_conflict",
+    "spoil",
+    "spoiled",
     "write",
 ]
 
@@ -45,7 +48,7 @@ _rows = recordset(sessions, "id", _NAMES)
 _members = recordset(session_characters, "session_id", ("character_id",))
 
 _LOCK = (
-    select(sessions.c.id, sessions.c.version, sessions.c.digest)
+    select(sessions.c.id, sessions.c.version, sessions.c.digest, sessions.c.session_type)
     .where(sessions.c.id == func.any(bindparam("ids")))
     .order_by(sessions.c.id)
     .with_for_update()
@@ -126,6 +129,18 @@ _CLOSE_EMPTY = (
     .values(closed_at=func.now())
 )
 
+# Where what a row depends on has changed, the next save is written, whatever the session holds.
+_SPOIL = update(sessions).where(sessions.c.id == func.any(bindparam("ids"))).values(digest="")
+_OF_OTHERS = (
+    select(_members.c.session_id)
+    .join(characters, characters.c.id == _members.c.character_id, isouter=True)
+    .where(characters.c.id.is_(None))
+)
+
+_END = (
+    update(sessions).where(sessions.c.id == func.any(bindparam("ids"))).values(closed_at=func.now())
+)
+
 _mine = (
     select(session_characters.c.character_id, session_characters.c.session_id)
     .where(
@@ -162,7 +177,10 @@ _OPEN = (
 def decide(
     connection: Connection, snapshots: Sequence[Session], *, wait: bool = True
 ) -> dict[UUID, Saved | Refused | Busy | Accepted]:
-    """Lock the rows of sessions and say what is to become of each, as ``durable.decide`` does."""
+    """Lock the rows of sessions and say what is to become of each, as ``durable.decide`` does.
+
+    Raises Rejected where an id is that of a session of another type.
+    """
     todo = {session.id: session for session in snapshots}
     if not todo:
         return {}
@@ -172,8 +190,10 @@ def decide(
     decided.update(dict.fromkeys(there, Busy()))
     decided.update(dict.fromkeys(todo.keys() - there, Accepted(new=True)))
     lock = _LOCK if wait else _LOCK.with_for_update(skip_locked=True)
-    for session_id, version, digest in connection.execute(lock, {"ids": list(there)}):
+    for session_id, version, digest, kind in connection.execute(lock, {"ids": list(there)}):
         session = todo[session_id]
+        if kind != session.kind:
+            raise Rejected(f"{session.name}: a {kind} session has this id", locked=False)
         same = digest == session.digest()
         if version > session.version or (version == session.version and not same):
             decided[session_id] = Refused(version)
@@ -189,9 +209,11 @@ def write(
     new: Sequence[Session],
     over: Sequence[Session],
     payloads: Mapping[UUID, Mapping[str, Any]],
+    saved: Collection[int],
 ) -> None:
     """Write the rows of sessions that ``decide`` has accepted, and who is in them now.
 
+    ``saved`` are characters that have rows. Who has none joins when the session is next saved.
     Raises Raced where another worker made one of the new rows meanwhile.
     """
     now = func.now()
@@ -220,6 +242,10 @@ def write(
         ]
         connection.execute(_JOIN, {"rows": once})
         connection.execute(_LEAVE, {"ids": [s.id for s in written], "rows": members})
+        away = [row for row in once if row["character_id"] not in saved]
+        if away:
+            unknown = connection.execute(_OF_OTHERS, {"rows": away}).scalars().all()
+            spoil(connection, unknown)
 
 
 def end_memberships(
@@ -233,24 +259,46 @@ def end_memberships(
     ``references`` are the ids that each core points at; ``saved`` are sessions whose own snapshot
     says who is in them. The last one to leave closes a session.
     """
-    known = connection.execute(_MEMBERSHIPS, {"char_ids": list(references)})
+    known = memberships(connection, list(references))
     said_otherwise = set(saved)
     gone = [
-        {"session_id": session_id, "character_id": char_id}
+        (session_id, char_id)
         for char_id, kind, session_id in known
         if kind in kinds
         and session_id not in said_otherwise
         and str(session_id) not in references[char_id]
     ]
     if gone:
-        connection.execute(_GO, {"rows": gone})
-        connection.execute(_CLOSE_EMPTY, {"ids": [row["session_id"] for row in gone]})
+        ids = [session_id for session_id, _ in gone]
+        rows = [{"session_id": session_id, "character_id": i} for session_id, i in gone]
+        connection.execute(_GO, {"rows": rows})
+        spoil(connection, ids)
+        connection.execute(_CLOSE_EMPTY, {"ids": ids})
+
+
+def spoil(connection: Connection, session_ids: Sequence[UUID]) -> None:
+    """Have sessions written again at their next save, whatever they hold."""
+    connection.execute(_SPOIL, {"ids": list(session_ids)})
+
+
+def spoiled(connection: Connection, session_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of the sessions are to be written again, whatever they hold."""
+    query = select(sessions.c.id).where(
+        sessions.c.id == func.any(bindparam("ids")), sessions.c.digest == ""
+    )
+    return set(connection.execute(query, {"ids": list(session_ids)}).scalars())
+
+
+def memberships(connection: Connection, char_ids: Sequence[int]) -> list[tuple[int, str, UUID]]:
+    """Return the open sessions that characters are in: character, type and id."""
+    found = connection.execute(_MEMBERSHIPS, {"char_ids": list(char_ids)})
+    return [(char_id, kind, session_id) for char_id, kind, session_id in found]
 
 
 def having_open(connection: Connection, char_ids: Sequence[int]) -> dict[str, list[int]]:
     """Return which of the characters are in an open session, by its type."""
     found: dict[str, list[int]] = defaultdict(list)
-    for char_id, kind, _ in connection.execute(_MEMBERSHIPS, {"char_ids": list(char_ids)}):
+    for char_id, kind, _ in memberships(connection, char_ids):
         found[kind].append(char_id)
     return found
 
@@ -311,21 +359,6 @@ def _active_ids(hours: float) -> Select[int]:
         0, 0, 0, 0, 0, 0, hours * 3600
     )
     return select(characters.c.id).where(characters.c.deleted_at.is_(None), recent | in_session)
-
-
-def record_conflict(connection: Connection, session: Session, char_id: int, reason: str) -> None:
-    """Copy a session, whole, to ``state_conflicts``; the same state only once."""
-    state = {
-        "session": {"id": str(session.id), "session_type": session.kind, **session.fields},
-        "log": list(session.log),
-    }
-    row = {
-        "character_id": char_id,
-        "version": session.version,
-        "reason": f"{session.name}: {reason}",
-        "state": state,
-    }
-    connection.execute(upsert(state_conflicts).values(row).on_conflict_do_nothing())
 
 
 def _to_row(session: Session, payload: Mapping[str, Any], moment: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from statesync import durable, durable_sessions
+from statesync import codec, durable, durable_sessions
 from statesync.codec import Character
 from statesync.database import work_of
 from statesync.durable import Accepted, Busy, Deleted, HeldBack, Refused, Result, Saved
@@ -129,8 +129,11 @@ def _write_sessions(
     payloads: dict[UUID, dict[str, Any]] = {}
     for kind, sessions in by_kind.items():
         with work_of(f"the session type {kind!r} cannot save it"):
-            payloads |= {session.id: types[kind].payload(session) for session in sessions}
-    durable_sessions.write(connection, new, over, payloads)
+            for session in sessions:
+                payloads[session.id] = types[kind].payload(session)
+                codec.dump_json(payloads[session.id])  # what is no JSON is the type's mistake
+    saved = {char_id for group in accepted for char_id in group.characters}
+    durable_sessions.write(connection, new, over, payloads, saved)
     for kind, sessions in by_kind.items():
-        with work_of(f"the session type {kind!r} cannot save it"):
+        with work_of(f"the session type {kind!r} cannot save it", connection):
             types[kind].save(connection, sessions)

@@ -69,6 +69,9 @@ def open_session(
     members = [check_char_id(char_id) for char_id in char_ids]
     if not members:
         raise InvalidInput("a session needs at least one participant")
+    for name in find_type(kind).required_fields:
+        if name not in fields:
+            raise InvalidField(name, f"a session of the type {kind!r} cannot be opened without it")
     chosen = UUID(session_uuid(session_id or uuid4()))
     text = str(chosen)
     encoded = encode_session(kind, {**fields, "participants": list(dict.fromkeys(members))})

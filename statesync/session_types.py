@@ -37,6 +37,7 @@ class SessionType(Protocol):
     name: str
     states: Sequence[str]
     json_fields: Sequence[str]
+    required_fields: Sequence[str]
     has_log: bool
 
     @classmethod
@@ -137,6 +138,10 @@ def _check(cls: Any) -> None:
             )
     if missing := getattr(cls, "__abstractmethods__", None):
         raise InvalidSessionType(f"{shown} lacks {', '.join(sorted(missing))}()")
+    if getattr(cls, "has_log", False) and "saved_log" not in _methods(cls):
+        raise InvalidSessionType(
+            f"{shown} keeps a log, so it must say by saved_log() how much of it"
+        )
     name, states = getattr(cls, "name", None), getattr(cls, "states", ())
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidSessionType(
@@ -146,6 +151,12 @@ def _check(cls: Any) -> None:
         raise InvalidSessionType(
             f"{shown}: states must be a sequence of non-empty strings, not {states!r}"
         )
+
+
+def _methods(cls: type) -> set[str]:
+    """Return what a class and its ancestors define, but for the base of all session types."""
+    ancestors = [one for one in cls.__mro__ if one.__name__ != "SessionOrchestrator"]
+    return {name for one in ancestors for name in vars(one)}
 
 
 def _entries() -> list[Any]:

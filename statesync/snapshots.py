@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from statesync import codec, database
+from statesync import codec, database, durable_sessions
 from statesync.command import Snapshot
 from statesync.errors import CorruptState, InvalidField
 from statesync.groups import Group, Outcome
@@ -83,6 +83,9 @@ def decode(snapshot: Snapshot) -> Group:
         except InvalidField as error:
             whose = min(inside, default=min(characters))
             raise CorruptState(whose, error.field, error.reason) from None
+        if session.id in sessions:
+            reason = f"the id is that of a {sessions[session.id].kind} session as well"
+            raise CorruptState(min(inside, default=min(characters)), session.name, reason)
         away = [i for i in session.participants if i not in characters]
         sessions[session.id] = replace(session, members=tuple(sorted({*inside, *away})))
     references = {char_id: snapshot.references[char_id] for char_id in characters}
@@ -111,11 +114,14 @@ def read_logs(
     with database.transaction(engine) as connection:
         for kind, ids in logs.items():
             ends |= types[kind].saved_log(connection, ids)
+        whole = durable_sessions.spoiled(connection, [i for ids in logs.values() for i in ids])
     for item in taken:
         for session in item.group.sessions.values():
             if session.id in logs.get(session.kind, ()):
                 # Where PostgreSQL was ahead of Redis, the whole log is compared.
-                start = 0 if session.id in conflicts else ends.get(session.id, 0)
+                start = ends.get(session.id, 0)
+                if session.id in conflicts or session.id in whole or start > session.log_length:
+                    start = 0
                 try:
                     item.group.sessions[session.id] = _with_log(hot, session, start)
                 except InvalidField as error:

@@ -51,6 +51,8 @@ class SessionOrchestrator:
     """A character that is restored in one of these is restored with such a session."""
     json_fields: ClassVar[Sequence[str]] = ()
     """Fields that hold JSON: ``save`` gets, and ``load`` gives, their values. Others are text."""
+    required_fields: ClassVar[Sequence[str]] = ()
+    """Fields without which a session cannot be opened."""
     has_log: ClassVar[bool] = False
     """Whether ``{name}:session:{uuid}:log`` is saved: ``saved_log`` says how much of it is already,
     ``save`` finds what is new in ``Session.log``, and ``load`` gives all of it."""

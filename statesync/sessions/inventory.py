@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from statesync import durable_sessions
 from statesync.durable import recordset
 from statesync.errors import InvalidField
 from statesync.models import inventory_items
@@ -26,6 +27,11 @@ _rows = recordset(inventory_items, "item_id", _COLUMNS)
 _DELETE = delete(inventory_items).where(
     inventory_items.c.character_id == func.any(bindparam("owners")),
     ~select(literal(1)).where(_rows.c.item_id == inventory_items.c.item_id).exists(),
+)
+_ROBBED = (
+    select(inventory_items.c.character_id)
+    .join(_rows, _rows.c.item_id == inventory_items.c.item_id)
+    .where(inventory_items.c.character_id != _rows.c.character_id)
 )
 _insert = upsert(inventory_items).from_select(
     ["item_id", *_COLUMNS],
@@ -91,8 +97,13 @@ class InventoryOrchestrator(SessionOrchestrator):
         owners = [_owner(session) for session in snapshots if "items" in session.fields]
         if owners:
             rows = self._one_owner_each(connection, rows)
+            robbed = set(connection.execute(_ROBBED, {"rows": rows}).scalars()) - set(owners)
             connection.execute(_DELETE, {"owners": owners, "rows": rows})
             connection.execute(_UPSERT, {"rows": rows})
+            if robbed:
+                # Their open inventories are not in the rows any more as they were last saved.
+                known = durable_sessions.memberships(connection, list(robbed))
+                durable_sessions.spoil(connection, [i for _, kind, i in known if kind == self.name])
 
     def _one_owner_each(self, connection: Connection, rows: Sequence[Item]) -> list[Item]:
         """Return ``rows`` with each item once. One that two inventories hold is on its way from the

@@ -40,6 +40,7 @@ class ScenarioOrchestrator(SessionOrchestrator):
     name = "scenario"
     states = ("scenario",)
     json_fields = ("graph", "variables")
+    required_fields = ("quest_id",)
 
     @classmethod
     def check(cls, fields: Mapping[str, Any]) -> None:

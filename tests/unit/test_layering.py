@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "hot": _BELOW_HOT,
     "models": {"errors", "codec"},
     "durable": {"errors", "codec", "models"},
-    "durable_sessions": _SESSIONS_FORM | {"models", "durable"},
+    "durable_sessions": _SESSIONS_FORM | {"models", "durable", "database"},
     "sessions": _BELOW_SESSIONS | {"sessions"},
     "database": {"errors", "codec", "settings"},
     "groups": _BELOW_GROUPS,
