@@ -15,7 +15,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from statesync import commands, session_commands, transfer_commands
+from statesync import commands, operator_commands, session_commands, transfer_commands
 from statesync.command import Command
 from statesync.errors import RedisUnavailable, StatesyncError
 from statesync.keys import Keys
@@ -75,6 +75,7 @@ class _Operations:
     list_quarantine = _Operation(commands.list_quarantine)
     retry_quarantined = _Operation(commands.retry_quarantined)
     discard_quarantined = _Operation(commands.discard_quarantined)
+    pending = _Operation(operator_commands.pending)
 
     open_session = _Operation(session_commands.open_session)
     update_session = _Operation(session_commands.update_session)

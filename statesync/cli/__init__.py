@@ -19,6 +19,7 @@ _COMMANDS = {
     "migrate": "operate",
     "status": "show",
     "inspect": "show",
+    "pending": "pending",
     "restore": "operate",
     "drain": "operate",
     "quarantine": "quarantine",

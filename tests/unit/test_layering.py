@@ -28,6 +28,7 @@ _BELOW_COMMANDS = _SESSIONS_FORM | {"command"}
 _BELOW_HOT = _BELOW_COMMANDS | {
     "settings",
     "commands",
+    "operator_commands",
     "session_commands",
     "transfer_commands",
 }
@@ -46,6 +47,7 @@ MAY_IMPORT = {
     "session_types": {"errors"},
     "session_codec": {"errors", "codec", "session_types"},
     "commands": _BELOW_COMMANDS,
+    "operator_commands": _BELOW_COMMANDS,
     "session_commands": _BELOW_COMMANDS,
     "transfer_commands": _BELOW_COMMANDS,
     "hot": _BELOW_HOT,
