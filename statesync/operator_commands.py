@@ -1,4 +1,4 @@
-"""Owns what operators send to Redis: one function per operation, each returning a Command. No I/O."""
+"""Owns what operators send to Redis: one function per operation, as in ``commands``. No I/O."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def pending(keys: Keys, limit: int, char_id: int | None = None, /) -> Command[Pe
             )
             for name, age, marks in rows
         ]
-        return PendingList(*reply[:3], listed)
+        dirty, claimed, quarantined = reply[:3]
+        return PendingList(dirty, claimed, quarantined, listed)
 
     args = (limit, "" if char_id is None else check_char_id(char_id))
     on = (keys.dirty, keys.claimed, keys.since, keys.quarantine)

@@ -23,6 +23,7 @@ _COMMANDS = {
     "restore": "operate",
     "drain": "operate",
     "quarantine": "quarantine",
+    "conflicts": "conflicts",
 }
 """Each command and the module that holds it, imported when it is asked for."""
 

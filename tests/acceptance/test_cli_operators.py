@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from statesync import HotStore, Settings
+from statesync import GameStateOrchestrator, HotStore, Settings
 from tests.acceptance.test_cli import run, run_json
 from tests.conftest import FullCore
+
+FULL: dict[str, Any] = {
+    "state": "exploration",
+    "location": {"current": "harbour", "prev": "forest"},
+    "bio": {"name": "Ann", "gender": "f", "created_at": "2026-11-01T12:00:00+00:00"},
+    "stats": {"strength": 5, "luck": 7},
+    "vitals": {"hp": {"cur": 70, "max": 170}},
+    "guild": "Wölfe",
+}
 
 
 def test_pending(settings: Settings, hot: HotStore, full_core: FullCore) -> None:
@@ -25,3 +34,58 @@ def test_pending(settings: Settings, hot: HotStore, full_core: FullCore) -> None
     assert len(run_json(settings, "pending", "--limit", "1")["characters"]) == 1
     run(settings, "pending", "--limit", "0", status=2)
     run(settings, "pending", "x", status=2)
+
+
+def lose(
+    hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator, char_id: int, **live: str
+) -> None:
+    """Save a full core; then Redis forgets it and a bare writer makes another one, unrestored."""
+    hot.create(char_id, **FULL, gold="10")
+    for _ in range(3):
+        hot.update(char_id, gold="10")
+    assert orchestrator.backup_full_state(char_id).outcome == "saved"
+    raw.delete(hot.keys.core(char_id))
+    raw.hset(hot.keys.core(char_id), mapping=live)
+    raw.sadd(hot.keys.dirty, char_id)
+
+
+def test_conflicts(
+    settings: Settings, hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator
+) -> None:
+    assert "There are no conflicts" in run(settings, "conflicts", "list")
+    assert run_json(settings, "conflicts", "list") == {"conflicts": [], "next": None}
+    for char_id in (1, 2, 3):
+        lose(hot, raw, orchestrator, char_id, gold="1")
+    outcomes = run_json(settings, "drain")["outcomes"]
+    assert outcomes == {"conflict": 3}
+
+    page = run_json(settings, "conflicts", "list", "--limit", "2")
+    rest = run_json(settings, "conflicts", "list", "--before", str(page["next"]))
+    listed = page["conflicts"] + rest["conflicts"]
+    assert (len(page["conflicts"]), len(rest["conflicts"]), rest["next"]) == (2, 1, None)
+    assert {row["character_id"] for row in listed} == {1, 2, 3}
+    assert [row["id"] for row in listed] == sorted((row["id"] for row in listed), reverse=True)
+    (of_two,) = run_json(settings, "conflicts", "list", "--character", "2")["conflicts"]
+    assert "Redis held an older version" in run(settings, "conflicts", "list")
+
+    shown = run_json(settings, "conflicts", "show", str(of_two["id"]))
+    assert shown["state"]["character"]["extra"]["gold"] == "10"
+    assert shown["state"]["stats"]["luck"] == 7
+    assert '"gold": "10"' in run(settings, "conflicts", "show", str(of_two["id"]))
+    assert "there is no conflict 99999" in run(settings, "conflicts", "show", "99999", status=1)
+    run(settings, "conflicts", "show", "0", status=2)
+    run(settings, "conflicts", "list", "--limit", "0", status=2)
+
+
+def test_a_core_made_without_a_restore_is_a_conflict_and_erases_nothing(
+    settings: Settings, hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator
+) -> None:
+    lose(hot, raw, orchestrator, 1, gold="1")
+    assert run_json(settings, "drain")["outcomes"] == {"conflict": 1}
+    found = run_json(settings, "inspect", "1")
+    for side in ("redis", "postgresql"):
+        core = found[side]
+        assert core["fields"] == {"gold": "1", "guild": "Wölfe"}
+        assert {name: core[name] for name in FULL if name != "guild"} == {
+            name: value for name, value in FULL.items() if name != "guild"
+        }
