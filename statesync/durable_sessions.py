@@ -37,6 +37,7 @@ __all__ = [
     "having_open",
     "open_sessions",
     "record_conflict",
+    "versions",
     "write",
 ]
 
@@ -253,6 +254,15 @@ def having_open(connection: Connection, char_ids: Sequence[int]) -> dict[str, li
     for char_id, kind, _ in connection.execute(_MEMBERSHIPS, {"char_ids": list(char_ids)}):
         found[kind].append(char_id)
     return found
+
+
+def versions(connection: Connection, session_ids: Iterable[str]) -> dict[str, int]:
+    """Return the versions at which sessions are saved, by id."""
+    query = select(sessions.c.id, sessions.c.version).where(
+        sessions.c.id == func.any(bindparam("ids"))
+    )
+    ids = [UUID(text) for text in session_ids]
+    return {str(session_id): at for session_id, at in connection.execute(query, {"ids": ids})}
 
 
 def open_sessions(connection: Connection, kind: str, char_ids: Sequence[int]) -> dict[int, Session]:

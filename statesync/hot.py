@@ -76,6 +76,8 @@ class _Operations:
     retry_quarantined = _Operation(commands.retry_quarantined)
     discard_quarantined = _Operation(commands.discard_quarantined)
     pending = _Operation(operator_commands.pending)
+    scan = _Operation(operator_commands.scan)
+    mark_unsaved = _Operation(operator_commands.mark_unsaved)
 
     open_session = _Operation(session_commands.open_session)
     update_session = _Operation(session_commands.update_session)

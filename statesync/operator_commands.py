@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from statesync.codec import check_char_id
+from statesync.codec import check_char_id, parse_char_id
 from statesync.command import Command, Raw, load_script
+from statesync.errors import InvalidCharId, InvalidInput
 from statesync.keys import Keys
+from statesync.session_types import names, reference_field, session_uuid
 
-__all__ = ["Pending", "PendingList", "pending"]
+__all__ = ["Found", "Pending", "PendingList", "mark_unsaved", "pending", "scan"]
 
 
 class Pending(NamedTuple):
@@ -53,3 +55,51 @@ def pending(keys: Keys, limit: int, char_id: int | None = None, /) -> Command[Pe
     args = (limit, "" if char_id is None else check_char_id(char_id))
     on = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
     return Command(_pending, on, args, parse, char_id or 0)
+
+
+_scan = load_script("scan")
+
+
+class Found(NamedTuple):
+    """A page of a walk over all keys."""
+
+    cursor: int
+    """Where the next page starts; 0 at the end."""
+    keys: int
+    """How many keys there are in all, whosever they are."""
+    char_ids: list[int]
+    sessions: list[tuple[str, str]]
+    """Type and id, of types that are registered."""
+
+
+def scan(keys: Keys, cursor: int, count: int, /) -> Command[Found]:
+    """Look at about ``count`` keys and return the cores and sessions among them."""
+
+    def parse(reply: Raw) -> Found:
+        char_ids: list[int] = []
+        sessions: list[tuple[str, str]] = []
+        for raw in reply[2:]:
+            kind, _, text = raw.decode().partition(":")
+            try:
+                if kind == "ac":
+                    char_ids.append(parse_char_id(text))
+                elif kind in names():
+                    sessions.append((kind, session_uuid(text.removeprefix("session:"))))
+            except (InvalidCharId, InvalidInput):
+                continue  # looks like one of ours, and is none
+        return Found(int(reply[0]), reply[1], char_ids, sessions)
+
+    return Command(_scan, (), (cursor, count, keys.prefix), parse)
+
+
+_mark_unsaved = load_script("mark_unsaved")
+
+
+def mark_unsaved(
+    keys: Keys, char_id: int, unsaved: tuple[str, str] | None = None, /
+) -> Command[bool]:
+    """Mark a character whose core, or the session ``unsaved``, given as type and id, is not the
+    saved one, and that nothing marks. False where there was nothing to do."""
+    session = ("", "") if unsaved is None else (reference_field(unsaved[0]), unsaved[1])
+    on = (keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since, keys.quarantine)
+    return Command(_mark_unsaved, on, (char_id, *session), bool, char_id)

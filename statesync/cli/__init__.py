@@ -22,6 +22,7 @@ _COMMANDS = {
     "pending": "pending",
     "restore": "operate",
     "drain": "operate",
+    "scrub": "operate",
     "quarantine": "quarantine",
     "conflicts": "conflicts",
 }

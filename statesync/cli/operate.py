@@ -1,8 +1,9 @@
-"""Owns the commands that do something to the state: migrate, restore, drain."""
+"""Owns the commands that do something to the state: migrate, restore, drain, scrub."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict
 
@@ -13,9 +14,10 @@ from statesync import migrate as migrations
 from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
 from statesync.command import Status
 from statesync.orchestrator import GameStateOrchestrator
+from statesync.scrub import PAUSE_SECONDS, scrub_page
 from statesync.sweep import drain as drain_all
 
-__all__ = ["drain", "migrate", "restore"]
+__all__ = ["drain", "migrate", "restore", "scrub"]
 
 
 def _progress() -> Progress:
@@ -163,6 +165,39 @@ def drain(timeout: float, as_json: bool) -> None:
             )
     if not report.done:
         sys.exit(1)
+
+
+@click.command()
+@as_json
+def scrub(as_json: bool) -> None:
+    """Find unsaved changes that nothing marks, and mark them, so that the next sweep saves them.
+
+    Such as those of a bare writer that forgot its SADD after raising the version, or died before
+    it. Walks over all of Redis, gently; beat does the same every STATESYNC_SCRUB_SECONDS.
+
+    \b
+    Example:
+      statesync scrub
+    """
+    done: Counter[str] = Counter(characters=0, sessions=0, marked=0)
+    with connected() as (orchestrator, _), _progress() as bar:
+        task = bar.add_task("looking", total=None)
+        cursor = 0
+        while True:
+            page = scrub_page(orchestrator, cursor)
+            done.update(characters=page.characters, sessions=page.sessions, marked=page.marked)
+            bar.update(task, total=page.keys, advance=page.looked)
+            cursor = page.cursor
+            if cursor == 0:
+                break
+            time.sleep(PAUSE_SECONDS)
+    if as_json:
+        print_json(done)
+    else:
+        console.print(
+            f"Looked at {done['characters']} characters and {done['sessions']} sessions: "
+            f"{done['marked']} had unsaved changes without a mark and are dirty now."
+        )
 
 
 def _counts(outcomes: dict[str, int]) -> str:

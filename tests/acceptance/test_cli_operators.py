@@ -89,3 +89,12 @@ def test_a_core_made_without_a_restore_is_a_conflict_and_erases_nothing(
         assert {name: core[name] for name in FULL if name != "guild"} == {
             name: value for name, value in FULL.items() if name != "guild"
         }
+
+
+def test_scrub(settings: Settings, hot: HotStore, raw: Any) -> None:
+    hot.create(1, **FULL)
+    raw.delete(hot.keys.dirty)
+    found = run_json(settings, "scrub")
+    assert (found["characters"], found["marked"]) == (1, 1)
+    assert hot.marks(1).dirty
+    assert "Looked at 1 characters" in run(settings, "scrub")

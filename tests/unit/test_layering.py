@@ -36,7 +36,7 @@ _BELOW_SESSIONS = _SESSIONS_FORM | {"models", "durable", "durable_sessions"}
 _BELOW_GROUPS = _BELOW_SESSIONS | {"sessions", "database"}
 _BELOW_BACKUP = _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots", "conflicts"}
 _BELOW_ORCHESTRATOR = _BELOW_BACKUP | {"backup", "restore", "vitals"}
-_BELOW_APP = _BELOW_ORCHESTRATOR | {"orchestrator", "sweep"}
+_BELOW_APP = _BELOW_ORCHESTRATOR | {"orchestrator", "scrub", "sweep"}
 MAY_IMPORT = {
     "errors": set[str](),
     "settings": {"errors"},
@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "migrate": {"database"},
     "embedded": {"errors", "settings"},
     "orchestrator": _BELOW_ORCHESTRATOR,
+    "scrub": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "sweep": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "app": _BELOW_APP,
     "login": _BELOW_APP | {"app"},
