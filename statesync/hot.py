@@ -77,6 +77,7 @@ class _Operations:
     discard_quarantined = _Operation(commands.discard_quarantined)
     pending = _Operation(operator_commands.pending)
     scan = _Operation(operator_commands.scan)
+    forget = _Operation(operator_commands.forget)
     mark_unsaved = _Operation(operator_commands.mark_unsaved)
 
     open_session = _Operation(session_commands.open_session)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from statesync.codec import check_char_id, parse_char_id
+from statesync.codec import MAX_VERSION, check_char_id, parse_char_id
 from statesync.command import Command, Raw, load_script
 from statesync.errors import InvalidCharId, InvalidInput
 from statesync.keys import Keys
 from statesync.session_types import names, reference_field, session_uuid
+from statesync.transfer_commands import REMEMBER_MS
 
-__all__ = ["Found", "Pending", "PendingList", "mark_unsaved", "pending", "scan"]
+__all__ = ["Found", "Pending", "PendingList", "forget", "mark_unsaved", "pending", "scan"]
 
 
 class Pending(NamedTuple):
@@ -103,3 +105,16 @@ def mark_unsaved(
     session = ("", "") if unsaved is None else (reference_field(unsaved[0]), unsaved[1])
     on = (keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since, keys.quarantine)
     return Command(_mark_unsaved, on, (char_id, *session), bool, char_id)
+
+
+_forget = load_script("forget")
+
+
+def forget(keys: Keys, char_id: int, sessions: Sequence[tuple[str, str]], /) -> Command[bool]:
+    """Remove what Redis holds of a deleted character, and of ``sessions``, given as type and id,
+    those that nobody else is in. False if it was not loaded."""
+    on = [keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since, keys.quarantine]
+    on += [keys.evicted(char_id), *(keys.session(*reference) for reference in sessions)]
+    on += [keys.session_log(*reference) for reference in sessions]
+    on += [keys.evicted(session_id) for _, session_id in sessions]
+    return Command(_forget, on, (char_id, REMEMBER_MS, MAX_VERSION), bool, char_id)

@@ -23,6 +23,7 @@ _COMMANDS = {
     "restore": "operate",
     "drain": "operate",
     "scrub": "operate",
+    "delete": "operate",
     "quarantine": "quarantine",
     "conflicts": "conflicts",
 }

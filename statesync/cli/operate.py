@@ -1,4 +1,4 @@
-"""Owns the commands that do something to the state: migrate, restore, drain, scrub."""
+"""Owns the commands that do something to the state: migrate, restore, drain, scrub, delete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from statesync.orchestrator import GameStateOrchestrator
 from statesync.scrub import PAUSE_SECONDS, scrub_page
 from statesync.sweep import drain as drain_all
 
-__all__ = ["drain", "migrate", "restore", "scrub"]
+__all__ = ["delete", "drain", "migrate", "restore", "scrub"]
 
 
 def _progress() -> Progress:
@@ -198,6 +198,35 @@ def scrub(as_json: bool) -> None:
             f"Looked at {done['characters']} characters and {done['sessions']} sessions: "
             f"{done['marked']} had unsaved changes without a mark and are dirty now."
         )
+
+
+@click.command()
+@click.argument("char_id", metavar="ID", type=CharId())
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+def delete(char_id: int, yes: bool, as_json: bool) -> None:
+    """Delete a character from Redis and PostgreSQL. No backup brings it back, and no restore.
+
+    Sessions that it shares go on without it. Its row stays, with deleted_at set, for those who have
+    to look something up. Safe to run twice; run it again where it was cut off. Exit status 1 if
+    there is no such character.
+
+    \b
+    Examples:
+      statesync delete 42
+      statesync delete 42 --yes --json
+    """
+    if not yes:
+        click.confirm(f"Delete character {char_id} for good?", abort=True, err=True)
+    with connected() as (orchestrator, _):
+        report = orchestrator.delete(char_id)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        left = f"; it has left {', '.join(report.sessions)}" if report.sessions else ""
+        console.print(f"{char_id}: {report.outcome}{left}")
+    if report.outcome == "not_found":
+        sys.exit(1)
 
 
 def _counts(outcomes: dict[str, int]) -> str:

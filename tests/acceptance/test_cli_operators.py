@@ -98,3 +98,13 @@ def test_scrub(settings: Settings, hot: HotStore, raw: Any) -> None:
     assert (found["characters"], found["marked"]) == (1, 1)
     assert hot.marks(1).dirty
     assert "Looked at 1 characters" in run(settings, "scrub")
+
+
+def test_delete(settings: Settings, hot: HotStore) -> None:
+    hot.create(1, **FULL)
+    assert "interrupted" in run(settings, "delete", "1", status=1)  # nobody says yes
+    assert hot.look(1)
+    assert run_json(settings, "delete", "1", "--yes")["outcome"] == "deleted"
+    assert "1: deleted" in run(settings, "delete", "1", "--yes")
+    assert "not_found" in run(settings, "restore", "1", status=1)
+    assert "not_found" in run(settings, "delete", "2", "--yes", status=1)

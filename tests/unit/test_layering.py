@@ -35,7 +35,7 @@ _BELOW_HOT = _BELOW_COMMANDS | {
 _BELOW_SESSIONS = _SESSIONS_FORM | {"models", "durable", "durable_sessions"}
 _BELOW_GROUPS = _BELOW_SESSIONS | {"sessions", "database"}
 _BELOW_BACKUP = _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots", "conflicts"}
-_BELOW_ORCHESTRATOR = _BELOW_BACKUP | {"backup", "restore", "vitals"}
+_BELOW_ORCHESTRATOR = _BELOW_BACKUP | {"backup", "deletion", "restore", "vitals"}
 _BELOW_APP = _BELOW_ORCHESTRATOR | {"orchestrator", "scrub", "sweep"}
 MAY_IMPORT = {
     "errors": set[str](),
@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "session_types": {"errors"},
     "session_codec": {"errors", "codec", "session_types"},
     "commands": _BELOW_COMMANDS,
-    "operator_commands": _BELOW_COMMANDS,
+    "operator_commands": _BELOW_COMMANDS | {"transfer_commands"},
     "session_commands": _BELOW_COMMANDS,
     "transfer_commands": _BELOW_COMMANDS,
     "hot": _BELOW_HOT,
@@ -60,6 +60,7 @@ MAY_IMPORT = {
     "snapshots": _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups"},
     "conflicts": _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots"},
     "backup": _BELOW_BACKUP,
+    "deletion": _BELOW_BACKUP | {"backup"},
     "restore": _BELOW_HOT | _BELOW_GROUPS | {"hot", "vitals"},
     "migrate": {"database"},
     "embedded": {"errors", "settings"},
@@ -110,7 +111,7 @@ def test_imports_go_one_way(module: str) -> None:
         (
             "sqlalchemy",
             {"models", "durable", "durable_sessions", "database", "migrate", "groups", "snapshots"}
-            | {"conflicts", "backup", "restore", "orchestrator"}
+            | {"conflicts", "backup", "deletion", "restore", "orchestrator"}
             | {f"sessions.{name}" for name in ("base", "combat", "inventory", "scenario")},
         ),
         ("alembic", {"migrate"}),
