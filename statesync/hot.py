@@ -78,6 +78,8 @@ class _Operations:
     pending = _Operation(operator_commands.pending)
     scan = _Operation(operator_commands.scan)
     forget = _Operation(operator_commands.forget)
+    heartbeat = _Operation(operator_commands.heartbeat)
+    examine = _Operation(operator_commands.examine)
     mark_unsaved = _Operation(operator_commands.mark_unsaved)
 
     open_session = _Operation(session_commands.open_session)

@@ -12,7 +12,18 @@ from statesync.keys import Keys
 from statesync.session_types import names, reference_field, session_uuid
 from statesync.transfer_commands import REMEMBER_MS
 
-__all__ = ["Found", "Pending", "PendingList", "forget", "mark_unsaved", "pending", "scan"]
+__all__ = [
+    "Examined",
+    "Found",
+    "Pending",
+    "PendingList",
+    "examine",
+    "forget",
+    "heartbeat",
+    "mark_unsaved",
+    "pending",
+    "scan",
+]
 
 
 class Pending(NamedTuple):
@@ -118,3 +129,38 @@ def forget(keys: Keys, char_id: int, sessions: Sequence[tuple[str, str]], /) -> 
     on += [keys.session_log(*reference) for reference in sessions]
     on += [keys.evicted(session_id) for _, session_id in sessions]
     return Command(_forget, on, (char_id, REMEMBER_MS, MAX_VERSION), bool, char_id)
+
+
+_heartbeat = load_script("heartbeat")
+
+
+def heartbeat(keys: Keys, /) -> Command[None]:
+    """Note that the schedule works: a sweep that it sent has arrived."""
+    return Command(_heartbeat, (keys.heartbeat,), (), lambda _: None)
+
+
+_examine = load_script("examine")
+
+
+class Examined(NamedTuple):
+    """How Redis is set up."""
+
+    info: dict[str, str]
+    """What ``INFO`` says."""
+    now_us: int
+    heartbeat_ms: int | None
+    """Since a sweep of the schedule came in; None where there was none yet."""
+    expiring: list[int]
+    """Of the characters asked for, those whose core would expire."""
+
+
+def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
+    """Read how Redis is set up, and which of some cores would expire."""
+
+    def parse(reply: Raw) -> Examined:
+        lines = (line.partition(":") for line in reply[0].decode().splitlines())
+        info = {name: value for name, _, value in lines}
+        expiring = [i for i, expires in zip(char_ids, reply[3:], strict=True) if expires]
+        return Examined(info, int(reply[1]), int(reply[2]) if reply[2] else None, expiring)
+
+    return Command(_examine, (keys.heartbeat, *map(keys.core, char_ids)), (), parse)

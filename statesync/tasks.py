@@ -103,6 +103,7 @@ def sync_dirty() -> dict[str, int]:
 
     Where PostgreSQL is away nothing is claimed: the backlog waits in Redis, where it is safe.
     """
+    orchestrator().hot.heartbeat()
     database.ping(orchestrator().engine)
     return _sweep()
 

@@ -17,6 +17,7 @@ _COMMANDS = {
     "demo": "demo",
     "dev": "dev",
     "migrate": "operate",
+    "doctor": "doctor",
     "status": "show",
     "inspect": "show",
     "pending": "pending",

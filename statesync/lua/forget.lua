@@ -9,7 +9,9 @@
 local sessions = (#KEYS - 6) / 3
 for i = 7, 6 + sessions do
   local list = redis.pcall('HGET', KEYS[i], 'participants') or ''
+  -- Nor one that is gone, or whose list nobody can read.
   local others = type(list) ~= 'string' or redis.call('EXISTS', KEYS[i]) == 0
+    or not string.match(list, '^[%[%d,%s%]]*$')
   if not others then
     for id in string.gmatch(list, '%d+') do others = others or id ~= ARGV[1] end
   end

@@ -199,6 +199,7 @@ def test_a_session_that_cannot_be_read_does_not_keep_it(
     orchestrator.delete(1)
     assert_gone(orchestrator, raw, keys)
     assert saved.look(2) is not None
+    assert saved.look_session("combat", fight) > 0
 
 
 def crash(*_: object) -> None:
