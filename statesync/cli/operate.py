@@ -137,7 +137,8 @@ def _restore_active(
 def drain(timeout: float, as_json: bool) -> None:
     """Save everything that is dirty now, without the broker, and say what is left.
 
-    Run it before a deploy or a shutdown. Exit status 1 if something is left at the end.
+    Run it before a deploy or a shutdown. Claims that stand still for five seconds are taken over.
+    Exit status 1 if something is left at the end.
 
     \b
     Example:
@@ -163,6 +164,8 @@ def drain(timeout: float, as_json: bool) -> None:
                 f"Left: {report.dirty} dirty, {report.claimed} claimed by workers. They are safe "
                 "in Redis; run it again, or with a longer --timeout."
             )
+        if report.quarantined:
+            console.print(f"In quarantine: {report.quarantined}; see `statesync quarantine list`.")
     if not report.done:
         sys.exit(1)
 
