@@ -16,7 +16,7 @@ __all__ = ["pending"]
     "--limit",
     default=50,
     show_default=True,
-    type=click.IntRange(1, 500),
+    type=click.IntRange(1, 200),
     help="How many to list at the most.",
 )
 @as_json

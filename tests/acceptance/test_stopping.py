@@ -74,7 +74,7 @@ def wait_for_saves(hot: HotStore, number: int) -> None:
 
 def saved(engine: Engine) -> dict[int, int]:
     query = "SELECT id, (extra->>'turn')::int FROM characters WHERE game_stage = 'play'"
-    return {char_id: turn for char_id, turn in rows(engine, query)}
+    return dict(rows(engine, query))
 
 
 def test_deploys_under_load_lose_nothing_and_leave_no_claim(
