@@ -1,7 +1,7 @@
 """statesync: a write-behind cache with restore for game state.
 
 Redis holds every character hot, PostgreSQL holds it durable, and Celery workers move it between
-the two. Game code needs ``LoginService`` and ``HotStore``, or their async twins; the
+the two. Game code needs ``LoginService`` and ``GameStore``, or their async twins; the
 workers run ``GameStateOrchestrator``. A session type of your own is a ``SessionOrchestrator``.
 """
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from statesync import errors
 from statesync.codec import Character
+from statesync.game_store import AsyncGameStore, GameStore
 from statesync.hot import AsyncHotStore, HotStore
 from statesync.login import AsyncLoginService, LoggedIn, LoginService
 from statesync.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
@@ -16,13 +17,16 @@ from statesync.session_codec import Session
 from statesync.session_types import register
 from statesync.sessions.base import SessionOrchestrator, SessionReport
 from statesync.settings import Settings
+from statesync.together_commands import Together
 
 __all__ = [
+    "AsyncGameStore",
     "AsyncHotStore",
     "AsyncLoginService",
     "BackupReport",
     "Character",
     "GameStateOrchestrator",
+    "GameStore",
     "HotStore",
     "LoggedIn",
     "LoginService",
@@ -31,6 +35,7 @@ __all__ = [
     "SessionOrchestrator",
     "SessionReport",
     "Settings",
+    "Together",
     "errors",
     "register",
 ]

@@ -27,9 +27,10 @@ from statesync.errors import (
 )
 from statesync.groups import Outcome
 from statesync.hot import HotStore, done
+from statesync.members import Members
 from statesync.sessions.base import SessionOrchestrator
 from statesync.snapshots import Taken, add, decode, merge, read_logs
-from statesync.transfer_commands import Ended, References, Settled, Wider
+from statesync.transfer_commands import Ended, Settled, Wider
 
 __all__ = ["Backup", "BackupReport"]
 
@@ -121,8 +122,8 @@ class _Batch:
         self.reports: dict[int, BackupReport] = {}
         self.conflicts: set[int | UUID] = set()
         """Characters and sessions whose rows were found ahead of Redis."""
-        self.known: dict[int, References] = {}
-        """What the last round found: to whom each is tied, and in which sessions they are."""
+        self.known: dict[int, frozenset[str]] = {}
+        """The members of each one's group, as far as they are known."""
 
     def run(self) -> None:
         for turn in range(ROUNDS):
@@ -154,15 +155,15 @@ class _Batch:
                 snapshot = done(reply)
                 if snapshot.cores[claim.char_id]:
                     self.pending |= snapshot.claims
-                    self.known |= dict.fromkeys(snapshot.claims, snapshot.references)
+                    self.known |= dict.fromkeys(snapshot.claims, snapshot.members())
                     add(taken, Taken(claim.char_id, snapshot, decode(snapshot)))
                 else:
                     self.missing(claim, snapshot)
             except LeaseLost:
                 lost.append(claim.char_id)
             except CorruptState as error:
-                named = self.known.get(claim.char_id, [claim.char_id])
-                self.quarantine({claim.char_id, *named}, error)
+                group = self.known.get(claim.char_id, frozenset())
+                self.quarantine({claim.char_id, *Members(group).characters}, error)
         for char_id in lost:
             # Whom our own snapshot of somebody else took in has lost nothing.
             if char_id not in taken and char_id in self.pending:
@@ -176,7 +177,7 @@ class _Batch:
         To whom a claimed character is tied shows only when it is tried. Of those that turn out to
         be in one group, one goes on for all.
         """
-        left: dict[int, References] = {i: self.known.get(i, {}) for i in self.pending}
+        left = {i: self.known.get(i, frozenset()) for i in self.pending}
         for _ in range(_TRIES):
             held = merge({i: known for i, known in left.items() if i in self.pending})
             todo = [(self.pending[i], known) for i, known in held.items()]
@@ -188,7 +189,7 @@ class _Batch:
             left = {}
             for (claim, _), reply in zip(todo, replies, strict=True):
                 if isinstance(reply, Wider):
-                    left[claim.char_id] = self.known[claim.char_id] = reply.references
+                    left[claim.char_id] = self.known[claim.char_id] = reply.members
                 else:
                     yield claim, reply
 
@@ -213,7 +214,7 @@ class _Batch:
                 continue
             reason = error.reason
             if error.char_id != char_id:
-                reason = f"shares a session with character {error.char_id}: {reason}"
+                reason = f"belongs together with character {error.char_id}: {reason}"
             log.error("character %d is quarantined: %s: %s", char_id, error.field, reason)
             self.hot.quarantine(claim, reason, error.field)
             self.reports[char_id] = BackupReport(
@@ -291,8 +292,7 @@ class _Batch:
                     char_id, "conflict" if conflict else name, result.version, error, None, of_it
                 )
                 taken_at = item.group.characters[char_id].version
-                left = item.snapshot.cores[char_id].get(b"left_sessions", b"").decode()
-                acknowledged.append(Ended(claim, taken_at, result.version, left))
+                acknowledged.append(Ended(claim, taken_at, result.version))
             else:
                 report = BackupReport(char_id, "deleted")
                 acknowledged.append(Ended(claim))
@@ -302,22 +302,14 @@ class _Batch:
         away = item.snapshot.cores.keys() - item.snapshot.claims.keys()
         others += [Ended(Claim(char_id, 0)) for char_id in away]
         return self.commands.acknowledge(
-            *first[:3],
+            *first,
             item.snapshot.at_ms,
-            left=first.left,
             others=others,
             sessions=[
-                Settled(
-                    session.kind,
-                    text,
-                    session.version,
-                    result.version,
-                    raw.get(b"left_participants", b"").decode(),
-                    session.closed,
-                )
+                Settled(session.kind, text, session.version, result.version, session.closed)
                 for text, (session, result) in sessions.items()
-                for _, raw in [item.snapshot.sessions[session.kind, text]]
             ],
+            ties=item.snapshot.ties,
         )
 
     def stale(self, left: Sequence[Taken]) -> list[Command[bool]]:

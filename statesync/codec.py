@@ -12,10 +12,11 @@ from uuid import UUID
 import msgspec
 
 from statesync.errors import CorruptState, InvalidCharId, InvalidField
-from statesync.keys import SESSION_FIELDS
+from statesync.keys import SESSION_FIELDS, TIE_FIELD
 
 __all__ = [
     "CORE_FIELDS",
+    "JSON_FIELDS",
     "MAX_CORE_BYTES",
     "MAX_DEPTH",
     "Character",
@@ -46,7 +47,7 @@ CORE_FIELDS = ("state", "location", "bio", "stats", "vitals")
 
 T = TypeVar("T")
 
-_OWN_BY_STATESYNC = ("version", "saved_version", "left_sessions")
+_OWN_BY_STATESYNC = ("version", "saved_version", TIE_FIELD)
 _MAX_DIGITS = len(str(MAX_ID))
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_TEXT = re.compile(rf"[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}")
@@ -111,7 +112,7 @@ def decode(char_id: int, raw: Mapping[bytes, bytes]) -> Character:
         name = raw_name.decode(errors="backslashreplace")
         try:
             _text(raw_name, "the field's name ")
-            if name == "left_sessions":
+            if name == TIE_FIELD:
                 continue
             if name in _CHECKS:
                 core[name] = _CHECKS[name](raw_value)
@@ -203,7 +204,7 @@ def _fail(reason: str, path: str = "") -> NoReturn:
 
 
 def _written(name: str, value: object) -> str:
-    if name in _JSON_FIELDS:
+    if name in JSON_FIELDS:
         if not isinstance(value, Mapping):
             _fail(f"must be a mapping, not {type(value).__name__}")
         try:
@@ -351,7 +352,7 @@ def _version(raw: bytes) -> int:
     return int(raw)
 
 
-_JSON_FIELDS = {"location": _location, "bio": _bio, "stats": _stats, "vitals": _vitals}
-_CHECKS: dict[str, Any] = {"state": _state, **_JSON_FIELDS}
+JSON_FIELDS = {"location": _location, "bio": _bio, "stats": _stats, "vitals": _vitals}
+_CHECKS: dict[str, Any] = {"state": _state, **JSON_FIELDS}
 _CHECKS |= dict.fromkeys(("version", "saved_version"), _version)
 _FURTHER_CHECKS: dict[str, Any] = dict.fromkeys(SESSION_FIELDS, _session_id)

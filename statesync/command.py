@@ -21,12 +21,15 @@ __all__ = [
     "Script",
     "Snapshot",
     "Status",
+    "corrupt",
     "flat",
     "load_script",
     "pairs",
+    "session_of",
 ]
 
 T = TypeVar("T")
+U = TypeVar("U")
 Raw = Any
 """What redis-py makes of a reply: bytes, int, or a list of these."""
 
@@ -40,7 +43,12 @@ class Script:
 
 
 def load_script(name: str) -> Script:
-    source = (files("statesync") / "lua" / f"{name}.lua").read_bytes()
+    """Read a script, and before it what its ``-- Uses:`` line names of what scripts share."""
+    lua = files("statesync") / "lua"
+    source = (lua / f"{name}.lua").read_bytes()
+    if used := _USES.search(source):
+        shared = [lua / "shared" / f"{part.strip()}.lua" for part in used[1].decode().split(",")]
+        source = b"".join([*(part.read_bytes() for part in shared), source])
     # How Redis itself names a script; nothing secret hangs on it.
     return Script(source, sha1(source, usedforsecurity=False).hexdigest())
 
@@ -58,6 +66,18 @@ class Command(Generic[T]):
     args: Iterable[str | int]
     parse: Callable[[Raw], T | Command[T]]
     char_id: int = 0
+    receipts: Callable[[Raw], Mapping[int, int]] | None = None
+    """Where the change is to be durable before the operation returns: who is to be saved, and the
+    version that must be in PostgreSQL; 0 where any save from now on will do."""
+
+    def then(self, convert: Callable[[T], U]) -> Command[U]:
+        """Return the Command whose result is what ``convert`` makes of this one's."""
+
+        def parse(reply: Raw) -> U | Command[U]:
+            result = self.parse(reply)
+            return result.then(convert) if isinstance(result, Command) else convert(result)
+
+        return Command(self.script, self.keys, self.args, parse, self.char_id, self.receipts)
 
     def error(self, message: str) -> errors.StatesyncError | None:
         """Return the error that a script's error reply means; None if it is none of ours."""
@@ -74,7 +94,8 @@ def _char_id(key: str, known: int) -> int:
     return int(text) if head.endswith("ac") and text.isdigit() else known
 
 
-def _corrupt(char_id: int, key: str, field: str, reason: str) -> errors.CorruptState:
+def corrupt(char_id: int, key: str, field: str, reason: str) -> errors.CorruptState:
+    """Return the error for a field of a core or session; of ``char_id`` if ``key`` is no core."""
     session = _SESSION.search(key)
     if session:
         return errors.CorruptState(char_id, f"{session[0]}.{field}", reason)
@@ -83,7 +104,7 @@ def _corrupt(char_id: int, key: str, field: str, reason: str) -> errors.CorruptS
 
 def _too_large(char_id: int, key: str, rest: str) -> errors.CorruptState:
     size, _, field = rest.partition(" ")
-    return _corrupt(
+    return corrupt(
         char_id,
         key,
         field,
@@ -91,28 +112,34 @@ def _too_large(char_id: int, key: str, rest: str) -> errors.CorruptState:
     )
 
 
-def _session_name(key: str) -> str:
+def session_of(key: str) -> str:
+    """Return how messages name the session of a key: ``combat:session:{uuid}``."""
     found = _SESSION.search(key)
     return found[0] if found else key
 
 
+_USES = re.compile(rb"^-- Uses: (.+)$", re.M)
 _SESSION = re.compile(r"[a-z0-9_]+:session:[0-9a-f-]{36}(:log)?$")
 
 _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "NOTLOADED": lambda char_id, key, _: errors.CharacterNotLoaded(_char_id(key, char_id)),
     "EXISTS": lambda char_id, _key, _: errors.CharacterExists(char_id),
     "LEASELOST": lambda char_id, _key, _: errors.LeaseLost(char_id),
-    "BADVERSION": lambda char_id, key, _: _corrupt(
+    "BADVERSION": lambda char_id, key, _: corrupt(
         char_id, key, "version", "must be an integer from 0 to 2^53-1"
     ),
-    "WRONGTYPE": lambda char_id, key, _: _corrupt(
+    "WRONGTYPE": lambda char_id, key, _: corrupt(
         char_id, key, "(key)", "the key is not of the type that it must be"
     ),
     "TOOLARGE": _too_large,
     "INSESSION": lambda char_id, key, _: errors.InSession(_char_id(key, char_id)),
-    "SESSIONEXISTS": lambda _char, key, _: errors.SessionExists(_session_name(key)),
-    "SESSIONGONE": lambda _char, key, _: errors.SessionNotFound(_session_name(key)),
-    "SESSIONCLOSED": lambda _char, key, _: errors.SessionClosed(_session_name(key)),
+    "SESSIONEXISTS": lambda _char, key, _: errors.SessionExists(session_of(key)),
+    "SESSIONGONE": lambda _char, key, _: errors.SessionNotFound(session_of(key)),
+    "SESSIONCLOSED": lambda _char, key, _: errors.SessionClosed(session_of(key)),
+    "NOBODY": lambda char_id, key, _: corrupt(
+        char_id, key, "participants", "names nobody, so nothing would save the change"
+    ),
+    "TIEFULL": lambda _char, _key, whom: errors.TieFull(tuple(map(int, whom.split()))),
 }
 
 
@@ -139,7 +166,7 @@ class Claim(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """What Redis held at ``at_ms`` of a character and of whom a session ties to it."""
+    """What Redis held at ``at_ms`` of a character and of all that belongs to it."""
 
     at_ms: int
     claims: dict[int, Claim]
@@ -150,6 +177,13 @@ class Snapshot(NamedTuple):
     """By character: its sessions' ids, by type."""
     sessions: dict[tuple[str, str], tuple[int, dict[bytes, bytes]]]
     """By type and id: the length of its log, and its hash, empty where the session is gone."""
+    ties: dict[str, dict[bytes, bytes]]
+    """By id: each member's name, and the token of the last change that tied it."""
+
+    def members(self) -> frozenset[str]:
+        """Return the names of all members of the group, as ``members`` spells them."""
+        sessions = (f"{kind}:{session_id}" for kind, session_id in self.sessions)
+        return frozenset((*map(str, self.cores), *sessions, *self.ties))
 
 
 class QuarantineEntry(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from statesync import codec, errors, session_types
@@ -56,37 +56,44 @@ def _nothing(_: Raw) -> None:
 _update = load_script("update")
 
 
-def update(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
+def update(keys: Keys, char_id: int, /, *, durable: bool = False, **fields: Any) -> Command[int]:
     """Write fields of a loaded character and mark it dirty, in one atomic step.
 
     ``location``, ``bio``, ``stats`` and ``vitals`` are mappings and replace the whole field;
     ``state`` and session ids are strings; any other field is the game's own, a string or a
     number. Returns the character's new version. Raises CharacterNotLoaded, InvalidField,
-    InvalidCharId or CorruptState; then nothing is written.
+    InvalidCharId or CorruptState; then nothing is written. With ``durable`` it returns when
+    PostgreSQL has the change, or raises NotDurable.
     """
     args = _args(check_char_id(char_id), *flat(codec.encode(fields)))
-    return Command(_update, (keys.core(char_id), keys.dirty, keys.since), args, int, char_id)
+    on = (keys.core(char_id), keys.dirty, keys.since)
+    return Command(_update, on, args, int, char_id, _receipt(char_id) if durable else None)
 
 
-def mark_dirty(keys: Keys, char_id: int, /) -> Command[int]:
+def _receipt(char_id: int) -> Callable[[Raw], dict[int, int]]:
+    return lambda version: {char_id: int(version)}
+
+
+def mark_dirty(keys: Keys, char_id: int, /, *, durable: bool = False) -> Command[int]:
     """Mark a loaded character dirty, so that the next sweep saves it; returns its version.
 
     Raises CharacterNotLoaded, InvalidCharId or CorruptState.
     """
-    return update(keys, char_id)
+    return update(keys, char_id, durable=durable)
 
 
 _create = load_script("create")
 
 
-def create(keys: Keys, char_id: int, /, **fields: Any) -> Command[int]:
+def create(keys: Keys, char_id: int, /, *, durable: bool = False, **fields: Any) -> Command[int]:
     """Create the core of a new character and mark it dirty, in one atomic step.
 
     Takes fields as ``update`` does. Returns the version, 1. Raises CharacterExists, InvalidField
     or InvalidCharId.
     """
     args = _args(check_char_id(char_id), *flat(codec.encode(fields)))
-    return Command(_create, (keys.core(char_id), keys.dirty, keys.since), args, int, char_id)
+    on = (keys.core(char_id), keys.dirty, keys.since)
+    return Command(_create, on, args, int, char_id, _receipt(char_id) if durable else None)
 
 
 _get = load_script("get")

@@ -18,7 +18,8 @@ saved any more; run again, every step does what is left to do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, String, cast, func, literal, select, update
@@ -27,10 +28,17 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync import database
 from statesync.codec import check_char_id
-from statesync.errors import CorruptState, DatabaseUnavailable, SessionClosed, SessionNotFound
+from statesync.errors import (
+    CorruptState,
+    DatabaseUnavailable,
+    InvalidInput,
+    SessionClosed,
+    SessionNotFound,
+    TieFull,
+)
 from statesync.hot import HotStore
 from statesync.models import characters, session_characters, sessions
-from statesync.session_types import names
+from statesync.session_types import names, session_uuid
 
 __all__ = ["Deletion", "DeletionReport"]
 
@@ -67,24 +75,40 @@ class Deletion:
             with database.transaction(self._engine) as connection:
                 if not _mark_deleted(connection, char_id, known=loaded is not None):
                     return DeletionReport(char_id, "not_found", [])
-                inside = _end_memberships(connection, char_id)
+                inside, shared = _end_memberships(connection, char_id)
         except database.Rejected as error:
             raise DatabaseUnavailable(f"character {char_id} is locked: {error}") from None
         # Read again: it may have been restored, or have joined something, until the commit.
         loaded = self._hot.look(char_id)
-        held = [*loaded.references.items()] if loaded else []
+        held = _sessions(loaded.references) if loaded else []
         inside = sorted({*(item for item in inside if item[0] in names()), *held})
         for kind, session_id in inside:
-            try:
-                self._hot.leave_session(kind, session_id, char_id)
-            except (SessionNotFound, SessionClosed):
-                continue
-            except CorruptState as error:
-                log.warning("character %d cannot leave a session: %s", char_id, error)
+            self._leave(kind, session_id, char_id)
         if loaded:
             self._backup(char_id)
-        self._hot.forget(char_id, inside)
+        self._hot.forget(char_id, [item for item in inside if item[1] not in shared])
         return DeletionReport(char_id, "deleted", [f"{k}:session:{text}" for k, text in inside])
+
+    def _leave(self, kind: str, session_id: str, char_id: int) -> None:
+        try:
+            try:
+                self._hot.leave_session(kind, session_id, char_id)
+            except TieFull:
+                self._backup(char_id)
+                self._hot.leave_session(kind, session_id, char_id)
+        except (SessionNotFound, SessionClosed):
+            return
+        except CorruptState as error:
+            log.warning("character %d cannot leave a session: %s", char_id, error)
+
+
+def _sessions(references: Mapping[str, str]) -> list[Reference]:
+    """Return those of a core's references that are session ids: nothing else makes a key."""
+    found = []
+    for kind, text in references.items():
+        with suppress(InvalidInput):
+            found.append((kind, session_uuid(text)))
+    return found
 
 
 def _mark_deleted(connection: Connection, char_id: int, *, known: bool) -> bool:
@@ -100,8 +124,9 @@ def _mark_deleted(connection: Connection, char_id: int, *, known: bool) -> bool:
     return True
 
 
-def _end_memberships(connection: Connection, char_id: int) -> list[Reference]:
-    """Take a character out of its open sessions; returns them. Nobody left, a session closes."""
+def _end_memberships(connection: Connection, char_id: int) -> tuple[list[Reference], set[str]]:
+    """Take a character out of its open sessions. Returns them, and the ids of those that somebody
+    else is in; the others close."""
     mine = (session_characters.c.character_id == char_id) & session_characters.c.left_at.is_(None)
     query = (
         select(sessions.c.session_type, sessions.c.id)
@@ -124,11 +149,13 @@ def _end_memberships(connection: Connection, char_id: int) -> list[Reference]:
         .where(sessions.c.id.in_(ids), func.jsonb_typeof(named) == "array")
         .values(payload=unnamed)
     )
-    still_in = select(session_characters.c.session_id).where(session_characters.c.left_at.is_(None))
+    still_in = select(session_characters.c.session_id).where(
+        session_characters.c.session_id.in_(ids), session_characters.c.left_at.is_(None)
+    )
+    shared = set(connection.execute(still_in).scalars())
     connection.execute(
         update(sessions)
-        .where(sessions.c.id.in_(ids), sessions.c.closed_at.is_(None))
-        .where(sessions.c.id.not_in(still_in.where(session_characters.c.session_id.in_(ids))))
+        .where(sessions.c.id.in_(set(ids) - shared), sessions.c.closed_at.is_(None))
         .values(closed_at=func.now())
     )
-    return [(kind, str(session_id)) for kind, session_id in found]
+    return [(kind, str(session_id)) for kind, session_id in found], {str(i) for i in shared}

@@ -50,6 +50,7 @@ __all__ = [
     "load",
     "record_conflict",
     "recordset",
+    "versions",
     "write",
 ]
 
@@ -258,6 +259,14 @@ def load(connection: Connection, char_ids: Iterable[int]) -> dict[int, Character
     )
     rows = connection.execute(query, {"ids": list(char_ids)}).mappings()
     return {row["id"]: _from_row(row) for row in rows}
+
+
+def versions(connection: Connection, char_ids: Iterable[int]) -> dict[int, int]:
+    """Return the versions of the characters that exist and are not deleted, by id."""
+    query = select(characters.c.id, characters.c.version).where(
+        characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None)
+    )
+    return {row.id: row.version for row in connection.execute(query, {"ids": list(char_ids)})}
 
 
 def record_conflict(connection: Connection, char_id: int, reason: str) -> None:

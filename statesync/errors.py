@@ -15,6 +15,9 @@
     ├── SessionExists             there is a session of that id already
     ├── SessionClosed             the session is closed; nothing in it changes any more
     ├── InSession                 the character is in another session of that type
+    ├── GuardFailed               something is not as a change expects; nothing is changed
+    ├── TieFull                   too much is tied already; it must be saved first
+    ├── NotDurable                the change is in Redis and marked, but not in PostgreSQL yet
     ├── CorruptState              what Redis holds cannot be saved; names the field
     ├── LeaseLost                 the claim passed to another worker
     ├── NotMigrated               the database's tables are not the ones this version needs
@@ -30,6 +33,8 @@ backend can build them again on the other side.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "BrokerUnavailable",
     "CharacterExists",
@@ -40,12 +45,14 @@ __all__ = [
     "CorruptState",
     "DatabaseUnavailable",
     "EmbeddedServerError",
+    "GuardFailed",
     "InSession",
     "InvalidCharId",
     "InvalidField",
     "InvalidInput",
     "InvalidSessionType",
     "LeaseLost",
+    "NotDurable",
     "NotMigrated",
     "RedisUnavailable",
     "ServerUnavailable",
@@ -54,6 +61,7 @@ __all__ = [
     "SessionNotFound",
     "SettingsError",
     "StatesyncError",
+    "TieFull",
 ]
 
 
@@ -187,6 +195,66 @@ class CorruptState(StatesyncError):
     def __str__(self) -> str:
         whose = f"character {self.char_id}, " if self.char_id else ""
         return f"{whose}field {self.field!r}: {self.reason}"
+
+
+class GuardFailed(StatesyncError):
+    """Something is not as a change expects it, so nothing is changed.
+
+    ``args`` are (whose, field, expected, found): ``whose`` is ``character 7`` or
+    ``combat:session:{uuid}``, the other two are texts, None where the field is absent.
+    """
+
+    def __init__(self, whose: str, field: str, expected: str | None, found: str | None) -> None:
+        super().__init__(whose, field, expected, found)
+        self.whose = whose
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+    def __str__(self) -> str:
+        expected, found = ("nothing" if t is None else _shown(t) for t in self.args[2:])
+        return f"{self.whose}, field {self.field!r}: expected {expected}, found {found}"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 100 else text[:99] + "…")
+
+
+class TieFull(StatesyncError):
+    """Too much has been changed together since it was saved; ``args`` are (char_ids,).
+
+    Save these characters, or let a GameStore do it, and try again.
+    """
+
+    def __init__(self, char_ids: Iterable[int]) -> None:
+        self.char_ids = tuple(char_ids)
+        super().__init__(self.char_ids)
+
+    def __str__(self) -> str:
+        return (
+            f"characters {', '.join(map(str, self.char_ids))} are tied to too many others that are "
+            "not saved yet; nothing is changed: back one of them up and try again, as a GameStore "
+            "does by itself"
+        )
+
+
+class NotDurable(StatesyncError):
+    """A change is in Redis and marked dirty, but not known to be in PostgreSQL.
+
+    ``args`` are (char_ids, reason). It is not lost: the next sweep saves it as soon as it can.
+    """
+
+    def __init__(self, char_ids: Iterable[int], reason: str) -> None:
+        self.char_ids = tuple(char_ids)
+        self.reason = reason
+        super().__init__(self.char_ids, reason)
+
+    def __str__(self) -> str:
+        whose = ", ".join(map(str, self.char_ids)) or "(nobody)"
+        return (
+            f"the change is in Redis and marked, but not known to be in PostgreSQL yet "
+            f"(characters {whose}): {self.reason}"
+        )
 
 
 class LeaseLost(_OfCharacter):

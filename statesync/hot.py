@@ -6,22 +6,30 @@ Command is run. Everything that Redis or the network can do wrong comes out as o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from concurrent.futures import Future
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 import redis.asyncio
-from redis import Redis
+from redis import BlockingConnectionPool, Redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from statesync import commands, operator_commands, session_commands, transfer_commands
+from statesync import (
+    commands,
+    operator_commands,
+    session_commands,
+    together_commands,
+    transfer_commands,
+)
 from statesync.command import Command
-from statesync.errors import RedisUnavailable, StatesyncError
+from statesync.errors import InvalidInput, RedisUnavailable, StatesyncError, TieFull
 from statesync.keys import Keys
 from statesync.settings import Settings, mask_or_hide
 
-__all__ = ["AsyncHotStore", "Commands", "HotStore", "done"]
+__all__ = ["AsyncHotStore", "Commands", "Committer", "HotStore", "done"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -82,6 +90,8 @@ class _Operations:
     examine = _Operation(operator_commands.examine)
     mark_unsaved = _Operation(operator_commands.mark_unsaved)
 
+    update_together = _Operation(together_commands.update_together)
+
     open_session = _Operation(session_commands.open_session)
     update_session = _Operation(session_commands.update_session)
     join_session = _Operation(session_commands.join_session)
@@ -111,8 +121,53 @@ class Commands(_Operations):
         return command
 
 
+class Committer(Protocol):
+    """Saves characters for operations that wait for it; a ``GameStore`` has one."""
+
+    def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
+        """Save characters from now on; the Future is done when their versions are in PostgreSQL.
+
+        It fails with NotDurable.
+        """
+
+
+class _Run:
+    """Some Commands on their way, until none is left to be sent."""
+
+    def __init__(self, todo: Sequence[Command[Any]], committer: Committer | None) -> None:
+        if committer is None and any(command.receipts for command in todo):
+            raise InvalidInput("durable=True needs a GameStore: a HotStore knows only Redis")
+        self.committer = committer
+        self.results: list[Any] = [None] * len(todo)
+        self.left = dict(enumerate(todo))
+        self.saving: dict[int, Future[None]] = {}
+        """By place: what is saved before the result counts."""
+
+    def read(self, replies: Sequence[Any], read: Callable[[Command[Any], Any], Any]) -> None:
+        """Take the replies in; what is ``left`` is to be sent next, or for another time."""
+        again = {}
+        for (i, command), reply in zip(self.left.items(), replies, strict=True):
+            self.results[i] = result = read(command, reply)
+            if isinstance(result, Command):
+                again[i] = result
+            elif self.committer and isinstance(result, TieFull):
+                again[i] = command
+                self.saving[i] = self.committer.submit(dict.fromkeys(result.char_ids, 0))
+            elif self.committer and command.receipts and not isinstance(result, StatesyncError):
+                self.saving[i] = self.committer.submit(command.receipts(reply))
+        self.left = again
+
+    def saved(self, i: int, error: StatesyncError | None) -> None:
+        """Take in that what a Command waited for is saved, or why not."""
+        del self.saving[i]
+        if error:  # what was refused for a tie that is full stays refused
+            self.results[i] = self.results[i] if self.left.pop(i, None) else error
+
+
 class _Store(_Operations):
     """What the two stores share: where Redis is, and what its replies mean."""
+
+    committer: Committer | None = None
 
     def __init__(self, url: str, prefix: str) -> None:
         self.keys = Keys(prefix)
@@ -121,17 +176,6 @@ class _Store(_Operations):
 
     def _unavailable(self, error: RedisError | OSError) -> RedisUnavailable:
         return RedisUnavailable(f"Redis at {self._where}: {type(error).__name__}: {error}")
-
-    def _read_all(
-        self, todo: Mapping[int, Command[T]], replies: Sequence[Any], results: list[Any]
-    ) -> dict[int, Command[T]]:
-        """Put what the replies mean in its place in ``results``; returns what to run instead."""
-        again = {}
-        for (i, command), reply in zip(todo.items(), replies, strict=True):
-            results[i] = result = self._read(command, reply)
-            if isinstance(result, Command):
-                again[i] = result
-        return again
 
     def _unsettled(self) -> RedisUnavailable:
         return RedisUnavailable(
@@ -151,6 +195,14 @@ class _Store(_Operations):
         raise reply
 
 
+def _failure(saving: Future[None]) -> StatesyncError | None:
+    """Wait for a Future; return our own error that it failed with, if it did."""
+    error = saving.exception()
+    if error is None or isinstance(error, StatesyncError):
+        return error
+    raise error
+
+
 def _sources(todo: Iterable[Command[Any]]) -> list[bytes]:
     return list({command.script.sha: command.script.source for command in todo}.values())
 
@@ -166,10 +218,11 @@ def done(result: T | StatesyncError) -> T:
     return result
 
 
-_MOST_ROUNDS = 25
-"""How often a Command may answer with another one: each follows a change of the sessions."""
+_MOST_ROUNDS = 100
+"""How often a Command may answer with another one: each time more turns out to belong to it."""
 _SECONDS = {"socket_connect_timeout": 5, "socket_timeout": 30, "health_check_interval": 30}
-_TIMEOUTS: Any = _SECONDS
+_TIMEOUTS: Any = {**_SECONDS, "max_connections": 50, "timeout": 30}
+"""More callers than connections wait for one."""
 
 
 class HotStore(_Store):
@@ -178,7 +231,8 @@ class HotStore(_Store):
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
         retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
-        self._redis: Redis = Redis.from_url(url, retry=retry, **_TIMEOUTS)
+        pool = BlockingConnectionPool.from_url(url, retry=retry, **_TIMEOUTS)
+        self._redis: Redis = Redis.from_pool(pool)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> HotStore:
@@ -195,12 +249,13 @@ class HotStore(_Store):
         An operation that is refused gives its error in its place; the others are not affected.
         Raises RedisUnavailable, after which any of them may or may not have been done.
         """
-        results: list[Any] = [None] * len(todo)
-        left = dict(enumerate(todo))
+        run = _Run(todo, self.committer)
         for _ in range(_MOST_ROUNDS):
-            left = self._read_all(left, self._replies(list(left.values())), results)
-            if not left:
-                return results
+            run.read(self._replies(list(run.left.values())), self._read)
+            for i, saving in list(run.saving.items()):
+                run.saved(i, _failure(saving))
+            if not run.left:
+                return run.results
         raise self._unsettled()
 
     def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
@@ -243,7 +298,8 @@ class AsyncHotStore(_Store):
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
         retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
-        self._redis = redis.asyncio.Redis.from_url(url, retry=retry, **_TIMEOUTS)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(url, retry=retry, **_TIMEOUTS)
+        self._redis = redis.asyncio.Redis.from_pool(pool)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AsyncHotStore:
@@ -256,12 +312,14 @@ class AsyncHotStore(_Store):
 
     async def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
         """Run Commands in order in one round trip, as ``HotStore.run_many`` does."""
-        results: list[Any] = [None] * len(todo)
-        left = dict(enumerate(todo))
+        run = _Run(todo, self.committer)
         for _ in range(_MOST_ROUNDS):
-            left = self._read_all(left, await self._replies(list(left.values())), results)
-            if not left:
-                return results
+            run.read(await self._replies(list(run.left.values())), self._read)
+            for i, saving in list(run.saving.items()):
+                await asyncio.gather(asyncio.wrap_future(saving), return_exceptions=True)
+                run.saved(i, _failure(saving))
+            if not run.left:
+                return run.results
         raise self._unsettled()
 
     async def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["SESSION_FIELDS", "Keys"]
+__all__ = ["SESSION_FIELDS", "TIE_FIELD", "Keys"]
 
 SESSION_FIELDS = ("combat_session_id", "inventory_session_id", "scenario_session_id")
 """The fields of a core that point at its sessions."""
+
+TIE_FIELD = "statesync:tie"
+"""The field of a core or a session that names the tie it is in; it is never saved."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,12 @@ class Keys:
         """STRING, expires: the version at which a character or session was last evicted."""
         return f"{self.prefix}statesync:evicted:{item}"
 
+    def tie(self, tie: str) -> str:
+        """HASH: who was changed together; member to the token of the last change that tied it."""
+        return f"{self.prefix}statesync:tie:{tie}"
+
     def once(self, token: str) -> str:
-        """STRING, expires: this log entry was appended, should it be sent again."""
+        """STRING, expires: what this change answered, should it be sent again."""
         return f"{self.prefix}statesync:once:{token}"
 
     def staged(self, token: str) -> str:

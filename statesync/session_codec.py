@@ -13,6 +13,7 @@ import msgspec
 from statesync import codec
 from statesync.codec import MAX_CORE_BYTES, MAX_FIELDS, check_char_id
 from statesync.errors import CorruptState, InvalidField, InvalidInput
+from statesync.keys import TIE_FIELD
 from statesync.session_types import find_type, names, reference_field, session_uuid
 
 __all__ = [
@@ -20,12 +21,13 @@ __all__ = [
     "decode_session",
     "encode_log",
     "encode_session",
+    "json_fields",
     "read_participants",
     "read_references",
     "write_session",
 ]
 
-_OWN = ("version", "closed_at", "left_participants")
+_OWN = ("version", "closed_at", TIE_FIELD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def decode_session(
 
 
 def _decode(kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int) -> Session:
-    json_fields = _json_fields(kind)
+    json = json_fields(kind)
     fields: dict[str, Any] = {}
     version, closed = 0, False
     for raw_name, raw_value in raw.items():
@@ -87,9 +89,9 @@ def _decode(kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: 
             version = codec.version_value(name, raw_value)
         elif name == "closed_at":
             closed = True
-        elif name == "left_participants":
+        elif name == TIE_FIELD:
             continue
-        elif name in json_fields:
+        elif name in json:
             fields[name] = codec.json_value(name, raw_value)
         else:
             fields[name] = codec.text_value(name, raw_value)
@@ -103,7 +105,7 @@ def encode_session(kind: str, fields: Mapping[str, Any]) -> dict[str, str]:
     A string stays as it is where the type does not say JSON; anything else becomes JSON. Raises
     InvalidField, or InvalidSessionType.
     """
-    json_fields = _json_fields(kind)
+    json = json_fields(kind)
     if len(fields) > MAX_FIELDS:
         raise InvalidField("(all)", f"{len(fields)} fields; at most {MAX_FIELDS} can be written")
     encoded: dict[str, str] = {}
@@ -111,9 +113,10 @@ def encode_session(kind: str, fields: Mapping[str, Any]) -> dict[str, str]:
     for name, value in fields.items():
         if not isinstance(name, str) or not name:
             raise InvalidField(str(name), "the name of a field must be a non-empty string")
+        codec.text_value("(name)", _bytes(name, name))
         if name in _OWN:
             raise InvalidField(name, "belongs to statesync and cannot be set")
-        if name in json_fields or not isinstance(value, str):
+        if name in json or not isinstance(value, str):
             encoded[name] = _dump(name, value)
             values[name] = codec.json_value(name, encoded[name].encode())
         else:
@@ -127,11 +130,9 @@ def encode_session(kind: str, fields: Mapping[str, Any]) -> dict[str, str]:
 
 def write_session(session: Session) -> dict[str, str]:
     """Return the fields of a session that comes from PostgreSQL as its hash holds them."""
-    json_fields = _json_fields(session.kind)
+    json = json_fields(session.kind)
     return {
-        name: value
-        if name not in json_fields and isinstance(value, str)
-        else codec.dump_json(value)
+        name: value if name not in json and isinstance(value, str) else codec.dump_json(value)
         for name, value in session.fields.items()
     }
 
@@ -177,7 +178,8 @@ def read_references(char_id: int, held: Sequence[bytes]) -> dict[str, str]:
     return found
 
 
-def _json_fields(kind: str) -> frozenset[str]:
+def json_fields(kind: str) -> frozenset[str]:
+    """Return the fields of a session of a type that hold JSON."""
     return frozenset(("participants", *find_type(kind).json_fields))
 
 

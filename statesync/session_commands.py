@@ -1,12 +1,12 @@
 """Owns what game code sends to Redis where sessions take part: one function per operation. No I/O.
 
-A script declares every key that it touches, but who takes part stands in Redis. So each of these is
-tried with what is known, and where the script finds others it says so and is sent again.
+Who takes part stands in Redis: what is tried with too few keys is sent again (``members``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -21,19 +21,19 @@ from statesync.errors import (
     SessionNotFound,
 )
 from statesync.keys import Keys
+from statesync.members import MAX_TIED, Members, found_members, session_name
 from statesync.session_codec import (
     Session,
     decode_session,
-    encode_log,
     encode_session,
-    read_participants,
     read_references,
 )
 from statesync.session_types import find_type, names, reference_field, session_uuid
+from statesync.together_commands import Together, change
 
 __all__ = [
     "FullState",
-    "change_session",
+    "change_participants",
     "close_session",
     "get_full_state",
     "get_session",
@@ -56,6 +56,7 @@ def open_session(
     /,
     *,
     session_id: UUID | str | None = None,
+    durable: bool = False,
     **core: Any,
 ) -> Command[UUID]:
     """Open a session of loaded characters and mark them dirty, in one atomic step.
@@ -75,56 +76,12 @@ def open_session(
     args: list[str | int] = [reference_field(kind), text, len(members), len(encoded), *members]
     args += [*flat(encoded), *flat(codec.encode(core))]
     on = (keys.session(kind, text), keys.dirty, keys.since, *map(keys.core, members))
-    return Command(_open_session, on, args, lambda _: chosen, members[0])
 
+    def receipts(_: Raw) -> dict[int, int]:
+        return dict.fromkeys(members, 0)
 
-_change_session = load_script("change_session")
-
-
-def change_session(
-    keys: Keys,
-    kind: str,
-    session_id: UUID | str,
-    fields: Mapping[str, str],
-    log: Sequence[str] = (),
-    *,
-    joiner: int | None = None,
-    leaver: int | None = None,
-    close: bool = False,
-    once: str = "",
-    participants: tuple[int, ...] = (),
-) -> Command[int]:
-    """Change a session and mark its participants, whoever they are, in one atomic step."""
-    text = session_uuid(session_id)
-    once = once or uuid4().hex
-
-    def parse(reply: Raw) -> int | Command[int]:
-        if reply[0]:
-            return int(reply[1])
-        name = f"{kind}:session:{text}"
-        there = read_participants(name, joiner or leaver or 0, reply[1])
-        if not there and not joiner:
-            reason = "names nobody, so nothing would save the change"
-            raise CorruptState(leaver or 0, f"{name}.participants", reason)
-        return change_session(
-            keys,
-            kind,
-            text,
-            fields,
-            log,
-            joiner=joiner,
-            leaver=leaver,
-            close=close,
-            once=once,
-            participants=there,
-        )
-
-    named = (keys.session(kind, text), keys.session_log(kind, text))
-    cores = [keys.core(char_id) for char_id in (*participants, *([joiner] if joiner else []))]
-    on = (*named, keys.dirty, keys.since, keys.once(once), *cores)
-    args: list[str | int] = [reference_field(kind), text, len(participants)]
-    args += [joiner or "", leaver or "", int(close), len(fields), *participants]
-    return Command(_change_session, on, [*args, *flat(fields), *log], parse, joiner or leaver or 0)
+    save = receipts if durable else None
+    return Command(_open_session, on, args, lambda _: chosen, members[0], save)
 
 
 def update_session(
@@ -135,39 +92,26 @@ def update_session(
     /,
     *,
     log: Sequence[Any] = (),
+    durable: bool = False,
 ) -> Command[int]:
     """Write fields of a session, append ``log`` entries, and mark all participants dirty.
 
     One atomic step. Returns the session's version. Raises SessionNotFound, SessionClosed,
-    InvalidSessionType, InvalidField, InvalidInput or CorruptState; then nothing is written.
+    InvalidSessionType, InvalidField, InvalidInput or CorruptState; then nothing is written. With
+    ``durable`` it returns when PostgreSQL has it, or raises NotDurable.
     """
-    if fields and "participants" in fields:
-        raise InvalidField("participants", "changes by join_session and leave_session")
-    return change_session(
-        keys, kind, session_id, encode_session(kind, fields or {}), encode_log(log)
-    )
-
-
-def join_session(keys: Keys, kind: str, session_id: UUID | str, char_id: int, /) -> Command[int]:
-    """Take a loaded character into a session. Returns the session's version.
-
-    Raises CharacterNotLoaded, InSession and what ``update_session`` does.
-    """
-    find_type(kind)
-    return change_session(keys, kind, session_id, {}, joiner=check_char_id(char_id))
-
-
-def leave_session(keys: Keys, kind: str, session_id: UUID | str, char_id: int, /) -> Command[int]:
-    """Take a character out of a session; the last one to leave closes it.
-
-    Returns the session's version. Raises what ``update_session`` does.
-    """
-    find_type(kind)
-    return change_session(keys, kind, session_id, {}, leaver=check_char_id(char_id))
+    todo = Together().update_session(kind, session_id, fields, log=log).changes
+    return change(keys, todo, durable=durable).then(_only)
 
 
 def close_session(
-    keys: Keys, kind: str, session_id: UUID | str, fields: Mapping[str, Any] | None = None, /
+    keys: Keys,
+    kind: str,
+    session_id: UUID | str,
+    fields: Mapping[str, Any] | None = None,
+    /,
+    *,
+    durable: bool = False,
 ) -> Command[int]:
     """Close a session, with a last change if given: from now on nothing in it changes.
 
@@ -175,7 +119,83 @@ def close_session(
     from Redis, in that order, so that no crash loses its end. Returns its version. Raises what
     ``update_session`` does; a session that is closed already stays as it is.
     """
-    return change_session(keys, kind, session_id, encode_session(kind, fields or {}), close=True)
+    todo = Together().close_session(kind, session_id, fields).changes
+    return change(keys, {n: replace(c, what="end") for n, c in todo.items()}, durable=durable).then(
+        _only
+    )
+
+
+def _only(versions: Mapping[str, int]) -> int:
+    (version,) = versions.values()
+    return version
+
+
+_change_participants = load_script("change_participants")
+
+
+def change_participants(
+    keys: Keys,
+    kind: str,
+    session_id: UUID | str,
+    *,
+    joiner: int = 0,
+    leaver: int = 0,
+    durable: bool = False,
+    known: frozenset[str] = frozenset(),
+) -> Command[int]:
+    """Take a character into a session, or out of it. Returns the session's version."""
+    name = session_name(kind, session_uuid(session_id))
+    fresh = str(uuid4())
+    members = Members({name, fresh, *known}, first=joiner or leaver)
+    on = [keys.dirty, keys.since, *members.keys(keys)]
+
+    def parse(reply: Raw) -> int | Command[int]:
+        if reply[0]:
+            return int(reply[1])
+        found = found_members(joiner or leaver, on, reply[1])
+        return change_participants(
+            keys,
+            kind,
+            session_id,
+            joiner=joiner,
+            leaver=leaver,
+            durable=durable,
+            known=known | found,
+        )
+
+    def receipts(_: Raw) -> dict[int, int]:
+        return dict.fromkeys(members.characters, 0)
+
+    args: list[str | int] = [*members.counts(), MAX_TIED, fresh, name, reference_field(kind)]
+    args += [joiner or "", leaver or "", *members.listed()]
+    return Command(
+        _change_participants, on, args, parse, joiner or leaver, receipts if durable else None
+    )
+
+
+def join_session(
+    keys: Keys, kind: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
+) -> Command[int]:
+    """Take a loaded character into a session. Returns the session's version.
+
+    Raises CharacterNotLoaded, InSession and what ``update_session`` does.
+    """
+    find_type(kind)
+    joiner = check_char_id(char_id)
+    return change_participants(keys, kind, session_id, joiner=joiner, durable=durable)
+
+
+def leave_session(
+    keys: Keys, kind: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
+) -> Command[int]:
+    """Take a character out of a session; the last one to leave closes it.
+
+    Who leaves is tied to the session until both are saved. Returns the session's version. Raises
+    TieFull, and what ``update_session`` does but for SessionClosed.
+    """
+    find_type(kind)
+    leaver = check_char_id(char_id)
+    return change_participants(keys, kind, session_id, leaver=leaver, durable=durable)
 
 
 _get_session = load_script("get_session")

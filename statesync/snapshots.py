@@ -15,7 +15,6 @@ from statesync.groups import Group, Outcome
 from statesync.hot import HotStore, done
 from statesync.session_codec import Session, decode_session
 from statesync.sessions.base import SessionOrchestrator
-from statesync.transfer_commands import References
 
 __all__ = ["Taken", "add", "decode", "merge", "read_logs"]
 
@@ -44,23 +43,18 @@ class Taken:
         return self.group.characters[key].version
 
 
-def merge(known: Mapping[int, References]) -> dict[int, References]:
-    """Return what is known of each character's group; of those in one group, the first has all."""
-    first_of: dict[object, int] = {}
-    merged: dict[int, dict[int, Mapping[str, str]]] = {}
-    for char_id, references in known.items():
-        held = {char_id, *references, *(s for of_it in references.values() for s in of_it.items())}
-        met = {first_of[key] for key in held if key in first_of}
+def merge(known: Mapping[int, frozenset[str]]) -> dict[int, frozenset[str]]:
+    """Return the known members of each character's group; of those in one, the first has all."""
+    first_of: dict[str, int] = {}
+    merged: dict[int, frozenset[str]] = {}
+    for char_id, names in known.items():
+        together = names | {str(char_id)}
+        met = {first_of[name] for name in together if name in first_of}
         first = min(met, default=char_id)
-        together = {char_id: {}, **references}
-        for other in met:
-            for member, of_it in merged.pop(other).items():
-                together[member] = together.get(member) or of_it
+        together = together.union(*(merged.pop(other) for other in met))
         merged[first] = together
-        first_of |= dict.fromkeys(held, first)
-        if len(met) > 1:
-            first_of = {key: first if was in met else was for key, was in first_of.items()}
-    return dict(merged)
+        first_of |= dict.fromkeys(together, first)
+    return merged
 
 
 def add(taken: dict[int | UUID, Taken], new: Taken) -> None:
@@ -87,7 +81,8 @@ def decode(snapshot: Snapshot) -> Group:
         try:
             session = decode_session(kind, session_id, raw, log_length)
         except InvalidField as error:
-            raise CorruptState(inside[0], error.field, error.reason) from None
+            whose = min(inside, default=min(characters))
+            raise CorruptState(whose, error.field, error.reason) from None
         away = [i for i in session.participants if i not in characters]
         sessions[session.id] = replace(session, members=tuple(sorted({*inside, *away})))
     references = {char_id: snapshot.references[char_id] for char_id in characters}

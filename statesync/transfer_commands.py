@@ -6,7 +6,7 @@ again where the script finds others. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 from uuid import UUID
@@ -15,13 +15,12 @@ from statesync import codec
 from statesync.codec import check_char_id
 from statesync.command import Claim, Command, Raw, Snapshot, flat, load_script, pairs
 from statesync.keys import Keys
+from statesync.members import Members, found_members, session_name
 from statesync.session_codec import Session, read_participants, read_references, write_session
 from statesync.session_types import names, reference_field, session_uuid
 
 __all__ = [
-    "LEFT",
     "Ended",
-    "References",
     "Settled",
     "Wider",
     "acknowledge",
@@ -82,101 +81,67 @@ def evict(
 # What a backup does
 
 
-References = Mapping[int, Mapping[str, str]]
-"""By character: the ids that the core points at, by type."""
-
-
-LEFT = "left_sessions"
-"""The field of a core that says which sessions it has left since it was saved, as ``type:id …``."""
-
-
-def _sessions(known: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the sessions that a core points at or has left, as type and id."""
-    held = [(kind, text) for kind, text in known.items() if kind != LEFT]
-    for name in known.get(LEFT, "").split():
-        kind, _, session_id = name.partition(":")
-        held.append((kind, session_id))
-    return held
-
-
 class Wider(NamedTuple):
     """Why there is no snapshot yet: more belongs to it than was thought."""
 
-    references: dict[int, dict[str, str]]
+    members: frozenset[str]
 
 
 _snapshot = load_script("snapshot")
 
 
 def try_snapshot(
-    keys: Keys, held: Claim, lease_us: int, references: References, /
+    keys: Keys, held: Claim, lease_us: int, known: Collection[str] = (), /
 ) -> Command[Snapshot | Wider]:
-    """Read a claimed character, whom a session ties to it, and their sessions, at one instant.
+    """Read a claimed character and all that belongs to it, at one instant.
 
     Raises all their versions, and claims those who are not claimed by ``held``. Nothing is done
-    where ``references`` is not just what is in all their cores: Wider says what is. Raises
-    LeaseLost, or CorruptState where one of them cannot be read.
+    where there are more than the ``known`` members: Wider names all. Raises LeaseLost, or
+    CorruptState where one of them cannot be read.
     """
-    members: dict[int, Mapping[str, str]] = {held.char_id: {}, **references}
+    members = Members(known, first=held.char_id)
     kinds = names()
-    sessions = sorted({item for known in members.values() for item in _sessions(known)})
+    on = [keys.dirty, keys.claimed, keys.since, *members.keys(keys)]
 
     def parse(reply: Raw) -> Snapshot | Wider:
         if not reply[0]:
-            wider: dict[int, dict[str, str]] = {}
-            width = len(kinds) + 1
-            rows = (reply[1][i : i + width] for i in range(0, len(reply[1]), width))
-            for char_id, row in zip(members, rows, strict=True):
-                wider[char_id] = read_references(char_id, row[:-1])
-                if row[-1]:
-                    wider[char_id][LEFT] = row[-1].decode()
-            lists = zip(reply[2][::2], reply[2][1::2], strict=True)
-            for (kind, session_id), (raw, left) in zip(sessions, lists, strict=True):
-                name = f"{kind}:session:{session_id}"
-                for char_id in read_participants(name, held.char_id, raw):
-                    wider.setdefault(char_id, {})
-                for text in left.decode().split():
-                    wider.setdefault(int(text), {})
-            return Wider(wider)
-        cores = dict(zip(members, reply[2], strict=True))
+            return Wider(members.names | found_members(held.char_id, on, reply[1]))
+        _, at_ms, states, scenes, tied = reply
+        cores = dict(zip(members.characters, states, strict=True))
+        hashes = {i: pairs(core[1:]) for i, core in cores.items()}
         return Snapshot(
-            int(reply[1]),
+            int(at_ms),
             {i: Claim(i, int(core[0])) for i, core in cores.items() if core},
-            {i: pairs(core[1:]) for i, core in cores.items()},
-            {i: {k: v for k, v in known.items() if k != LEFT} for i, known in members.items()},
+            hashes,
+            {i: _references(kinds, core) for i, core in hashes.items()},
             {
-                reference: (raw[0], pairs(raw[1:])) if raw else (0, {})
-                for reference, raw in zip(sessions, reply[3], strict=True)
+                session: (raw[0], pairs(raw[1:])) if raw else (0, {})
+                for session, raw in zip(members.sessions, scenes, strict=True)
             },
+            {tie: pairs(raw) for tie, raw in zip(members.ties, tied, strict=True)},
         )
 
-    on = (
-        keys.dirty,
-        keys.claimed,
-        keys.since,
-        *map(keys.core, members),
-        *(keys.session(*reference) for reference in sessions),
-        *(keys.session_log(*reference) for reference in sessions),
-    )
-    args: list[str | int] = [codec.MAX_CORE_BYTES, lease_us, held.token]
-    args += [len(members), len(sessions), len(kinds) + 1, *map(reference_field, kinds), LEFT]
-    args += members
-    args += [known.get(kind, "") for known in members.values() for kind in (*kinds, LEFT)]
-    return Command(_snapshot, on, args, parse, held.char_id)
+    args = [codec.MAX_CORE_BYTES, lease_us, held.token, *members.counts(), len(kinds)]
+    return Command(_snapshot, on, [*args, *members.listed(), *kinds], parse, held.char_id)
+
+
+def _references(kinds: Sequence[str], core: Mapping[bytes, bytes]) -> dict[str, str]:
+    held = {kind: core.get(reference_field(kind).encode(), b"") for kind in kinds}
+    return {kind: raw.decode() for kind, raw in held.items() if raw}
 
 
 def snapshot(
-    keys: Keys, held: Claim, lease_us: int = 120_000_000, /, *, references: References | None = None
+    keys: Keys, held: Claim, lease_us: int = 120_000_000, /, *, known: Collection[str] = ()
 ) -> Command[Snapshot]:
     """Take a snapshot as ``try_snapshot`` does, and try again until it is of all that belongs."""
-    first = try_snapshot(keys, held, lease_us, references or {})
+    first = try_snapshot(keys, held, lease_us, known)
 
     def parse(reply: Raw) -> Snapshot | Command[Snapshot]:
         found = first.parse(reply)
         if isinstance(found, Snapshot):
             return found
         assert isinstance(found, Wider)  # noqa: S101
-        return snapshot(keys, held, lease_us, references=found.references)
+        return snapshot(keys, held, lease_us, known=found.members)
 
     return Command(first.script, first.keys, first.args, parse, held.char_id)
 
@@ -193,8 +158,6 @@ class Ended(NamedTuple):
     claim: Claim
     taken: int = 0
     durable: int = 0
-    left: str = ""
-    """The sessions that the character had left."""
 
 
 class Settled(NamedTuple):
@@ -204,8 +167,6 @@ class Settled(NamedTuple):
     session_id: str
     taken: int
     durable: int
-    left: str = ""
-    """The characters that had left it."""
     closed: bool = False
     """Whether it was closed at the snapshot; closed since, its end is not durable yet."""
 
@@ -218,31 +179,39 @@ def acknowledge(
     at_ms: int = 0,
     /,
     *,
-    left: str = "",
     others: Sequence[Ended] = (),
     sessions: Sequence[Settled] = (),
+    ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
 ) -> Command[bool]:
-    """End a claim, and those of whom a session ties to it: version ``durable`` is in PostgreSQL.
+    """End a claim, and those of all that belongs to it: version ``durable`` is in PostgreSQL.
 
     ``taken`` is the version of the snapshot; both are 0 where nothing was saved on its account.
-    ``left`` are the sessions that it had left. False if the claim was not ours any more.
+    ``ties`` are as they were at the snapshot. False if the claim was not ours any more.
     """
-    cores = [Ended(held, taken, durable, left), *others]
+    cores = [Ended(held, taken, durable), *others]
+    hashes = {str(ended.claim.char_id): keys.core(ended.claim.char_id) for ended in cores}
+    hashes |= {session_name(s.kind, s.session_id): keys.session(*s[:2]) for s in sessions}
+    number = {name: 5 + i for i, name in enumerate(hashes)}
+    tied = ties or {}
     on = (
         keys.dirty,
         keys.claimed,
         keys.since,
         keys.quarantine,
-        *(keys.core(ended.claim.char_id) for ended in cores),
-        *(keys.session(s.kind, s.session_id) for s in sessions),
-        *(keys.session_log(s.kind, s.session_id) for s in sessions),
+        *hashes.values(),
+        *(keys.session_log(*s[:2]) for s in sessions),
         *(keys.evicted(s.session_id) for s in sessions),
+        *map(keys.tie, tied),
     )
-    args: list[str | int] = [at_ms, len(cores), len(sessions), REMEMBER_MS]
+    args: list[str | int] = [at_ms, len(cores), len(sessions), len(tied), REMEMBER_MS]
     for ended in cores:
-        args += [*ended.claim, ended.taken, ended.durable, ended.left]
-    for kind, session_id, was, is_now, gone, closed in sessions:
-        args += [reference_field(kind), session_id, was, is_now, gone, int(closed)]
+        args += [*ended.claim, ended.taken, ended.durable]
+    for kind, session_id, was, is_now, closed in sessions:
+        args += [reference_field(kind), session_id, was, is_now, int(closed)]
+    for tie, entries in tied.items():
+        args += [tie, len(entries)]
+        for member, token in entries.items():
+            args += [member.decode(), number.get(member.decode(), 0), token.decode()]
     return Command(_acknowledge, on, args, bool, held.char_id)
 
 

@@ -163,7 +163,7 @@ class _Demo:
         count = len(self.sessions)
         yield _Step("open fights, inventories and quests", count, time.monotonic() - started)
 
-    def _open(self, kind: str, party: list[int], fields: dict[str, Any], **core: str) -> None:
+    def _open(self, kind: str, party: list[int], fields: dict[str, Any], **core: Any) -> None:
         session = self.hot.open_session(kind, party, fields, **core)
         self.sessions[kind, session] = {**fields, "participants": party, "log": 0}
         for i in party:

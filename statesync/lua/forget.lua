@@ -1,5 +1,5 @@
 -- Removes all that Redis holds of a deleted character: its core, its marks, whatever claim is out
--- on it, and of its sessions those that name nobody else. A restore that read rows from before the
+-- on it, and of the sessions given those that name nobody else. A restore that read rows from before the
 -- deletion cannot bring any of it back.
 -- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 evicted; then the sessions, their
 --       logs, their evicted
@@ -9,13 +9,11 @@
 local sessions = (#KEYS - 6) / 3
 for i = 7, 6 + sessions do
   local list = redis.pcall('HGET', KEYS[i], 'participants') or ''
-  -- Nor one that is gone, or whose list nobody can read.
-  local others = type(list) ~= 'string' or redis.call('EXISTS', KEYS[i]) == 0
-    or not string.match(list, '^[%[%d,%s%]]*$')
-  if not others then
-    for id in string.gmatch(list, '%d+') do others = others or id ~= ARGV[1] end
+  local goes = type(list) == 'string' and redis.call('EXISTS', KEYS[i]) == 1
+  if goes then
+    for id in string.gmatch(list, '%d+') do goes = goes and id == ARGV[1] end
   end
-  if not others then
+  if goes then
     redis.call('DEL', KEYS[i], KEYS[i + sessions])
     redis.call('SET', KEYS[i + 2 * sessions], ARGV[3], 'PX', ARGV[2])
   end

@@ -1,52 +1,55 @@
--- Reads a claimed character, everybody whom a session ties to it, and their sessions, at one
--- instant, and raises their versions, which orders all snapshots.
+-- Reads a claimed character, all that belongs to it (its sessions, their participants, whoever is
+-- tied to one of them) at one instant, and raises their versions, which orders all snapshots.
 -- The claims cover every change made so far, so the dirty marks are cleared here: one that is set
 -- afterwards means a change that this snapshot does not hold. Whoever is read without being
 -- claimed by us is claimed here; an older claim is superseded.
--- Nothing is done where a core points at, or has left, other sessions than expected, or a session
--- names, or was left by, somebody who is not among the cores: the reply says what is so, for the
--- next try.
--- KEYS: 1 dirty, 2 claimed, 3 since, then the cores, the sessions, the sessions' logs
--- ARGV: 1 most bytes, 2 lease in µs, 3 token, 4 how many cores, 5 sessions, 6 reference fields;
---       then the fields; the char_ids, the claimed one first; for each core, what each field holds
+-- Nothing is done where more belongs to it than is declared: the reply says what, for the next try.
+-- Uses: version, members
+-- KEYS: 1 dirty, 2 claimed, 3 since, then the cores, the sessions, the sessions' logs, the ties
+-- ARGV: 1 most bytes, 2 lease in µs, 3 token, 4 how many cores, 5 sessions, 6 ties, 7 types; then
+--       the members' names, the claimed one first; the types' names
 -- Returns: 1, the time in ms, for each core its token, field, value, … or nothing where it is
---          gone, for each session its log's length, field, value, … or nothing;
---          or 0, what the fields hold, and the sessions' participants and who has left them
+--          gone, for each session its log's length, field, value, … or nothing, for each tie name,
+--          token, …; or 0 and what else belongs to it
 -- Errors: LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION, WRONGTYPE
-local cores, sessions, fields = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local first_id = 6 + fields
-local first_reference = first_id + cores
-local lease = tonumber(ARGV[2])
-if redis.call('ZSCORE', KEYS[2], ARGV[first_id + 1]) ~= ARGV[3] then
-  return redis.error_reply('LEASELOST')
+local cores, sessions, ties = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local last_session = 3 + cores + sessions
+if redis.call('ZSCORE', KEYS[2], ARGV[8]) ~= ARGV[3] then return redis.error_reply('LEASELOST') end
+name_members(3, 8, cores, sessions, ties)
+local types, fields = {}, {TIE}
+for i = 1, tonumber(ARGV[7]) do
+  types[i] = ARGV[7 + cores + sessions + ties + i]
+  fields[i + 1] = types[i] .. '_session_id'
 end
-local names, among = {}, {}
-for i = 1, fields do names[i] = ARGV[6 + i] end
-for i = 1, cores do among[ARGV[first_id + i]] = true end
 
-local expected, found, participants = true, {}, {}
-for i = 1, cores do
-  local held = redis.pcall('HMGET', KEYS[3 + i], unpack(names))
-  if held.err then return redis.error_reply('WRONGTYPE ' .. 3 + i) end
-  for j = 1, fields do
-    local reference = held[j] or ''
-    found[#found + 1] = reference
-    expected = expected and reference == ARGV[first_reference + #found]
+for i = 4, 3 + cores do
+  local held = redis.pcall('HMGET', KEYS[i], unpack(fields))
+  if held.err then return redis.error_reply('WRONGTYPE ' .. i) end
+  for j, value in ipairs(held) do
+    if value and value ~= '' then
+      need(j == 1 and value or types[j - 1] .. ':' .. value, i, fields[j], value)
+    end
   end
 end
-for i = 1, sessions do
-  local lists = redis.pcall('HMGET', KEYS[3 + cores + i], 'participants', 'left_participants')
-  if lists.err then return redis.error_reply('WRONGTYPE ' .. 3 + cores + i) end
-  for j = 1, 2 do
-    local list = lists[j] or ''
-    participants[#participants + 1] = list
-    for id in string.gmatch(list, '%d+') do expected = expected and among[id] end
-  end
+local lengths, tied = {}, {}
+for i = 4 + cores, last_session do
+  local held = redis.pcall('HMGET', KEYS[i], 'participants', TIE)
+  if held.err then return redis.error_reply('WRONGTYPE ' .. i) end
+  need_participants(i, held[1] or '')
+  if held[2] and held[2] ~= '' then need(held[2], i, TIE, held[2]) end
+  lengths[i] = redis.pcall('LLEN', KEYS[i + sessions])
+  if type(lengths[i]) ~= 'number' then return redis.error_reply('WRONGTYPE ' .. i + sessions) end
 end
-if not expected then return {0, found, participants} end
+for i = 1, ties do
+  local key = last_session + sessions + i
+  tied[i] = redis.pcall('HGETALL', KEYS[key])
+  if tied[i].err then return redis.error_reply('WRONGTYPE ' .. key) end
+  for j = 1, #tied[i], 2 do need(tied[i][j], key, '', tied[i][j]) end
+end
+if #found > 0 then return {0, found} end
 
 local read = {}
-for i = 4, 3 + cores + sessions do
+for i = 4, last_session do
   local hash = redis.call('HGETALL', KEYS[i])
   local size, largest, most = 0, '', 0
   for j = 1, #hash, 2 do
@@ -57,32 +60,28 @@ for i = 4, 3 + cores + sessions do
   if size > tonumber(ARGV[1]) then
     return redis.error_reply('TOOLARGE ' .. i .. ' ' .. size .. ' ' .. string.sub(largest, 1, 100))
   end
+  local refused = cannot_raise(i)
+  if refused then return refused end
   read[i] = hash
 end
-for i = 4, 3 + cores + sessions do
+
+-- From here on nothing can be refused.
+for i = 4, last_session do
   if #read[i] > 0 then
-    local version = redis.pcall('HINCRBY', KEYS[i], 'version', 1)
-    if type(version) ~= 'number' then
-      -- Anything else, such as being out of memory, is the server's trouble and no character's.
-      local bad = string.find(version.err, 'not an integer') or string.find(version.err, 'overflow')
-      return bad and redis.error_reply('BADVERSION ' .. i) or version
-    end
     table.insert(read[i], 'version')
-    table.insert(read[i], string.format('%.0f', version))
+    table.insert(read[i], string.format('%.0f', redis.call('HINCRBY', KEYS[i], 'version', 1)))
   end
 end
-
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local now_ms = string.format('%.0f', math.floor(now / 1000))
 local states, scenes = {}, {}
 for i = 1, cores do
-  local id, core = ARGV[first_id + i], read[3 + i]
-  local token = ARGV[3]
+  local id, core, token = ARGV[7 + i], read[3 + i], ARGV[3]
   if i == 1 or #core > 0 then redis.call('SREM', KEYS[1], id) end
   if i > 1 and #core > 0 then
     local held = redis.call('ZSCORE', KEYS[2], id)
-    token = now + lease
+    token = now + tonumber(ARGV[2])
     if held then token = math.max(token, held + 1) end
     token = string.format('%.0f', token)
     redis.call('ZADD', KEYS[2], token, id)
@@ -93,13 +92,7 @@ for i = 1, cores do
 end
 for i = 1, sessions do
   local session = read[3 + cores + i]
-  if #session > 0 then
-    local length = redis.pcall('LLEN', KEYS[3 + cores + sessions + i])
-    if type(length) ~= 'number' then
-      return redis.error_reply('WRONGTYPE ' .. 3 + cores + sessions + i)
-    end
-    table.insert(session, 1, length)
-  end
+  if #session > 0 then table.insert(session, 1, lengths[3 + cores + i]) end
   scenes[i] = session
 end
-return {1, now_ms, states, scenes}
+return {1, now_ms, states, scenes, tied}

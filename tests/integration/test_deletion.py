@@ -13,6 +13,7 @@ from statesync.errors import CharacterNotFound, CharacterNotLoaded, RedisUnavail
 from statesync.hot import HotStore
 from statesync.keys import Keys
 from statesync.login import LoginService
+from statesync.members import MAX_TIED
 from statesync.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
 from tests.integration.test_backup import once, row, scalar
@@ -200,6 +201,48 @@ def test_a_session_that_cannot_be_read_does_not_keep_it(
     assert_gone(orchestrator, raw, keys)
     assert saved.look(2) is not None
     assert saved.look_session("combat", fight) > 0
+
+
+@pytest.mark.parametrize("reference", ["junk", "../1", ""])
+def test_a_core_that_cannot_be_read(
+    orchestrator: Orchestrator, saved: HotStore, raw: Any, keys: Keys, reference: str
+) -> None:
+    raw.hset(keys.core(1), mapping={"combat_session_id": reference, "version": "x"})
+    raw.delete(keys.core(2))
+    raw.set(keys.core(2), "no hash")
+    for char_id in (1, 2):
+        assert orchestrator.delete(char_id).outcome == "deleted"
+        assert_gone(orchestrator, raw, keys, char_id)
+
+
+def test_who_is_tied_to_all_that_one_can_be_tied_to(
+    orchestrator: Orchestrator,
+    saved: HotStore,
+    fight: UUID,
+    raw: Any,
+    keys: Keys,
+    full_core: FullCore,
+) -> None:
+    crowd = range(3, 3 + MAX_TIED - 1)
+    for char_id in crowd:
+        saved.create(char_id, **full_core(char_id))
+    saved.update_together({char_id: {"gold": 1} for char_id in (1, *crowd)})
+    assert orchestrator.delete(1).outcome == "deleted"
+    assert_gone(orchestrator, raw, keys)
+    assert participants(saved, fight) == (2,)
+
+
+def test_who_traded_with_it_is_saved_and_held_up_by_it_no_more(
+    orchestrator: Orchestrator, saved: HotStore, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    saved.update_together({1: {"gold": 0}, 2: {"gold": 9}})
+    raw.hset(keys.core(1), "stats", "{broken")
+    assert orchestrator.backup_full_state(2).outcome == "quarantined"
+    orchestrator.delete(1)
+    assert_gone(orchestrator, raw, keys)
+    assert orchestrator.backup_full_state(2).outcome == "saved"
+    assert row(engine, 2)["extra"]["gold"] == "9"
+    assert saved.marks(2) == (False, None, None, None)
 
 
 def crash(*_: object) -> None:

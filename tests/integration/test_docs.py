@@ -34,13 +34,23 @@ def environment(
         client.flushdb()
 
 
+def run(page: str) -> dict[str, Any]:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+    assert len(blocks) > 5
+    names: dict[str, Any] = {"__name__": page.replace(".", "_")}
+    for block in blocks:
+        exec(compile(block, page, "exec"), names)
+    return names
+
+
+@pytest.mark.usefixtures("environment")
+def test_trades_md() -> None:
+    run("trades.md")["store"].close()
+
+
 @pytest.mark.usefixtures("environment")
 def test_sessions_md() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "sessions.md").read_text(), re.DOTALL)
-    assert len(blocks) > 5
-    names: dict[str, Any] = {"__name__": "sessions_md"}
-    for block in blocks:
-        exec(compile(block, "sessions.md", "exec"), names)
+    names = run("sessions.md")
     names["orchestrator"].close()
     names["hot"].close()
     names["redis"].close()

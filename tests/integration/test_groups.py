@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from statesync import database, groups
 from statesync.groups import Group, Outcome
 from statesync.hot import HotStore
-from statesync.keys import Keys
+from statesync.keys import TIE_FIELD, Keys
 from statesync.orchestrator import GameStateOrchestrator
 from statesync.restore import Restore
 from statesync.snapshots import Taken, decode, read_logs
@@ -120,7 +120,7 @@ def test_broken_member_holds_its_group_and_is_named(
     reports = orchestrator.backup_many([*PARTY, 9])
     assert [r.outcome for r in reports] == ["quarantined"] * 3 + ["saved"]
     assert {r.field for r in reports[:3]} == {"stats"}
-    assert "shares a session with character 3: is not valid JSON" in (reports[0].error or "")
+    assert "belongs together with character 3: is not valid JSON" in (reports[0].error or "")
     assert rows(engine, "SELECT id FROM characters") == [(9,)]
     raw.hset(keys.core(3), "stats", "{}")
     assert orchestrator.backup_full_state(2).outcome == "saved"
@@ -298,8 +298,9 @@ def test_who_leaves_is_saved_with_what_he_left(
     saved = "SELECT (SELECT extra->>'loot' FROM characters WHERE id = 1), payload->>'pot'"
     assert orchestrator.backup_full_state(3).outcome == "saved"
     assert rows(engine, f"{saved} FROM sessions") == [("pot", "0")]
-    assert not raw.hexists(keys.core(1), "left_sessions")
-    assert not raw.hexists(keys.session("combat", str(fight)), "left_participants")
+    assert not raw.hexists(keys.core(1), TIE_FIELD)
+    assert not raw.hexists(keys.session("combat", str(fight)), TIE_FIELD)
+    assert not raw.keys(keys.tie("*"))
     hot.leave_session("combat", fight, 2)
     hot.update(2, loot="crumbs")
     orchestrator.evict(3)

@@ -17,6 +17,9 @@ EXAMPLES: dict[type[errors.StatesyncError], tuple[object, ...]] = {
     errors.CharacterExists: (7,),
     errors.CharacterNotSaved: (7,),
     errors.LeaseLost: (7,),
+    errors.GuardFailed: ("character 7", "gold", "100", None),
+    errors.TieFull: ([7, 8],),
+    errors.NotDurable: ([7], "why"),
 }
 
 

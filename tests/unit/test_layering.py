@@ -24,12 +24,13 @@ SCRIPTS = sorted((PACKAGE / "lua").glob("*.lua"))
 COMMANDS = "".join(path.read_text() for path in sorted(PACKAGE.glob("*commands.py")))
 
 _SESSIONS_FORM = {"errors", "keys", "codec", "session_types", "session_codec"}
-_BELOW_COMMANDS = _SESSIONS_FORM | {"command"}
+_BELOW_COMMANDS = _SESSIONS_FORM | {"command", "members"}
 _BELOW_HOT = _BELOW_COMMANDS | {
     "settings",
     "commands",
     "operator_commands",
     "session_commands",
+    "together_commands",
     "transfer_commands",
 }
 _BELOW_SESSIONS = _SESSIONS_FORM | {"models", "durable", "durable_sessions"}
@@ -45,10 +46,12 @@ MAY_IMPORT = {
     "vitals": {"errors"},
     "command": {"errors", "codec"},
     "session_types": {"errors"},
-    "session_codec": {"errors", "codec", "session_types"},
+    "session_codec": {"errors", "keys", "codec", "session_types"},
     "commands": _BELOW_COMMANDS,
     "operator_commands": _BELOW_COMMANDS | {"transfer_commands"},
-    "session_commands": _BELOW_COMMANDS,
+    "members": _SESSIONS_FORM | {"command"},
+    "together_commands": _BELOW_COMMANDS,
+    "session_commands": _BELOW_COMMANDS | {"together_commands"},
     "transfer_commands": _BELOW_COMMANDS,
     "hot": _BELOW_HOT,
     "models": {"errors", "codec"},
@@ -66,6 +69,7 @@ MAY_IMPORT = {
     "embedded": {"errors", "settings"},
     "orchestrator": _BELOW_ORCHESTRATOR,
     "scrub": _BELOW_ORCHESTRATOR | {"orchestrator"},
+    "game_store": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "sweep": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "app": _BELOW_APP,
     "login": _BELOW_APP | {"app"},
@@ -178,7 +182,7 @@ def test_script_declares_every_key_and_error() -> None:
         used = {int(number) for number in re.findall(r"KEYS\[(\d)\]", code)}
         assert used == {int(number) for number in re.findall(r"(\d) ", declared[1])}, script.name
         raised = set(re.findall(r"error_reply\('([A-Z]+)", code))
-        stated = re.search(r"^-- Errors: (.*)$", text, re.MULTILINE)
+        stated = re.search(r"^-- Errors: ((?:.*\n--)*.*)$", text, re.MULTILINE)
         assert stated
         assert all(error in stated[1] for error in raised), script.name
 
