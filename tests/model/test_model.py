@@ -1,0 +1,67 @@
+"""The protocol holds in every order of its steps; and each of its parts is needed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.model.protocol import MUTATIONS, Budget, start
+from tests.model.search import search
+
+FINE = {
+    "one character": (1, 2, Budget(writes=3, crashes=2, expiries=2)),
+    "bare writers": (1, 2, Budget(writes=1, bare=2, crashes=1, expiries=1)),
+    "login and logout": (1, 2, Budget(writes=1, bare=1, crashes=1, expiries=1, evictions=1)),
+    "trades of two": (2, 2, Budget(trades=2, crashes=1, expiries=1)),
+    "trades of three": (3, 2, Budget(trades=2, crashes=1)),
+}
+SLOW = {
+    "three workers": (1, 3, Budget(writes=3, crashes=2, expiries=2)),
+    "bare writers": (1, 3, Budget(writes=1, bare=2, crashes=1, expiries=2)),
+    "login and logout": (1, 2, Budget(writes=2, bare=1, crashes=1, expiries=1, evictions=2)),
+    "trades and writes": (2, 2, Budget(trades=2, writes=1, crashes=1, expiries=1)),
+    "trades and logouts": (2, 2, Budget(trades=2, crashes=1, expiries=1, evictions=1)),
+    "trades, two crashes": (2, 2, Budget(trades=2, crashes=2, expiries=2)),
+    "trades of three": (3, 2, Budget(trades=2, crashes=1, expiries=1)),
+    "ties that meet": (4, 2, Budget(trades=3)),
+}
+BROKEN = {
+    "no fence": (1, Budget(writes=2), "rows_never_go_back"),
+    "no bump at the snapshot": (1, Budget(bare=2), "rows_never_go_back"),
+    "acknowledge without token": (1, Budget(writes=2), "nothing_is_lost"),
+    "unmark after the save": (1, Budget(writes=2), "nothing_is_lost"),
+    "no ties": (2, Budget(trades=1), "trades_are_whole"),
+    "untie at the snapshot": (2, Budget(trades=1, expiries=1), "trades_are_whole"),
+    "untie whatever has been tied since": (2, Budget(trades=2), "trades_are_whole"),
+    "evict without looking at the mark": (1, Budget(bare=1, evictions=1), "nothing_is_lost"),
+    "fill over what is live": (1, Budget(writes=1, evictions=1), "play_never_goes_back"),
+    "fill from before the eviction": (1, Budget(writes=1, evictions=1), "nothing_is_lost"),
+}
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_every_order_is_fine(name: str) -> None:
+    found = search(start(*FINE[name]))
+    print(name, found)
+    assert not found.broken, str(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_every_order_is_fine_in_more_states(name: str) -> None:
+    found = search(start(*SLOW[name]))
+    print(name, found)
+    assert not found.broken, str(found)
+
+
+@pytest.mark.parametrize("wrong", MUTATIONS)
+def test_every_part_is_needed(wrong: str) -> None:
+    characters, budget, broken = BROKEN[wrong]
+    whole = search(start(characters, 2, budget))
+    assert not whole.broken, str(whole)
+    found = search(start(characters, 2, budget), wrong)
+    print(wrong, found)
+    assert found.broken == broken, str(found)
+
+
+def test_without_ties_four_steps_are_enough() -> None:
+    assert len(search(start(2, 2, Budget(trades=1)), "no ties").way) == 4
