@@ -75,3 +75,9 @@ beat_schedule = {
         "options": {"expires": _settings.sync_seconds, "ignore_result": True},
     }
 }
+if _settings.scrub_seconds:
+    beat_schedule["scrub"] = {
+        "task": "statesync.scrub",
+        "schedule": float(_settings.scrub_seconds),
+        "options": {"expires": _settings.scrub_seconds, "ignore_result": True},
+    }

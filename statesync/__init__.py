@@ -9,6 +9,7 @@ from typing import Any
 
 from statesync import errors
 from statesync.codec import Character
+from statesync.deletion import DeletionReport
 from statesync.game_store import AsyncGameStore, GameStore
 from statesync.hot import AsyncHotStore, HotStore
 from statesync.login import AsyncLoginService, LoggedIn, LoginService
@@ -25,6 +26,7 @@ __all__ = [
     "AsyncLoginService",
     "BackupReport",
     "Character",
+    "DeletionReport",
     "GameStateOrchestrator",
     "GameStore",
     "HotStore",

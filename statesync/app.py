@@ -5,19 +5,24 @@ Its settings stand in ``celeryconfig.py``.
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Callable
 from functools import cache
 
 from celery import Celery
+from celery.signals import worker_shutdown
 from kombu.exceptions import OperationalError
 
-from statesync.errors import BrokerUnavailable
+from statesync.errors import BrokerUnavailable, ServerUnavailable
+from statesync.hot import HotStore
 from statesync.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 
 __all__ = ["app", "enqueue_backup", "orchestrator", "settings"]
+
+log = logging.getLogger(__name__)
 
 app = Celery("statesync", include=["statesync.tasks"])
 app.config_from_object("celeryconfig")
@@ -62,3 +67,15 @@ def settings() -> Settings:
 def orchestrator() -> GameStateOrchestrator:
     """Return the orchestrator of this process, made when its first task runs: after any fork."""
     return GameStateOrchestrator.from_settings(settings())
+
+
+@worker_shutdown.connect
+def say_what_is_left(**_: object) -> None:
+    """Log what a worker that has ended leaves to the others."""
+    try:
+        with HotStore.from_settings(settings()) as hot:
+            left = hot.status()
+    except ServerUnavailable as error:
+        log.warning("stopped; what is left is not known: %s", error)
+    else:
+        log.warning("stopped; left to others: %d dirty, %d claimed", left.dirty, left.claimed)

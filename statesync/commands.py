@@ -151,9 +151,10 @@ def claim_dirty(
 _requeue = load_script("requeue")
 
 
-def requeue(keys: Keys, limit: int, /) -> Command[int]:
-    """Put up to ``limit`` characters whose lease has ended back into the dirty set."""
-    return Command(_requeue, (keys.dirty, keys.claimed), (limit,), int)
+def requeue(keys: Keys, limit: int, /, *, held: bool = False) -> Command[int]:
+    """Put up to ``limit`` characters whose lease has ended back into the dirty set; with ``held``
+    also those whose lease has not: who holds them finds his claim superseded."""
+    return Command(_requeue, (keys.dirty, keys.claimed), (limit, int(held)), int)
 
 
 _release = load_script("release")

@@ -40,6 +40,7 @@ __all__ = [
     "open_sessions",
     "spoil",
     "spoiled",
+    "versions",
     "write",
 ]
 
@@ -301,6 +302,15 @@ def having_open(connection: Connection, char_ids: Sequence[int]) -> dict[str, li
     for char_id, kind, _ in memberships(connection, char_ids):
         found[kind].append(char_id)
     return found
+
+
+def versions(connection: Connection, session_ids: Iterable[str]) -> dict[str, int]:
+    """Return the versions at which sessions are saved, by id."""
+    query = select(sessions.c.id, sessions.c.version).where(
+        sessions.c.id == func.any(bindparam("ids"))
+    )
+    ids = [UUID(text) for text in session_ids]
+    return {str(session_id): at for session_id, at in connection.execute(query, {"ids": ids})}
 
 
 def open_sessions(connection: Connection, kind: str, char_ids: Sequence[int]) -> dict[int, Session]:

@@ -17,7 +17,13 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from statesync import commands, session_commands, together_commands, transfer_commands
+from statesync import (
+    commands,
+    operator_commands,
+    session_commands,
+    together_commands,
+    transfer_commands,
+)
 from statesync.command import Command
 from statesync.errors import InvalidInput, RedisUnavailable, StatesyncError, TieFull
 from statesync.keys import Keys
@@ -77,6 +83,12 @@ class _Operations:
     list_quarantine = _Operation(commands.list_quarantine)
     retry_quarantined = _Operation(commands.retry_quarantined)
     discard_quarantined = _Operation(commands.discard_quarantined)
+    pending = _Operation(operator_commands.pending)
+    scan = _Operation(operator_commands.scan)
+    forget = _Operation(operator_commands.forget)
+    heartbeat = _Operation(operator_commands.heartbeat)
+    examine = _Operation(operator_commands.examine)
+    mark_unsaved = _Operation(operator_commands.mark_unsaved)
 
     update_together = _Operation(together_commands.update_together)
 

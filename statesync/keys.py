@@ -71,3 +71,8 @@ class Keys:
     def stats(self) -> str:
         """HASH: counters shared by all processes."""
         return f"{self.prefix}statesync:stats"
+
+    @property
+    def heartbeat(self) -> str:
+        """STRING: ms at which the last sweep of the schedule came in."""
+        return f"{self.prefix}statesync:heartbeat"

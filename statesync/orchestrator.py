@@ -11,6 +11,7 @@ from statesync import database, durable_sessions, session_types
 from statesync.backup import Backup, BackupReport
 from statesync.codec import check_char_id
 from statesync.command import Claim
+from statesync.deletion import Deletion, DeletionReport
 from statesync.errors import (
     CharacterNotSaved,
     InvalidSessionType,
@@ -24,7 +25,7 @@ from statesync.sessions.base import SessionOrchestrator, SessionReport
 from statesync.settings import Settings
 from statesync.vitals import DeriveVitals, derive_vitals, load_function
 
-__all__ = ["BackupReport", "GameStateOrchestrator", "RestoreReport"]
+__all__ = ["BackupReport", "DeletionReport", "GameStateOrchestrator", "RestoreReport"]
 
 _ROUNDS = 6
 """How often an eviction saves what has changed meanwhile."""
@@ -173,6 +174,14 @@ class GameStateOrchestrator:
             if report.outcome == "superseded":  # somebody else in its session is being saved
                 time.sleep(0.02 * 2**turn)
         raise CharacterNotSaved(char_id)
+
+    def delete(self, char_id: int) -> DeletionReport:
+        """Delete a character in both stores, for good; its sessions stay with the others in them.
+
+        Safe at any time and to run twice; after a crash, run it again. Raises InvalidCharId and
+        ServerUnavailable.
+        """
+        return Deletion(self.hot, self.engine, self.backup_full_state).run(char_id)
 
     # Restore
 

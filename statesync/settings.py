@@ -122,6 +122,8 @@ class Settings:
     """Goes before the names of the queues ``sync``, ``backup`` and ``restore``."""
     sync_seconds: int = _setting(_whole(1, 86_400), 60)
     """How often the dirty list is swept."""
+    scrub_seconds: int = _setting(_whole(0, 86_400), 900)
+    """How often all of Redis is looked through for unsaved changes without a mark; 0 is never."""
     lease_seconds: int = _setting(_whole(1, 86_400), 120)
     """How long a worker may hold a claim before any sweep puts it back."""
     batch_size: int = _setting(_whole(1, 5_000), 500)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from statesync.command import Claim, Status
@@ -25,6 +26,8 @@ HandOver = Callable[[Sequence[Claim]], object]
 _REQUEUE_STEP = 200
 _SCAN_STEP = 200
 """Small enough that no script holds Redis for more than about a millisecond."""
+_STILL_SECONDS = 5.0
+"""After so long without any progress a drain takes over what others have claimed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> 
                 batches += in_batches
             if cursor == 0:
                 break
-    except ServerUnavailable:
+    except BaseException:  # whatever it is, nobody has to wait for the leases
         _release(hot, held)
         raise
     left = hot.status().dirty
@@ -91,6 +94,8 @@ class DrainReport:
     dirty: int
     claimed: int
     """Held by workers that have not acknowledged yet."""
+    quarantined: int
+    """Cannot be saved until somebody repairs them."""
 
     @property
     def done(self) -> bool:
@@ -106,8 +111,9 @@ def drain(
 ) -> DrainReport:
     """Save everything that is dirty, here and now, without the broker.
 
-    Waits for claims that workers hold. Ends when nothing is left, or after ``timeout`` seconds;
-    raises the last ServerUnavailable where a server was away until then.
+    Waits for claims that workers hold, and takes over those that stand still: their worker is gone,
+    or their message waits for one. Ends when nothing is left, or with the batch under way after
+    ``timeout`` seconds; raises the last ServerUnavailable where a server was away until then.
     """
     outcomes: Counter[str] = Counter()
 
@@ -115,19 +121,27 @@ def drain(
         reports = orchestrator.backup_claims(claims)
         outcomes.update(report.outcome for report in reports)
         progress(hot.status())
+        if time.monotonic() > deadline:
+            raise _TimeIsUp
 
     hot = orchestrator.hot
     all_in_batches = replace(settings, batch_above=0)
     deadline = time.monotonic() + timeout
     pause = 0.05
+    claimed, moved_at = 0, time.monotonic()
     while True:
         failed: ServerUnavailable | None = None
         try:
-            sweep(hot, all_in_batches, save, save)
+            with suppress(_TimeIsUp):
+                sweep(hot, all_in_batches, save, save)
             status = hot.status()
             progress(status)
             if not status.dirty and not status.claimed:
                 break
+            if status.dirty or status.claimed != claimed:
+                claimed, moved_at = status.claimed, time.monotonic()
+            elif time.monotonic() > moved_at + _STILL_SECONDS:
+                hot.requeue(_REQUEUE_STEP, held=True)
         except ServerUnavailable as error:
             failed = error
         if time.monotonic() > deadline:
@@ -136,4 +150,8 @@ def drain(
             break
         time.sleep(pause)
         pause = min(pause * 2, 1.0) if failed else 0.05
-    return DrainReport(dict(outcomes), status.dirty, status.claimed)
+    return DrainReport(dict(outcomes), status.dirty, status.claimed, status.quarantined)
+
+
+class _TimeIsUp(Exception):
+    """A drain is to end; what it has claimed and not saved goes back."""

@@ -6,6 +6,7 @@ A message is a hint: lost, late or doubled, it costs time and never data.
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,15 +20,25 @@ from statesync import database
 from statesync.app import app, orchestrator, settings
 from statesync.command import Claim
 from statesync.errors import BrokerUnavailable, InvalidInput, ServerUnavailable, StatesyncError
+from statesync.scrub import PAUSE_SECONDS, scrub_page
 from statesync.sweep import sweep
 
-__all__ = ["backup_batch", "backup_full_state", "restore_batch", "restore_full_state", "sync_dirty"]
+__all__ = [
+    "backup_batch",
+    "backup_full_state",
+    "restore_batch",
+    "restore_full_state",
+    "scrub",
+    "sync_dirty",
+]
 
 log = get_task_logger(__name__)
 T = TypeVar("T")
 Json = dict[str, Any]
 
 _RETRY_CAP_SECONDS = 60
+_SCRUB_STEP_SECONDS = 5.0
+"""How long one message of a scrub works: a worker that is told to stop has not to wait for all."""
 _EXPECTED = (StatesyncError,)
 """What a worker logs in one line, without a traceback."""
 
@@ -92,8 +103,32 @@ def sync_dirty() -> dict[str, int]:
 
     Where PostgreSQL is away nothing is claimed: the backlog waits in Redis, where it is safe.
     """
+    orchestrator().hot.heartbeat()
     database.ping(orchestrator().engine)
     return _sweep()
+
+
+@app.task(name="statesync.scrub", throws=_EXPECTED)
+def scrub(cursor: int = 0) -> dict[str, int]:
+    """Mark what is unsaved without a mark, for some seconds from ``cursor`` on, and hand the rest
+    over to the next message: ``{"characters", "sessions", "marked", "cursor"}``.
+
+    A message that is lost costs this round; the schedule starts the next one.
+    """
+    if type(cursor) is not int or not 0 <= cursor < 2**64:
+        raise InvalidInput("cursor must be an integer from 0 to 2^64-1")
+    done: Counter[str] = Counter()
+    end = time.monotonic() + _SCRUB_STEP_SECONDS
+    while True:
+        page = scrub_page(orchestrator(), cursor)
+        done.update(characters=page.characters, sessions=page.sessions, marked=page.marked)
+        cursor = page.cursor
+        if cursor == 0 or time.monotonic() > end:
+            break
+        time.sleep(PAUSE_SECONDS)
+    if cursor:
+        _send(scrub, cursor)
+    return dict(done) | {"cursor": cursor}
 
 
 def _sweep() -> dict[str, int]:

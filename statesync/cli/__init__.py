@@ -17,11 +17,16 @@ _COMMANDS = {
     "demo": "demo",
     "dev": "dev",
     "migrate": "operate",
+    "doctor": "doctor",
     "status": "show",
     "inspect": "show",
+    "pending": "pending",
     "restore": "operate",
     "drain": "operate",
+    "scrub": "operate",
+    "delete": "operate",
     "quarantine": "quarantine",
+    "conflicts": "conflicts",
 }
 """Each command and the module that holds it, imported when it is asked for."""
 

@@ -1,8 +1,9 @@
-"""Owns the commands that do something to the state: migrate, restore, drain."""
+"""Owns the commands that do something to the state: migrate, restore, drain, scrub, delete."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict
 
@@ -13,9 +14,10 @@ from statesync import migrate as migrations
 from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
 from statesync.command import Status
 from statesync.orchestrator import GameStateOrchestrator
+from statesync.scrub import PAUSE_SECONDS, scrub_page
 from statesync.sweep import drain as drain_all
 
-__all__ = ["drain", "migrate", "restore"]
+__all__ = ["delete", "drain", "migrate", "restore", "scrub"]
 
 
 def _progress() -> Progress:
@@ -135,7 +137,8 @@ def _restore_active(
 def drain(timeout: float, as_json: bool) -> None:
     """Save everything that is dirty now, without the broker, and say what is left.
 
-    Run it before a deploy or a shutdown. Exit status 1 if something is left at the end.
+    Run it before a deploy or a shutdown. Claims that stand still for five seconds are taken over.
+    Exit status 1 if something is left at the end.
 
     \b
     Example:
@@ -161,7 +164,71 @@ def drain(timeout: float, as_json: bool) -> None:
                 f"Left: {report.dirty} dirty, {report.claimed} claimed by workers. They are safe "
                 "in Redis; run it again, or with a longer --timeout."
             )
+        if report.quarantined:
+            console.print(f"In quarantine: {report.quarantined}; see `statesync quarantine list`.")
     if not report.done:
+        sys.exit(1)
+
+
+@click.command()
+@as_json
+def scrub(as_json: bool) -> None:
+    """Find unsaved changes that nothing marks, and mark them, so that the next sweep saves them.
+
+    Such as those of a bare writer that forgot its SADD after raising the version, or died before
+    it. Walks over all of Redis, gently; beat does the same every STATESYNC_SCRUB_SECONDS.
+
+    \b
+    Example:
+      statesync scrub
+    """
+    done: Counter[str] = Counter(characters=0, sessions=0, marked=0)
+    with connected() as (orchestrator, _), _progress() as bar:
+        task = bar.add_task("looking", total=None)
+        cursor = 0
+        while True:
+            page = scrub_page(orchestrator, cursor)
+            done.update(characters=page.characters, sessions=page.sessions, marked=page.marked)
+            bar.update(task, total=page.keys, advance=page.looked)
+            cursor = page.cursor
+            if cursor == 0:
+                break
+            time.sleep(PAUSE_SECONDS)
+    if as_json:
+        print_json(done)
+    else:
+        console.print(
+            f"Looked at {done['characters']} characters and {done['sessions']} sessions: "
+            f"{done['marked']} had unsaved changes without a mark and are dirty now."
+        )
+
+
+@click.command()
+@click.argument("char_id", metavar="ID", type=CharId())
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@as_json
+def delete(char_id: int, yes: bool, as_json: bool) -> None:
+    """Delete a character from Redis and PostgreSQL. No backup brings it back, and no restore.
+
+    Sessions that it shares go on without it. Its row stays, with deleted_at set, for those who have
+    to look something up. Safe to run twice; run it again where it was cut off. Exit status 1 if
+    there is no such character.
+
+    \b
+    Examples:
+      statesync delete 42
+      statesync delete 42 --yes --json
+    """
+    if not yes:
+        click.confirm(f"Delete character {char_id} for good?", abort=True, err=True)
+    with connected() as (orchestrator, _):
+        report = orchestrator.delete(char_id)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        left = f"; it has left {', '.join(report.sessions)}" if report.sessions else ""
+        console.print(f"{char_id}: {report.outcome}{left}")
+    if report.outcome == "not_found":
         sys.exit(1)
 
 

@@ -182,3 +182,44 @@ def test_drain_without_a_database_keeps_the_marks(
         drain(worker, unreachable, 0)
     assert worker.hot.marks(1).dirty
     worker.close()
+
+
+def test_drain_takes_over_claims_that_stand_still(
+    orchestrator: GameStateOrchestrator,
+    small: Settings,
+    full_core: FullCore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("statesync.sweep._STILL_SECONDS", 0.1)
+    hot = orchestrator.hot
+    for char_id in range(1, 26):
+        hot.create(char_id, **full_core(char_id))
+    lost, _ = hot.claim(1, 3_600_000_000)  # an hour, and its message is gone
+    report = drain(orchestrator, small, 30)
+    assert (report.done, report.outcomes) == (True, {"saved": 25})
+    assert orchestrator.backup_claims([lost])[0].outcome == "superseded"
+
+
+def test_drain_ends_with_the_batch_under_way_and_holds_nothing(
+    orchestrator: GameStateOrchestrator, small: Settings, full_core: FullCore, raw: Any, keys: Keys
+) -> None:
+    for char_id in range(1, 101):
+        orchestrator.hot.create(char_id, **full_core(char_id))
+    raw.hset(keys.core(101), "stats", "{broken")
+    orchestrator.backup_full_state(101)
+    report = drain(orchestrator, small, 0)
+    assert (report.outcomes, report.dirty, report.claimed) == ({"saved": 10}, 90, 0)
+    assert (report.done, report.quarantined) == (False, 1)
+
+
+def test_a_sweep_that_is_interrupted_gives_its_claims_back(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings
+) -> None:
+    mark(raw, keys, range(1, 101))
+
+    def interrupt(_: Sequence[Claim]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(hot, small, interrupt, interrupt)
+    assert (hot.status().dirty, hot.status().claimed) == (100, 0)

@@ -28,6 +28,7 @@ _BELOW_COMMANDS = _SESSIONS_FORM | {"command", "members"}
 _BELOW_HOT = _BELOW_COMMANDS | {
     "settings",
     "commands",
+    "operator_commands",
     "session_commands",
     "together_commands",
     "transfer_commands",
@@ -35,8 +36,8 @@ _BELOW_HOT = _BELOW_COMMANDS | {
 _BELOW_SESSIONS = _SESSIONS_FORM | {"models", "durable", "durable_sessions"}
 _BELOW_GROUPS = _BELOW_SESSIONS | {"sessions", "database"}
 _BELOW_BACKUP = _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots", "conflicts"}
-_BELOW_ORCHESTRATOR = _BELOW_BACKUP | {"backup", "restore", "vitals"}
-_BELOW_APP = _BELOW_ORCHESTRATOR | {"orchestrator", "sweep"}
+_BELOW_ORCHESTRATOR = _BELOW_BACKUP | {"backup", "deletion", "restore", "vitals"}
+_BELOW_APP = _BELOW_ORCHESTRATOR | {"orchestrator", "scrub", "sweep"}
 MAY_IMPORT = {
     "errors": set[str](),
     "settings": {"errors"},
@@ -47,6 +48,7 @@ MAY_IMPORT = {
     "session_types": {"errors"},
     "session_codec": {"errors", "keys", "codec", "session_types"},
     "commands": _BELOW_COMMANDS,
+    "operator_commands": _BELOW_COMMANDS | {"transfer_commands"},
     "members": _SESSIONS_FORM | {"command"},
     "together_commands": _BELOW_COMMANDS,
     "session_commands": _BELOW_COMMANDS | {"together_commands"},
@@ -61,10 +63,12 @@ MAY_IMPORT = {
     "snapshots": _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups"},
     "conflicts": _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots"},
     "backup": _BELOW_BACKUP,
+    "deletion": _BELOW_BACKUP | {"backup"},
     "restore": _BELOW_HOT | _BELOW_GROUPS | {"hot", "vitals"},
     "migrate": {"database"},
     "embedded": {"errors", "settings"},
     "orchestrator": _BELOW_ORCHESTRATOR,
+    "scrub": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "game_store": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "sweep": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "app": _BELOW_APP,
@@ -111,7 +115,7 @@ def test_imports_go_one_way(module: str) -> None:
         (
             "sqlalchemy",
             {"models", "durable", "durable_sessions", "database", "migrate", "groups", "snapshots"}
-            | {"conflicts", "backup", "restore", "orchestrator"}
+            | {"conflicts", "backup", "deletion", "restore", "orchestrator"}
             | {f"sessions.{name}" for name in ("base", "combat", "inventory", "scenario")},
         ),
         ("alembic", {"migrate"}),

@@ -24,6 +24,7 @@ REFUSED = [
     ("SYNC_SECONDS", "0", "a whole number from 1 to 86400"),
     ("SYNC_SECONDS", "1.5", "a whole number"),
     ("SYNC_SECONDS", "\uff11", "a whole number"),
+    ("SCRUB_SECONDS", "-1", "a whole number from 0 to 86400"),
     ("LEASE_SECONDS", "-1", "a whole number from 1"),
     ("BATCH_SIZE", "5001", "from 1 to 5000"),
     ("BATCH_ABOVE", "many", "a whole number from 0"),

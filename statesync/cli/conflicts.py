@@ -1,0 +1,107 @@
+"""Owns `statesync conflicts`: what Redis and PostgreSQL disagreed about, and the side that lost."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+from sqlalchemy import select
+
+from statesync import database
+from statesync.cli.common import CharId, as_json, connected, console, print_json, table
+from statesync.codec import MAX_ID
+from statesync.models import state_conflicts
+
+__all__ = ["conflicts"]
+
+_SUMMARY = [column for column in state_conflicts.c if column.name != "state"]
+_ConflictId = click.IntRange(1, MAX_ID)
+
+
+@click.group()
+def conflicts() -> None:
+    """Sides that lost a conflict: list, show.
+
+    Where Redis held an older version than PostgreSQL, or another history, the live game went on
+    and the losing row was kept whole.
+
+    \b
+    Examples:
+      statesync conflicts list
+      statesync conflicts show 7
+    """
+
+
+@conflicts.command("list")
+@click.option("--character", "char_id", type=CharId(), help="Of this character only.")
+@click.option("--before", type=_ConflictId, help="Older than this one: the next page.")
+@click.option(
+    "--limit",
+    default=50,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="How many to list at the most.",
+)
+@as_json
+def list_(char_id: int | None, before: int | None, limit: int, as_json: bool) -> None:
+    """List conflicts, the newest first, a page at a time.
+
+    \b
+    Examples:
+      statesync conflicts list --character 42
+      statesync conflicts list --before 1200
+      statesync conflicts list --json | jq .next
+    """
+    query = select(*_SUMMARY).order_by(state_conflicts.c.id.desc()).limit(limit + 1)
+    if char_id is not None:
+        query = query.where(state_conflicts.c.character_id == char_id)
+    if before is not None:
+        query = query.where(state_conflicts.c.id < before)
+    with connected() as (orchestrator, _), database.transaction(orchestrator.engine) as connection:
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+    more = rows[limit - 1]["id"] if len(rows) > limit else None
+    del rows[limit:]
+    if as_json:
+        print_json({"conflicts": [_shown(row) for row in rows], "next": more})
+        return
+    made = table("conflict", "character", "version", "recorded", "reason")
+    for row in rows:
+        made.add_row(*map(str, (row["id"], row["character_id"], row["version"])), *_told(row))
+    console.print(made if rows else "There are no conflicts.")
+    if more:
+        console.print(f"There are older ones: --before {more}")
+
+
+@conflicts.command()
+@click.argument("conflict_id", metavar="CONFLICT", type=_ConflictId)
+@as_json
+def show(conflict_id: int, as_json: bool) -> None:
+    """Show one conflict, with all that was in the side that lost.
+
+    \b
+    Example:
+      statesync conflicts show 7
+    """
+    query = select(state_conflicts).where(state_conflicts.c.id == conflict_id)
+    with connected() as (orchestrator, _), database.transaction(orchestrator.engine) as connection:
+        row = connection.execute(query).mappings().one_or_none()
+    if row is None:
+        click.echo(f"statesync: there is no conflict {conflict_id}", err=True)
+        sys.exit(1)
+    if as_json:
+        print_json(_shown(dict(row)))
+        return
+    for name, value in _shown(dict(row)).items():
+        if name == "state":
+            console.print_json(data=value)
+        else:
+            console.print(f"{name}: {value}", markup=False)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    return row | {"recorded_at": row["recorded_at"].isoformat()}
+
+
+def _told(row: dict[str, Any]) -> tuple[str, str]:
+    return row["recorded_at"].strftime("%Y-%m-%d %H:%M:%S %Z"), row["reason"]

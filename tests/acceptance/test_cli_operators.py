@@ -1,0 +1,110 @@
+"""The operators' part of the command line, as a person or a script meets it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from statesync import GameStateOrchestrator, HotStore, Settings
+from tests.acceptance.test_cli import run, run_json
+from tests.conftest import FullCore
+
+FULL: dict[str, Any] = {
+    "state": "exploration",
+    "location": {"current": "harbour", "prev": "forest"},
+    "bio": {"name": "Ann", "gender": "f", "created_at": "2026-11-01T12:00:00+00:00"},
+    "stats": {"strength": 5, "luck": 7},
+    "vitals": {"hp": {"cur": 70, "max": 170}},
+    "guild": "Wölfe",
+}
+
+
+def test_pending(settings: Settings, hot: HotStore, full_core: FullCore) -> None:
+    assert "0 dirty, 0 claimed, 0 quarantined" in run(settings, "pending")
+    hot.create(1, **full_core())
+    hot.create(2, **full_core())
+    hot.claim(2, settings.lease_us)
+    found: dict[str, Any] = run_json(settings, "pending")
+    assert [(c["name"], c["marks"]) for c in found["characters"]] == [
+        ("1", ["dirty"]),
+        ("2", ["claimed"]),
+    ]
+    assert "claimed" in run(settings, "pending", "2")
+    assert "no unsaved changes" in run(settings, "pending", "3")
+    assert run_json(settings, "pending", "3")["characters"] == []
+    assert len(run_json(settings, "pending", "--limit", "1")["characters"]) == 1
+    run(settings, "pending", "--limit", "0", status=2)
+    run(settings, "pending", "x", status=2)
+
+
+def lose(
+    hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator, char_id: int, **live: str
+) -> None:
+    """Save a full core; then Redis forgets it and a bare writer makes another one, unrestored."""
+    hot.create(char_id, **FULL, gold="10")
+    for _ in range(3):
+        hot.update(char_id, gold="10")
+    assert orchestrator.backup_full_state(char_id).outcome == "saved"
+    raw.delete(hot.keys.core(char_id))
+    raw.hset(hot.keys.core(char_id), mapping=live)
+    raw.sadd(hot.keys.dirty, char_id)
+
+
+def test_conflicts(
+    settings: Settings, hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator
+) -> None:
+    assert "There are no conflicts" in run(settings, "conflicts", "list")
+    assert run_json(settings, "conflicts", "list") == {"conflicts": [], "next": None}
+    for char_id in (1, 2, 3):
+        lose(hot, raw, orchestrator, char_id, gold="1")
+    outcomes = run_json(settings, "drain")["outcomes"]
+    assert outcomes == {"conflict": 3}
+
+    page = run_json(settings, "conflicts", "list", "--limit", "2")
+    rest = run_json(settings, "conflicts", "list", "--before", str(page["next"]))
+    listed = page["conflicts"] + rest["conflicts"]
+    assert (len(page["conflicts"]), len(rest["conflicts"]), rest["next"]) == (2, 1, None)
+    assert {row["character_id"] for row in listed} == {1, 2, 3}
+    assert [row["id"] for row in listed] == sorted((row["id"] for row in listed), reverse=True)
+    (of_two,) = run_json(settings, "conflicts", "list", "--character", "2")["conflicts"]
+    assert "Redis held an older version" in run(settings, "conflicts", "list")
+
+    shown = run_json(settings, "conflicts", "show", str(of_two["id"]))
+    assert shown["state"]["character"]["extra"]["gold"] == "10"
+    assert shown["state"]["stats"]["luck"] == 7
+    assert '"gold": "10"' in run(settings, "conflicts", "show", str(of_two["id"]))
+    assert "there is no conflict 99999" in run(settings, "conflicts", "show", "99999", status=1)
+    run(settings, "conflicts", "show", "0", status=2)
+    run(settings, "conflicts", "list", "--limit", "0", status=2)
+
+
+def test_a_core_made_without_a_restore_is_a_conflict_and_erases_nothing(
+    settings: Settings, hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator
+) -> None:
+    lose(hot, raw, orchestrator, 1, gold="1")
+    assert run_json(settings, "drain")["outcomes"] == {"conflict": 1}
+    found = run_json(settings, "inspect", "1")
+    for side in ("redis", "postgresql"):
+        core = found[side]
+        assert core["fields"] == {"gold": "1", "guild": "Wölfe"}
+        assert {name: core[name] for name in FULL if name != "guild"} == {
+            name: value for name, value in FULL.items() if name != "guild"
+        }
+
+
+def test_scrub(settings: Settings, hot: HotStore, raw: Any) -> None:
+    hot.create(1, **FULL)
+    raw.delete(hot.keys.dirty)
+    found = run_json(settings, "scrub")
+    assert (found["characters"], found["marked"]) == (1, 1)
+    assert hot.marks(1).dirty
+    assert "Looked at 1 characters" in run(settings, "scrub")
+
+
+def test_delete(settings: Settings, hot: HotStore) -> None:
+    hot.create(1, **FULL)
+    assert "interrupted" in run(settings, "delete", "1", status=1)  # nobody says yes
+    assert hot.look(1)
+    assert run_json(settings, "delete", "1", "--yes")["outcome"] == "deleted"
+    assert "1: deleted" in run(settings, "delete", "1", "--yes")
+    assert "not_found" in run(settings, "restore", "1", status=1)
+    assert "not_found" in run(settings, "delete", "2", "--yes", status=1)

@@ -1,0 +1,159 @@
+"""The doctor: each thing that can be wrong is found, and named with what to do."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from statesync import HotStore, Settings
+from statesync.cli.stack import Stack
+from tests.acceptance.conftest import Game, wait_until
+from tests.acceptance.test_cli import STATESYNC, run, run_json
+from tests.conftest import NewDatabase
+
+
+def examine(settings: Settings, *groups: str, status: int = 0) -> dict[str, dict[str, str]]:
+    """Return what the doctor found, by check."""
+    only = [word for group in groups for word in ("--only", group)]
+    found: list[dict[str, str]] = run_json(settings, "doctor", *only, status=status)
+    assert all(check["status"] == "ok" or check["do"] for check in found)
+    assert status == any(check["status"] == "fail" for check in found)
+    return {check["check"]: check for check in found}
+
+
+def statuses(found: dict[str, dict[str, str]]) -> dict[str, str]:
+    return {name: check["status"] for name, check in found.items()}
+
+
+@pytest.fixture
+def configured(raw: Any) -> Iterator[Any]:
+    """Redis, to be configured, and as it was afterwards."""
+    names = ("maxmemory-policy", "maxmemory", "appendonly")
+    before = {name: raw.config_get(name)[name] for name in names}
+    yield raw
+    for name, value in before.items():
+        raw.config_set(name, value)
+
+
+@pytest.mark.usefixtures("celery_setup")
+class TestAllWell:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return replace(settings, sync_seconds=1)
+
+    def test_with_worker_and_beat_nothing_fails(
+        self, game: Game, stack: Stack, configured: Any, hot: HotStore
+    ) -> None:
+        configured.config_set("appendonly", "yes")
+        configured.config_set("maxmemory-policy", "noeviction")
+        hot.create(1, state="exploration")
+        beat = stack.start_beat()
+        wait_until(lambda: hot.examine([]).heartbeat_ms is not None)
+        found = examine(game.settings)
+        assert set(statuses(found).values()) == {"ok"}
+        assert {"redis", "eviction", "persistence", "time to live", "postgresql", "migrations"} < {
+            *found
+        }
+        assert {"clocks", "broker", "databases", "visibility timeout", "beat", "flower"} < {*found}
+        assert {"queue restore", "queue sync", "queue backup", "versions"} < {*found}
+        assert "noeviction" in run(game.settings, "doctor")
+        beat.kill()
+        wait_until(lambda: (hot.examine([]).heartbeat_ms or 0) > 3000)
+        assert "beat" in examine(game.settings, "beat", status=1)["beat"]["do"]
+
+
+def test_nobody_works(stack: Stack, settings: Settings) -> None:
+    found = examine(settings, "workers", "beat", status=1)
+    assert set(statuses(found).values()) == {"fail"}
+    assert "-Q restore" in found["queue restore"]["do"]
+
+
+def test_eviction_and_persistence(settings: Settings, configured: Any) -> None:
+    configured.config_set("appendonly", "no")
+    configured.config_set("maxmemory-policy", "allkeys-lru")
+    configured.config_set("maxmemory", "0")
+    found = examine(settings, "redis")
+    assert (found["eviction"]["status"], found["persistence"]["status"]) == ("warn", "warn")
+    configured.config_set("maxmemory", str(4 * 2**30))
+    found = examine(settings, "redis", status=1)
+    assert found["eviction"]["status"] == "fail"
+    assert "noeviction" in found["eviction"]["do"]
+
+
+def test_a_core_that_expires(settings: Settings, hot: HotStore, raw: Any) -> None:
+    for char_id in (1, 2):
+        hot.create(char_id, state="exploration")
+    raw.expire(hot.keys.core(2), 100)
+    found = examine(settings, "redis", status=1)["time to live"]
+    assert "1 of 2 cores would expire: 2" in found["found"]
+
+
+def test_tables_that_are_not_there(settings: Settings, new_database: NewDatabase) -> None:
+    path = settings.database_url.rpartition("?")[2]
+    url = f"postgresql://postgres@/{new_database(empty=True)}?{path}"
+    found = examine(replace(settings, database_url=url), "postgresql", status=1)
+    assert statuses(found) == {"postgresql": "ok", "migrations": "fail"}
+    assert "statesync migrate" in found["migrations"]["do"]
+
+
+def test_broker_and_state_on_one_database(settings: Settings) -> None:
+    db = settings.redis_url.rpartition("=")[2]
+    shared = replace(settings, broker_url=settings.broker_url.rpartition("=")[0] + f"={db}")
+    assert examine(shared, "broker", status=1)["databases"]["status"] == "fail"
+    assert examine(settings, "broker")["databases"]["status"] == "ok"
+
+
+def test_every_server_that_is_away_is_a_check_that_failed(unreachable: Settings) -> None:
+    nowhere = replace(
+        unreachable,
+        redis_url="redis://:hunter2@127.0.0.1:1/0",
+        broker_url="redis://:hunter2@127.0.0.1:1/1",
+    )
+    found = examine(nowhere, status=1)
+    assert {n for n, s in statuses(found).items() if s == "fail"} == {
+        "redis",
+        "postgresql",
+        "clocks",
+        "broker",
+        "workers",
+        "beat",
+    }
+    assert "hunter2" not in str(found)
+
+
+def test_a_flower_without_a_password(settings: Settings) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def ask(**more: str) -> str:
+        return subprocess.run(
+            [*STATESYNC, "doctor", "--only", "flower"],
+            env=os.environ | settings.to_env() | {"FLOWER_PORT": port} | more,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        ).stdout
+
+    assert "none at" in ask()
+    assert "unset FLOWER_UNAUTHENTICATED_API" in ask(FLOWER_UNAUTHENTICATED_API="1")
+    # Without our application, which gives it a password where nobody else does.
+    words = ["--broker", settings.broker_url, "flower", f"--port={port}", "--address=127.0.0.1"]
+    flower = subprocess.Popen([sys.executable, "-m", "celery", *words], cwd=tempfile.gettempdir())
+    try:
+        wait_until(lambda: "set FLOWER_BASIC_AUTH" in ask())
+    finally:
+        flower.kill()
+        flower.wait()
+
+
+def test_wrong_use(settings: Settings) -> None:
+    run(settings, "doctor", "--only", "moon", status=2)
