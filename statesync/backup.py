@@ -40,10 +40,6 @@ ROUNDS = 4
 """How often a backup brings a core up to its row, in one call."""
 
 
-_TRIES = 25
-"""How often a snapshot is tried while the sessions of a group keep changing, in one round."""
-
-
 @dataclass(frozen=True, slots=True)
 class BackupReport:
     """What became of one backup."""
@@ -116,6 +112,7 @@ class _Batch:
         self.hot, self.engine, self.types = of.hot, of.engine, of.types
         self.commands = of.hot.commands
         self.lease_us = of.lease_us
+        self.batch_size = of.batch_size
         self.release = of.release
         self.pending = {held.char_id: held for held in claims}
         self.clean = clean
@@ -130,7 +127,8 @@ class _Batch:
             taken = self.snapshot()
             read_logs(self.hot, self.engine, self.types, taken, self.conflicts)
             # A locked row holds up nobody: it is waited for when the others are acknowledged.
-            self.commit([item for item in taken if not item.corrupt], wait=turn > 0)
+            for chunk in self.chunks([item for item in taken if not item.corrupt]):
+                self.commit(chunk, wait=turn > 0)
             self.settle(taken)
             left = [item for item in taken if item.outcome and not item.outcome.saved]
             if not self.pending or (turn > 0 and left and all(map(_busy, left))):
@@ -181,11 +179,9 @@ class _Batch:
         be in one group, one goes on for all.
         """
         left = {i: self.known.get(i, frozenset()) for i in self.pending}
-        for _ in range(_TRIES):
+        while left:  # every try knows more members; that ends with the group, or with the lease
             held = merge({i: known for i, known in left.items() if i in self.pending})
             todo = [(self.pending[i], known) for i, known in held.items()]
-            if not todo:
-                return
             replies = self.hot.run_many(
                 [self.commands.try_snapshot(c, self.lease_us, known) for c, known in todo]
             )
@@ -199,6 +195,7 @@ class _Batch:
     def missing(self, claim: Claim, snapshot: Snapshot) -> None:
         """Report a character that is gone from Redis; where changes went with it, be loud."""
         char_id = claim.char_id
+        self.pending |= snapshot.claims  # whoever came with it is saved in the next round
         error = "not in Redis: nothing to save"
         if char_id in self.clean:
             self.hot.acknowledge(claim, 0, 0, snapshot.at_ms)
@@ -226,26 +223,41 @@ class _Batch:
 
     # Commit
 
-    def commit(self, todo: Sequence[Taken], *, wait: bool) -> None:
+    def chunks(self, todo: Sequence[Taken]) -> Iterator[list[Taken]]:
+        """Give what one transaction is to save: as many groups as make a batch of characters."""
+        chunk: list[Taken] = []
+        size = 0
+        for item in todo:
+            size += len(item.group.characters)
+            if chunk and size > self.batch_size:
+                yield chunk
+                chunk, size = [], len(item.group.characters)
+            chunk.append(item)
+        if chunk:
+            yield chunk
+
+    def commit(self, todo: Sequence[Taken], *, wait: bool, hurry: bool = False) -> None:
         """Save snapshots in one transaction; where PostgreSQL refuses it, halve it until the
-        culprit is alone, so that the others are saved."""
+        culprit is alone, so that the others are saved. Where a lock is the reason, ``hurry``."""
         if not todo:
             return
         try:
             with database.transaction(self.engine) as connection:
+                if hurry:
+                    connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
                 groups_of = [item.group for item in todo]
                 outcomes = groups.save(connection, groups_of, self.types, wait=wait)
         except Raced:
-            self.commit(todo, wait=wait)
+            self.commit(todo, wait=wait, hurry=hurry)
         except database.Rejected as error:
-            if error.locked:
+            if len(todo) > 1 and not (error.locked and wait):
+                half = len(todo) // 2
+                for part in (todo[:half], todo[half:]):
+                    self.commit(part, wait=wait, hurry=hurry or error.locked)
+            elif error.locked:
                 for item in todo:
                     busy = dict.fromkeys(item.group.characters, Busy())
                     item.outcome = Outcome(saved=False, characters={**busy}, sessions={})
-            elif len(todo) > 1:
-                half = len(todo) // 2
-                self.commit(todo[:half], wait=wait)
-                self.commit(todo[half:], wait=wait)
             else:
                 todo[0].corrupt = CorruptState(todo[0].anchor, "", str(error))
         else:
@@ -263,7 +275,10 @@ class _Batch:
             elif item.outcome and item.outcome.saved:
                 todo.append(self.saved(item, item.outcome))
         todo += self.stale([item for item in taken if item.outcome and not item.outcome.saved])
-        self.hot.run_many(todo)
+        replies = self.hot.run_many(todo)
+        for command, reply in zip(todo, replies, strict=True):
+            if not isinstance(reply, bool):  # its lease brings it back
+                log.error("character %d is saved, not acknowledged: %s", command.char_id, reply)
 
     def saved(self, item: Taken, outcome: Outcome) -> Command[bool]:
         """Report a group that is durable; returns what acknowledges it."""

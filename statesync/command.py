@@ -139,6 +139,9 @@ _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "NOBODY": lambda char_id, key, _: corrupt(
         char_id, key, "participants", "names nobody, so nothing would save the change"
     ),
+    "BADLIST": lambda char_id, key, _: corrupt(
+        char_id, key, "participants", "must be a list of different character ids, such as [1,2]"
+    ),
     "TIEFULL": lambda _char, _key, whom: errors.TieFull(tuple(map(int, whom.split()))),
 }
 

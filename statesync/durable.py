@@ -231,6 +231,9 @@ def decide(
         else:
             decided[char_id] = Accepted()
     over = [todo[i] for i, d in decided.items() if isinstance(d, Accepted) and not d.new]
+    for snapshot in over:
+        if snapshot.saved_version is None:
+            record_conflict(connection, snapshot.char_id, "the core was made without a restore")
     decided.update(_incomplete(connection, over))
     return decided
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -29,6 +30,9 @@ __all__ = ["BackupReport", "DeletionReport", "GameStateOrchestrator", "RestoreRe
 
 _ROUNDS = 6
 """How often an eviction saves what has changed meanwhile."""
+
+_EVICT_SECONDS = 3.0
+"""How long an eviction waits while others save what it is tied to."""
 
 
 _PAGE = 1000
@@ -163,17 +167,20 @@ class GameStateOrchestrator:
         stops changing: then it stays.
         """
         report = None
-        for turn in range(_ROUNDS):
-            if self.hot.look(char_id) is None:
-                return report
+        deadline = time.monotonic() + _EVICT_SECONDS
+        pause, rounds = 0.005, 0
+        while self.hot.look(char_id) is not None:
             report = self.backup_full_state(char_id)
-            if self.hot.evict(char_id):
+            if report.outcome != "quarantined" and self.hot.evict(char_id):
                 return report
-            if report.outcome == "quarantined":
-                break
-            if report.outcome == "superseded":  # somebody else in its session is being saved
-                time.sleep(0.02 * 2**turn)
-        raise CharacterNotSaved(char_id)
+            if self.hot.marks(char_id).dirty:
+                rounds += 1
+            else:  # somebody else in its group is being saved
+                time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+                pause = min(2 * pause, 0.05)
+            if report.outcome == "quarantined" or rounds == _ROUNDS or time.monotonic() > deadline:
+                raise CharacterNotSaved(char_id)
+        return report
 
     def delete(self, char_id: int) -> DeletionReport:
         """Delete a character in both stores, for good; its sessions stay with the others in them.

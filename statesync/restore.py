@@ -14,10 +14,11 @@ from sqlalchemy import Engine
 from statesync import codec, database, durable, durable_sessions
 from statesync.codec import Character
 from statesync.command import Command
-from statesync.errors import DatabaseUnavailable
+from statesync.commands import Look
+from statesync.errors import CorruptState, DatabaseUnavailable
 from statesync.hot import HotStore, done
-from statesync.session_codec import Session
-from statesync.session_types import reference_field
+from statesync.session_codec import Session, read_references
+from statesync.session_types import names, reference_field
 from statesync.sessions.base import SessionOrchestrator
 from statesync.vitals import DeriveVitals
 
@@ -38,7 +39,8 @@ class RestoreReport:
     char_id: int
     outcome: str
     """``restored`` from PostgreSQL, ``live`` in Redis already, ``not_found``, or ``failed``: the
-    type of one of its sessions cannot load it, as ``error`` says. Then nothing was restored."""
+    type of one of its sessions cannot load it, or Redis holds something else where it or one of its
+    sessions should be, as ``error`` says. Then nothing was restored."""
     version: int | None = None
     sessions: dict[str, str] = field(default_factory=dict)
     """By type: ``restored`` from PostgreSQL, ``live`` in Redis already, or ``ended``: the character
@@ -109,8 +111,7 @@ class Restore:
                 self._batch(pending[:half], reports)
                 self._batch(pending[half:], reports)
             else:
-                log.exception("character %d is not restored", pending[0])
-                reports[pending[0]] = RestoreReport(pending[0], "failed", error=str(error))
+                reports[pending[0]] = _failed(pending[0], error)
             return
         raise DatabaseUnavailable(
             f"PostgreSQL returned older rows than were evicted from Redis, for character "
@@ -120,14 +121,22 @@ class Restore:
     def _round(self, ids: Sequence[int], reports: dict[int, RestoreReport]) -> list[int]:
         """Restore what can be; returns the ids whose rows were read too early."""
         looks = self._hot.run_many([self._commands.look(char_id) for char_id in ids])
-        live = {i: found for i, look in zip(ids, looks, strict=True) if (found := done(look))}
+        looked = dict(zip(ids, looks, strict=True))
+        live: dict[int, Look] = {}
+        for char_id, look in looked.items():
+            try:
+                if found := done(look):
+                    _check(char_id, found)
+                    live[char_id] = found
+            except CorruptState as error:
+                reports[char_id] = _failed(char_id, error)
         lost = self._lost_sessions({i: found.references for i, found in live.items()})
         for char_id, core in live.items():
             sessions = {
                 k: "ended" if k in lost.get(char_id, {}) else "live" for k in core.references
             }
             reports[char_id] = RestoreReport(char_id, "live", core.version, sessions)
-        absent = [char_id for char_id in ids if char_id not in live]
+        absent = [char_id for char_id, look in looked.items() if look is None]
         if not absent and not lost:
             return []
         with database.transaction(self._engine) as connection:
@@ -156,7 +165,7 @@ class Restore:
         looks = self._hot.run_many([self._commands.look_session(k, text) for _, k, text in held])
         lost: dict[int, dict[str, str]] = {}
         for (char_id, kind, text), look in zip(held, looks, strict=True):
-            if done(look) < 0:
+            if not isinstance(look, CorruptState) and done(look) < 0:
                 lost.setdefault(char_id, {})[kind] = text
         return lost
 
@@ -216,6 +225,9 @@ class Restore:
         again = []
         replies = self._hot.run_many(todo)[first_fill:]
         for (char_id, plan), reply in zip(planned.items(), replies, strict=True):
+            if isinstance(reply, CorruptState):
+                reports[char_id] = _failed(char_id, reply)
+                continue
             outcome, outcomes = done(reply)
             if outcome == "stale":
                 again.append(char_id)
@@ -233,3 +245,13 @@ class Restore:
             fallback_from = plan.fallback_from if outcome == "restored" else None
             reports[char_id] = RestoreReport(char_id, outcome, plan.version, of_it, fallback_from)
         return again
+
+
+def _check(char_id: int, found: Look) -> None:
+    """Raise CorruptState where a core points at what is no session."""
+    read_references(char_id, [found.references.get(kind, "").encode() for kind in names()])
+
+
+def _failed(char_id: int, error: Exception) -> RestoreReport:
+    log.error("character %d is not restored: %s", char_id, error, exc_info=error)
+    return RestoreReport(char_id, "failed", error=str(error))

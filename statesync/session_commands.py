@@ -69,12 +69,12 @@ def open_session(
     members = [check_char_id(char_id) for char_id in char_ids]
     if not members:
         raise InvalidInput("a session needs at least one participant")
-    for name in find_type(kind).required_fields:
-        if name not in fields:
-            raise InvalidField(name, f"a session of the type {kind!r} cannot be opened without it")
     chosen = UUID(session_uuid(session_id or uuid4()))
     text = str(chosen)
     encoded = encode_session(kind, {**fields, "participants": list(dict.fromkeys(members))})
+    for name in find_type(kind).required_fields:
+        if name not in fields:
+            raise InvalidField(name, f"a session of the type {kind!r} cannot be opened without it")
     members = list(dict.fromkeys(members))
     args: list[str | int] = [reference_field(kind), text, len(members), len(encoded), *members]
     args += [*flat(encoded), *flat(codec.encode(core))]

@@ -70,7 +70,11 @@ def evict(
         return evict(keys, char_id, remember_ms, references=found, others=tuple(sorted(among)))
 
     on = [keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since]
-    on += [keys.evicted(char_id), *(keys.session(*reference) for reference in sessions)]
+    on += [
+        keys.evicted(char_id),
+        keys.quarantine,
+        *(keys.session(*reference) for reference in sessions),
+    ]
     on += [keys.session_log(*reference) for reference in sessions]
     on += [keys.evicted(session_id) for _, session_id in sessions]
     args: list[str | int] = [char_id, remember_ms, len(sessions), len(others), len(kinds)]

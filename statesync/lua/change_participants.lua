@@ -9,8 +9,8 @@
 --       the session, 7 its reference field, 8 who joins or "", 9 who leaves or ""; then the
 --       members' names
 -- Returns: 1 and the session's version; or 0 and what else belongs to it
--- Errors: with the key's number SESSIONGONE, SESSIONCLOSED, NOTLOADED, INSESSION, BADVERSION,
---         WRONGTYPE; TIEFULL with the characters to save first
+-- Errors: with the key's number SESSIONGONE, SESSIONCLOSED, NOTLOADED, INSESSION, BADLIST,
+--         BADVERSION, WRONGTYPE; TIEFULL with the characters to save first
 local cores, sessions, ties = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 name_members(2, 10, cores, sessions, ties)
 local joiner, leaver = ARGV[8], ARGV[9]
@@ -28,6 +28,8 @@ if redis.call('HEXISTS', session, 'closed_at') == 1 then
   return redis.error_reply('SESSIONCLOSED ' .. at[name])
 end
 local list = redis.call('HGET', session, 'participants') or ''
+refused = bad_participants(at[name], list)
+if refused then return refused end
 local ids, place = {}, nil
 for id in string.gmatch(list, '%d+') do
   ids[#ids + 1] = id

@@ -3,12 +3,15 @@
 -- A row that was read before the character was played, saved and evicted again is refused: it is
 -- older than the eviction. So is a log that was not staged whole, and what was only to bring back
 -- sessions of a core that is gone by now. Then nothing is done.
+-- Who is found not to be in a live session any more has left it while he was not loaded. Who finds
+-- one live that is not as its row is marked: what happened in it while nobody in it was loaded has
+-- no mark.
 -- KEYS: 1 core, 2 evicted, 3 dirty, 4 since; then for each session its hash, log, evicted, staged
 -- ARGV: 1 char_id, 2 the row's version or "" for its sessions alone, 3 how many fields, 4 1 if the core is not as its row;
 --       then field, value, …; then for each session its reference field, id, version, length of
 --       its log, how many fields, field, value, …
 -- Returns: "restored", "live" or "stale"; then for each session "restored", "live" or "left"
--- Errors: none
+-- Errors: with the key's number WRONGTYPE
 local live = redis.call('EXISTS', KEYS[1]) == 1
 local evicted = redis.call('GET', KEYS[2])
 if not live and (ARGV[2] == '' or evicted and tonumber(evicted) > tonumber(ARGV[2])) then
@@ -22,6 +25,9 @@ for k = 5, #KEYS, 4 do
   local todo_is = {field = ARGV[at + 1], id = ARGV[at + 2], version = ARGV[at + 3],
     from = pairs_from, to = pairs_from + 2 * tonumber(ARGV[at + 5]) - 1, k = k,
     live = redis.call('EXISTS', KEYS[k]) == 1}
+  if todo_is.live and redis.call('TYPE', KEYS[k]).ok ~= 'hash' then
+    return redis.error_reply('WRONGTYPE ' .. k)
+  end
   if not todo_is.live then
     local gone = redis.call('GET', KEYS[k + 2])
     if gone and tonumber(gone) > tonumber(ARGV[at + 3]) then return {'stale'} end
@@ -38,6 +44,15 @@ local function mark()
   end
 end
 
+local function has_left(session)
+  local list = redis.call('HGET', session, 'participants')
+  if not list or not string.find(list, '%d') then return false end
+  for id in string.gmatch(list, '%d+') do
+    if id == ARGV[1] then return false end
+  end
+  return true
+end
+
 local reply = {live and 'live' or 'restored'}
 if not live then
   redis.call('HSET', KEYS[1], 'version', ARGV[2], 'saved_version', ARGV[2])
@@ -48,10 +63,13 @@ for _, session in ipairs(todo) do
   local k = session.k
   if redis.call('HGET', KEYS[1], session.field) ~= session.id then
     reply[#reply + 1] = 'left'
+  elseif session.live and not live and has_left(KEYS[k]) then
+    reply[#reply + 1] = 'left'
+    redis.call('HDEL', KEYS[1], session.field)
+    mark()
   elseif session.live then
     reply[#reply + 1] = 'live'
-    -- Closed while nobody in it was loaded, it waits for somebody whose backup saves its end.
-    if redis.call('HEXISTS', KEYS[k], 'closed_at') == 1 then mark() end
+    if redis.call('HGET', KEYS[k], 'version') ~= session.version then mark() end
   else
     redis.call('HSET', KEYS[k], 'version', session.version)
     for i = session.from, session.to, 2 do redis.call('HSET', KEYS[k], ARGV[i], ARGV[i + 1]) end

@@ -78,14 +78,14 @@ local now_ms = string.format('%.0f', math.floor(now / 1000))
 local states, scenes = {}, {}
 for i = 1, cores do
   local id, core, token = ARGV[7 + i], read[3 + i], ARGV[3]
-  if i == 1 or #core > 0 then redis.call('SREM', KEYS[1], id) end
+  local dirty = (i == 1 or #core > 0) and redis.call('SREM', KEYS[1], id) == 1
   if i > 1 and #core > 0 then
     local held = redis.call('ZSCORE', KEYS[2], id)
     token = now + tonumber(ARGV[2])
     if held then token = math.max(token, held + 1) end
     token = string.format('%.0f', token)
     redis.call('ZADD', KEYS[2], token, id)
-    redis.call('ZADD', KEYS[3], 'NX', now_ms, id)
+    if dirty then redis.call('ZADD', KEYS[3], 'NX', now_ms, id) end
   end
   if #core > 0 then table.insert(core, 1, token) end
   states[i] = core

@@ -11,8 +11,8 @@
 --       how many log entries, entries
 -- Returns: 1 and the new versions in the order of the changes; or 0 and what else belongs to it; or
 --          2, the number of the change, the field that is not as expected, what it holds if at all
--- Errors: with the key's number NOTLOADED, SESSIONGONE, SESSIONCLOSED, NOBODY, BADVERSION,
---         WRONGTYPE; TIEFULL with the characters to save first
+-- Errors: with the key's number NOTLOADED, SESSIONGONE, SESSIONCLOSED, NOBODY, BADLIST,
+--         BADVERSION, WRONGTYPE; TIEFULL with the characters to save first
 local cores, sessions, ties = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local fresh, remember = ARGV[5], tonumber(ARGV[6])
 if remember > 0 then
@@ -68,6 +68,8 @@ for i = 1, tonumber(ARGV[7]) do
     written[#written + 1] = name
     if of_session then
       change.participants = redis.call('HGET', KEYS[key], 'participants') or ''
+      refused = bad_participants(key, change.participants)
+      if refused then return refused end
       need_participants(key, change.participants)
     end
   end

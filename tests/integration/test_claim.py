@@ -41,7 +41,10 @@ def test_claim_of_a_clean_one_tells_so(store: Driver) -> None:
     _, known = store.claim(1, LEASE)
     assert not known
     _, known = store.claim(1, LEASE)
-    assert known, "somebody's claim was out"
+    assert not known, "the claim that was out was on a clean one too"
+    store.create(2)
+    assert store.claim(2, LEASE)[1]
+    assert store.claim(2, LEASE)[1], "a claim on a dirty one is out"
 
 
 def test_token_always_rises(store: Driver) -> None:

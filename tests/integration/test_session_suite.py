@@ -263,14 +263,19 @@ def test_goes_with_the_last_and_comes_back_with_the_first(
 
 
 def test_joining_and_leaving(
-    game: GameStateOrchestrator, kind: str, session: UUID, full_core: FullCore, engine: Engine
+    game: GameStateOrchestrator,
+    kind: str,
+    session: UUID,
+    sample: Any,
+    full_core: FullCore,
+    engine: Engine,
 ) -> None:
     settle(game)
     game.hot.create(5, **full_core(5))
     game.hot.join_session(kind, session, 5)
     game.hot.join_session(kind, session, 5)
     with pytest.raises(InSession):
-        game.hot.open_session(kind, [5], {})
+        game.hot.open_session(kind, [5], sample)
     assert game.hot.get_session(kind, session).participants == (1, 2, 3, 4, 5)
     for i in PARTY:
         game.hot.leave_session(kind, session, i)

@@ -20,6 +20,13 @@ local function need(name, i, field, value)
   end
 end
 
+-- Returns the error to give where participants are no list of ids; nothing if they are.
+local function bad_participants(i, list)
+  if list ~= '' and not string.match(list, '^%s*%[[%d,%s]*%]%s*$') then
+    return redis.error_reply('BADLIST ' .. i)
+  end
+end
+
 local function need_participants(i, list)
   for id in string.gmatch(list, '%d+') do
     if not at[id] then return need(id, i, 'participants', list) end
