@@ -170,16 +170,17 @@ class GameStateOrchestrator:
         deadline = time.monotonic() + _EVICT_SECONDS
         pause, rounds = 0.005, 0
         while self.hot.look(char_id) is not None:
-            report = self.backup_full_state(char_id)
+            marks = self.hot.marks(char_id)
+            if report is None or marks.dirty or not marks.token:
+                report = self.backup_full_state(char_id)
+                rounds += marks.dirty
             if report.outcome != "quarantined" and self.hot.evict(char_id):
                 return report
-            if self.hot.marks(char_id).dirty:
-                rounds += 1
-            else:  # somebody else in its group is being saved
-                time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
-                pause = min(2 * pause, 0.05)
-            if report.outcome == "quarantined" or rounds == _ROUNDS or time.monotonic() > deadline:
+            if report.outcome == "quarantined" or rounds > _ROUNDS or time.monotonic() > deadline:
                 raise CharacterNotSaved(char_id)
+            # Whose claim is out, is being saved by somebody else in its group: that will do.
+            time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+            pause = min(2 * pause, 0.05)
         return report
 
     def delete(self, char_id: int) -> DeletionReport:
