@@ -28,6 +28,7 @@ from statesync.errors import (
 from statesync.groups import Outcome
 from statesync.hot import HotStore, done
 from statesync.members import Members
+from statesync.points import reach
 from statesync.sessions.base import SessionOrchestrator
 from statesync.snapshots import Taken, add, decode, merge, read_logs
 from statesync.transfer_commands import Ended, Settled, Wider
@@ -123,13 +124,16 @@ class _Batch:
         """The members of each one's group, as far as they are known."""
 
     def run(self) -> None:
+        reach("claimed")
         for turn in range(ROUNDS):
             taken = self.snapshot()
+            reach("snapshot")
             read_logs(self.hot, self.engine, self.types, taken, self.conflicts)
             # A locked row holds up nobody: it is waited for when the others are acknowledged.
             for chunk in self.chunks([item for item in taken if not item.corrupt]):
                 self.commit(chunk, wait=turn > 0)
             self.settle(taken)
+            reach("acknowledged")
             left = [item for item in taken if item.outcome and not item.outcome.saved]
             if not self.pending or (turn > 0 and left and all(map(_busy, left))):
                 break
@@ -247,6 +251,8 @@ class _Batch:
                     connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
                 groups_of = [item.group for item in todo]
                 outcomes = groups.save(connection, groups_of, self.types, wait=wait)
+                reach("written")
+            reach("committed")
         except Raced:
             self.commit(todo, wait=wait, hurry=hurry)
         except database.Rejected as error:

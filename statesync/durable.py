@@ -29,12 +29,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync import codec
 from statesync.codec import CORE_FIELDS, Character
-from statesync.models import (
-    STATS,
-    character_stats,
-    characters,
-    state_conflicts,
-)
+from statesync.models import STATS, character_stats, characters, state_conflicts
 
 __all__ = [
     "Accepted",
@@ -231,9 +226,6 @@ def decide(
         else:
             decided[char_id] = Accepted()
     over = [todo[i] for i, d in decided.items() if isinstance(d, Accepted) and not d.new]
-    for snapshot in over:
-        if snapshot.saved_version is None:
-            record_conflict(connection, snapshot.char_id, "the core was made without a restore")
     decided.update(_incomplete(connection, over))
     return decided
 
@@ -309,17 +301,24 @@ def _same(connection: Connection, snapshots: Sequence[Character]) -> set[int]:
 
 
 def _incomplete(connection: Connection, accepted: Sequence[Character]) -> dict[int, Incomplete]:
-    partial = {c.char_id: c for c in accepted if any(getattr(c, f) is None for f in CORE_FIELDS)}
-    if not partial:
-        return {}
-    return {
-        char_id: Incomplete(row)
-        for char_id, row in load(connection, partial).items()
-        if any(
-            getattr(partial[char_id], f) is None and getattr(row, f) is not None
-            for f in CORE_FIELDS
-        )
+    """Return the snapshots that lack what their rows hold.
+
+    A row that has own fields of the game's which a core made without a restore lacks is recorded.
+    """
+    partial = {
+        c.char_id: c
+        for c in accepted
+        if c.saved_version is None or any(getattr(c, name) is None for name in CORE_FIELDS)
     }
+    found = {}
+    for char_id, row in (load(connection, partial) if partial else {}).items():
+        held = partial[char_id]
+        if held.saved_version is None and row.fields.keys() - held.fields.keys():
+            record_conflict(connection, char_id, "the core was made without a restore")
+        pairs = [(getattr(held, name), getattr(row, name)) for name in CORE_FIELDS]
+        if any(mine is None and theirs is not None for mine, theirs in pairs):
+            found[char_id] = Incomplete(row)
+    return found
 
 
 def _to_row(character: Character) -> dict[str, Any]:

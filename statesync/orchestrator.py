@@ -20,6 +20,7 @@ from statesync.errors import (
     SettingsError,
 )
 from statesync.hot import HotStore, done
+from statesync.points import reach
 from statesync.restore import Restore, RestoreReport
 from statesync.session_codec import Session
 from statesync.sessions.base import SessionOrchestrator, SessionReport
@@ -174,6 +175,7 @@ class GameStateOrchestrator:
             if report is None or marks.dirty or not marks.token:
                 report = self.backup_full_state(char_id)
                 rounds += marks.dirty
+            reach("evicting")
             if report.outcome != "quarantined" and self.hot.evict(char_id):
                 return report
             if report.outcome == "quarantined" or rounds > _ROUNDS or time.monotonic() > deadline:

@@ -17,6 +17,7 @@ from statesync.command import Command
 from statesync.commands import Look
 from statesync.errors import CorruptState, DatabaseUnavailable
 from statesync.hot import HotStore, done
+from statesync.points import reach
 from statesync.session_codec import Session, read_references
 from statesync.session_types import names, reference_field
 from statesync.sessions.base import SessionOrchestrator
@@ -155,7 +156,10 @@ class Restore:
                 if (session := sessions_of.get(kind, {}).get(char_id)) and str(session.id) == text
             }
             planned[char_id] = _Planned({}, None, there)
-        return self._fill(planned, reports)
+        reach("loaded")
+        early = self._fill(planned, reports)
+        reach("filled")
+        return early
 
     def _lost_sessions(
         self, references: Mapping[int, Mapping[str, str]]

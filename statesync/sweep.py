@@ -16,6 +16,7 @@ from statesync.command import Claim, Status
 from statesync.errors import ServerUnavailable
 from statesync.hot import HotStore
 from statesync.orchestrator import GameStateOrchestrator
+from statesync.points import reach
 from statesync.settings import Settings
 
 __all__ = ["DrainReport", "HandOver", "SweepReport", "drain", "sweep"]
@@ -65,6 +66,7 @@ def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> 
             )
             claimed += len(new)
             held += new
+            reach("swept")
             while len(held) >= size or (held and cursor == 0):
                 hand_over(held[:size])
                 del held[:size]

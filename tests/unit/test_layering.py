@@ -35,7 +35,7 @@ _BELOW_HOT = _BELOW_COMMANDS | {
 }
 _BELOW_SESSIONS = _SESSIONS_FORM | {"models", "durable", "durable_sessions"}
 _BELOW_GROUPS = _BELOW_SESSIONS | {"sessions", "database"}
-_BELOW_BACKUP = _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots", "conflicts"}
+_BELOW_BACKUP = _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots", "conflicts", "points"}
 _BELOW_ORCHESTRATOR = _BELOW_BACKUP | {"backup", "deletion", "restore", "vitals"}
 _BELOW_APP = _BELOW_ORCHESTRATOR | {"orchestrator", "scrub", "sweep"}
 MAY_IMPORT = {
@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "keys": {"errors"},
     "codec": {"errors", "keys"},
     "vitals": {"errors"},
+    "points": set[str](),
     "command": {"errors", "codec"},
     "session_types": {"errors"},
     "session_codec": {"errors", "keys", "codec", "session_types"},
@@ -64,7 +65,7 @@ MAY_IMPORT = {
     "conflicts": _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots"},
     "backup": _BELOW_BACKUP,
     "deletion": _BELOW_BACKUP | {"backup"},
-    "restore": _BELOW_HOT | _BELOW_GROUPS | {"hot", "vitals"},
+    "restore": _BELOW_HOT | _BELOW_GROUPS | {"hot", "points", "vitals"},
     "migrate": {"database"},
     "embedded": {"errors", "settings"},
     "orchestrator": _BELOW_ORCHESTRATOR,

@@ -1,0 +1,97 @@
+"""Whatever dies, stands still, or comes twice: every accepted change is saved, and none twice.
+
+``pytest -m slow tests/acceptance/test_what_dies.py -s`` tells what was injected and checked;
+``STATESYNC_FAULT_SEED=7`` plays other games with other faults.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import wait_until
+from tests.acceptance.world import World, world
+
+pytestmark = pytest.mark.slow
+
+SEED = int(os.environ.get("STATESYNC_FAULT_SEED", "1"))
+FAULTS = (
+    *("kill_worker", "stop_worker_past_its_lease", "kill_beat", "two_beats", "kill_postgres"),
+    *("kill_valkey", "empty_broker", "double_messages", "cut_connections", "slow_connections"),
+    "read_only_database",
+)
+POINTS = ("swept", "claimed", "snapshot", "written", "committed", "acknowledged")
+
+_first = itertools.count(1, 1000)
+
+
+@pytest.fixture(scope="module")
+def everything() -> Iterator[World]:
+    with world() as made:
+        yield made
+
+
+@pytest.fixture
+def playing(everything: World) -> World:
+    for seed in (SEED, SEED + 1):
+        everything.start_player("play", seed, next(_first), 12)
+    everything.play_on(200)
+    return everything
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_fault(playing: World, fault: str) -> None:
+    playing.inject(fault)
+    playing.play_on(200)
+    print(f"seed {SEED}:", playing.check())
+
+
+@pytest.mark.parametrize("end", ["dies", "goes on"])
+@pytest.mark.parametrize("point", POINTS)
+def test_worker_at_every_step(playing: World, point: str, end: str, tmp_path: Path) -> None:
+    """It stops there; others go on, its lease ends; then it dies, or goes on where it was."""
+    file = tmp_path / "stopped"
+    tmp_path.chmod(0o777)
+    slow = playing.start_worker(f"{point}:{file}")
+    pid = int(wait_until(lambda: file.exists() and file.read_text()))
+    playing.faults.append(f"a worker {end} at {point}")
+    playing.play_on(200)
+    wait_until(lambda: playing.hot.status().counters.get("requeued", 0) > 0)
+    if end == "goes on":
+        os.kill(pid, signal.SIGCONT)
+        playing.play_on(100)
+        slow.stop()
+    else:
+        slow.kill()
+    print(f"seed {SEED}:", playing.check())
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+def test_many_faults(playing: World, turn: int) -> None:
+    chance = random.Random(f"{SEED}-{turn}")
+    for fault in chance.choices(FAULTS, k=8):
+        playing.inject(fault)
+        playing.play_on(chance.randint(20, 300))
+    print(f"seed {SEED}:", playing.check())
+
+
+def test_bank() -> None:
+    """Hundreds of characters trade; in every state that was ever committed the books balance."""
+    chance = random.Random(SEED)
+    with world() as bank:
+        ids = range(1, 301)
+        bank.open_bank(ids)
+        for seed in (SEED, SEED + 1):
+            bank.start_player("bank", seed, ids.start, len(ids))
+        bank.play_on(500)
+        faults = ("kill_worker", "kill_postgres", "stop_worker_past_its_lease", "kill_valkey")
+        for fault in (*faults, *chance.choices(FAULTS, k=4)):
+            bank.inject(fault)
+            bank.play_on(chance.randint(100, 400))
+        print(f"seed {SEED}:", bank.check_bank())

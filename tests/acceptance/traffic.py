@@ -1,0 +1,185 @@
+"""A game server as a process of its own, which writes down every change that was accepted.
+
+``python -m tests.acceptance.traffic play|bank SEED FIRST COUNT JOURNAL``: until SIGTERM. What it
+could not know (the server went away before it answered) it does not write down.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from statesync import GameStore, LoginService, Settings, Together
+from statesync.errors import (
+    CharacterExists,
+    CharacterNotLoaded,
+    CharacterNotRestored,
+    CharacterNotSaved,
+    GuardFailed,
+    InSession,
+    NotDurable,
+    ServerUnavailable,
+    SessionClosed,
+    SessionNotFound,
+    TieFull,
+)
+
+GOLD = 100
+ITEMS = 2
+"""What every character of the bank starts with."""
+
+EXPECTED = (CharacterNotSaved, GuardFailed, InSession, NotDurable, SessionClosed, TieFull)
+
+
+class Player:
+    """What both kinds of traffic share: the stores, the journal, and what to do when refused."""
+
+    def __init__(self, seed: int, first: int, count: int, journal: Path) -> None:
+        settings = Settings.from_env()
+        self.random = random.Random(seed)
+        self.ids = range(first, first + count)
+        self.store = GameStore(settings, durable_seconds=5)
+        self.service = LoginService.from_settings(settings)
+        self.journal = journal.open("a", buffering=1)
+
+    def accepted(self, **what: Any) -> None:
+        self.journal.write(json.dumps(what) + "\n")
+
+    def play(self, move: Callable[[], None]) -> None:
+        stopped: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+        while not stopped:
+            try:
+                move()
+            except EXPECTED:
+                continue
+            except (CharacterNotLoaded, CharacterNotRestored, SessionNotFound):
+                self.login()
+            except ServerUnavailable:
+                time.sleep(0.02)
+            time.sleep(0.002)
+        self.store.close()
+        self.service.close()
+
+    def login(self) -> None:
+        for char_id in self.ids:
+            try:
+                self.service.login(char_id)
+            except (ServerUnavailable, CharacterNotLoaded, CharacterNotRestored):
+                continue
+
+
+class Counter(Player):
+    """Every character counts; in between they fight, log out and log in. Each is one process's."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.counts = dict.fromkeys(self.ids, 0)
+        self.fights: dict[UUID, int] = {}
+
+    def move(self) -> None:
+        char_id = self.random.choice(self.ids)
+        what = self.random.random()
+        if what < 0.6:
+            self.counts[char_id] += 1
+            count = self.counts[char_id]
+            self.store.update(char_id, n=count)
+            self.accepted(character=char_id, n=count)
+        elif what < 0.8 and self.fights:
+            fight = self.random.choice(list(self.fights))
+            self.fights[fight] += 1
+            entry = self.fights[fight]
+            try:
+                self.store.update_session("combat", fight, {"turn": str(entry)}, log=[entry])
+                self.accepted(fight=str(fight), entry=entry)
+            except SessionClosed:
+                del self.fights[fight]
+        elif what < 0.88:
+            party = self.random.sample(list(self.ids), 3)
+            self.fights[self.store.open_session("combat", party, {"turn": "0"})] = 0
+        elif what < 0.92 and self.fights:
+            fight = self.random.choice(list(self.fights))
+            del self.fights[fight]
+            self.store.close_session("combat", fight)
+        elif what < 0.96:
+            self.service.logout(char_id)
+        else:
+            self.service.login(char_id)
+
+    def start(self) -> None:
+        for char_id in self.ids:
+            self.store.create(char_id, state="exploration", n=0)
+        self.play(self.move)
+
+
+class Trader(Player):
+    """Money and items change hands among all characters, whoever else trades with them."""
+
+    def start(self) -> None:
+        self.bags = {i: self.store.get(i).sessions["inventory"] for i in self.ids}
+        self.play(self.move)
+
+    def move(self) -> None:
+        giver, taker = self.random.sample(list(self.ids), 2)
+        what = self.random.random()
+        if what < 0.03:
+            self.service.logout(giver)
+            return
+        trade = self.pay(giver, taker) if what < 0.5 else self.give(giver, taker)
+        if trade:
+            durable = self.random.random() < 0.03
+            receipts = self.store.update_together(trade, durable=durable)
+            self.accepted(receipts=list(receipts.items()) if durable else [])
+
+    def pay(self, giver: int, taker: int) -> Together:
+        has, gets = (int(self.store.get(i).fields["gold"]) for i in (giver, taker))
+        price = self.random.randint(0, has)
+        return (
+            Together()
+            .expect(giver, gold=has)
+            .expect(taker, gold=gets)
+            .update(giver, gold=has - price)
+            .update(taker, gold=gets + price)
+        )
+
+    def give(self, giver: int, taker: int) -> Together | None:
+        mine, theirs = (
+            self.store.get_session("inventory", self.bags[i]).fields["items"]
+            for i in (giver, taker)
+        )
+        if not mine:
+            return None
+        item = self.random.choice(mine)
+        return (
+            Together()
+            .expect_session("inventory", self.bags[giver], {"items": mine})
+            .expect_session("inventory", self.bags[taker], {"items": theirs})
+            .update_session(
+                "inventory", self.bags[giver], {"items": [i for i in mine if i != item]}
+            )
+            .update_session("inventory", self.bags[taker], {"items": [*theirs, item]})
+        )
+
+
+def open_bank(store: GameStore, ids: range) -> None:
+    """Give every character money and a bag with items."""
+    for char_id in ids:
+        try:
+            store.create(char_id, state="exploration", gold=GOLD)
+        except CharacterExists:
+            continue
+        items = [{"item_id": f"{char_id}-{n}", "kind": "coin", "quantity": 1} for n in range(ITEMS)]
+        store.open_session("inventory", [char_id], {"items": items})
+
+
+if __name__ == "__main__":
+    kind, seed, first, count, journal = sys.argv[1:]
+    player: type[Counter | Trader] = {"play": Counter, "bank": Trader}[kind]
+    player(int(seed), int(first), int(count), Path(journal)).start()

@@ -1,0 +1,392 @@
+"""Everything as in production, to be broken: servers, workers, beat, players; and the audit.
+
+Between them and the servers stands a proxy that slows and cuts what passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg2
+import redis
+from sqlalchemy import create_engine, text
+
+from statesync import GameStore, HotStore, Settings, database, migrate
+from statesync.cli.stack import Stack
+from statesync.embedded import Child, Servers, servers
+from tests.acceptance.conftest import WAIT_SECONDS, wait_until
+from tests.acceptance.traffic import GOLD, ITEMS, open_bank
+
+ROOT = Path(__file__).parents[2]
+
+# Every version a row ever had must be higher than the one before, and so must what it counts.
+STEPS_BACK = """
+CREATE TABLE step_back (id bigint, was bigint, became bigint);
+CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.version <= OLD.version AND NEW IS DISTINCT FROM OLD
+        OR (NEW.extra->>'n')::bigint < (OLD.extra->>'n')::bigint THEN
+        INSERT INTO step_back VALUES (OLD.id, OLD.version, NEW.version);
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER watch AFTER UPDATE ON characters FOR EACH ROW EXECUTE FUNCTION watch();
+"""
+
+# At the end of every transaction: what it commits has all the money and every item.
+AUDIT = """
+CREATE TABLE wrong_sum (gold bigint, items bigint, at timestamptz DEFAULT now());
+CREATE TABLE commits (id bigint);
+CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE gold bigint; items bigint;
+BEGIN
+    SELECT sum((extra->>'gold')::bigint) INTO gold FROM characters WHERE extra ? 'gold';
+    SELECT count(*) INTO items FROM inventory_items;
+    IF gold <> {gold} OR items <> {items} THEN
+        INSERT INTO wrong_sum (gold, items) VALUES (gold, items);
+    END IF;
+    INSERT INTO commits VALUES (txid_current());
+    RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER audit AFTER INSERT OR UPDATE ON characters
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION audit();
+CREATE CONSTRAINT TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON inventory_items
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION audit();
+"""
+
+
+class Proxy:
+    """Passes connections on to the servers' socket files; ``delay`` is in seconds, each way."""
+
+    def __init__(self, folder: Path, sockets: Path) -> None:
+        self.folder = folder
+        self.delay = 0.0
+        self._sockets = sockets
+        self._open: set[asyncio.StreamWriter] = set()
+        self._servers: list[asyncio.Server] = []
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        for name in ("valkey.sock", ".s.PGSQL.5432"):
+            self._run(self._listen(name))
+
+    def cut(self) -> None:
+        """Cut every connection that there is now."""
+
+        async def close() -> None:
+            for writer in list(self._open):
+                writer.transport.abort()
+
+        self._run(close())
+
+    def close(self) -> None:
+        self.cut()
+        for server in self._servers:
+            self._loop.call_soon_threadsafe(server.close)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+
+    async def _listen(self, name: str) -> None:
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            try:
+                there = await asyncio.open_unix_connection(str(self._sockets / name))
+            except OSError:
+                writer.transport.abort()
+                return
+            await asyncio.gather(self._pass(reader, there[1]), self._pass(there[0], writer))
+
+        self._servers.append(await asyncio.start_unix_server(accept, str(self.folder / name)))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                writer.write(data)
+                await writer.drain()
+        self._open.discard(writer)
+        writer.close()
+
+
+class World:
+    """The servers with a worker and beat on them, and what a test may do to them."""
+
+    def __init__(self, on: Servers, exits: contextlib.ExitStack) -> None:
+        self.on = on
+        self.exits = exits
+        folder = Path(tempfile.mkdtemp(prefix="statesync-proxy-"))
+        exits.callback(shutil.rmtree, folder, ignore_errors=True)
+        # What is acknowledged to a writer survives a SIGKILL of Valkey.
+        config = on.folder / "valkey.conf"
+        config.write_text(config.read_text().replace("everysec", "always"))
+        on.valkey.stop()
+        on.start_valkey()
+        self.proxy = Proxy(folder, on.sockets)
+        exits.callback(self.proxy.close)
+        short: Any = {"sync_seconds": 1, "lease_seconds": 2, "scrub_seconds": 0}
+        short |= {"batch_above": 10, "batch_size": 20}
+        self.direct = on.settings(**short)
+        self.settings = Settings(
+            redis_url=f"unix://{folder}/valkey.sock?db=0",
+            database_url=f"postgresql+psycopg2://postgres@/postgres?host={folder}",
+            **short,
+        )
+        engine = database.connect(self.direct)
+        migrate.upgrade(engine)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(STEPS_BACK.replace("%", "%%"))
+        engine.dispose()
+        self.hot = HotStore.from_settings(self.direct)
+        exits.callback(self.hot.close)
+        self.stack = Stack(on, self.settings, exits)
+        self.numbers = itertools.count(1)
+        self.worker = self.start_worker()
+        self.beat = self.stack.start_beat()
+        self.players: list[Child] = []
+        self.journals: list[Path] = []
+        self.faults: list[str] = []
+
+    # Processes
+
+    def start_worker(self, stop_at: str = "") -> Child:
+        """Start a worker; ``stop_at`` is the point at which it stops, and its file."""
+        name = f"worker-{next(self.numbers)}"
+        words = ("worker", "-n", f"{name}@%h", "-c", "2", "--loglevel", "INFO")
+        worker = self.stack.start(name, *words, env={"STOP_SYNC_AT": stop_at})
+        self.stack.wait_worker(worker)
+        return worker
+
+    def start_player(self, kind: str, seed: int, first: int, count: int) -> None:
+        journal = self.on.folder / f"journal-{next(self.numbers)}"
+        command = [sys.executable, "-m", "tests.acceptance.traffic", kind]
+        command += [*map(str, (seed, first, count)), str(journal)]
+        env = {**os.environ, **self.settings.to_env()}
+        log = self.on.folder / "players.log"
+        player = Child(f"player {seed}", command, log, env=env, cwd=ROOT)
+        self.exits.callback(player.kill)
+        player.start()
+        self.players.append(player)
+        self.journals.append(journal)
+
+    def accepted(self) -> int:
+        """Return how many changes have been accepted so far."""
+        return sum(p.read_bytes().count(b"\n") for p in self.journals if p.exists())
+
+    def play_on(self, more: int = 300) -> None:
+        """Wait until so many more changes are accepted."""
+        before = self.accepted()
+        wait_until(lambda: self._check_players() and self.accepted() >= before + more)
+
+    def _check_players(self) -> bool:
+        for player in self.players:
+            if player.process and player.process.poll() is not None:
+                raise AssertionError(player.log.read_text()[-3000:])
+        return True
+
+    def stop_players(self) -> None:
+        self._check_players()
+        for player in self.players:
+            player.send(signal.SIGTERM)
+        for player in self.players:
+            assert player.process
+            assert player.process.wait(WAIT_SECONDS) == 0, player.log.read_text()[-3000:]
+        self.players = []
+
+    # Faults
+
+    def kill_worker(self) -> None:
+        self.worker.kill()
+        self.worker = self.start_worker()
+
+    def stop_worker_past_its_lease(self) -> None:
+        assert self.worker.process
+        main = psutil.Process(self.worker.process.pid)
+        family = [main, *main.children(recursive=True)]
+        for process in family:
+            process.suspend()
+        other = self.start_worker()
+        self.play_on(200)
+        time.sleep(self.settings.lease_seconds)  # a lease has to end, whatever else happens
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+        self.play_on(100)
+        other.stop()
+
+    def kill_beat(self) -> None:
+        self.beat.kill()
+        self.play_on(100)
+        self.beat = self.stack.start_beat()
+
+    def two_beats(self) -> None:
+        other = self.stack.start("beat-2", "beat", "-s", str(self.on.folder / "beat-2"))
+        self.play_on(400)
+        other.kill()
+
+    def kill_postgres(self) -> None:
+        """Shut PostgreSQL down at once, as a crash does, and start it again."""
+        self.on.postgres.send(signal.SIGQUIT)
+        assert self.on.postgres.process
+        self.on.postgres.process.wait(30)
+        self.on.start_postgres()
+
+    def kill_valkey(self) -> None:
+        self.on.valkey.kill()
+        self.on.start_valkey()
+
+    def empty_broker(self) -> None:
+        for url in (self.direct.broker_url, self.direct.result_url):
+            name = url.replace("redis+socket://", "unix://").replace("virtual_host", "db")
+            with redis.Redis.from_url(name) as client:
+                client.flushdb()
+
+    def double_messages(self) -> None:
+        """Deliver every waiting and some further tasks twice, and out of order."""
+        url = self.direct.broker_url.replace("redis+socket://", "unix://")
+        with redis.Redis.from_url(url.replace("virtual_host", "db")) as client:
+            assert self.worker.process
+            for _ in range(20):
+                for queue in ("backup", "sync"):
+                    waiting: Any = client.lrange(queue, 0, -1)
+                    if waiting:
+                        client.lpush(queue, *waiting)
+                self.play_on(20)
+
+    def cut_connections(self) -> None:
+        for _ in range(5):
+            self.proxy.cut()
+            self.play_on(30)
+
+    def slow_connections(self) -> None:
+        self.proxy.delay = 0.02
+        self.play_on(50)
+        self.proxy.delay = 0
+
+    def read_only_database(self) -> None:
+        """PostgreSQL takes no writes, as with a full disk or after a failover."""
+        self.alter("default_transaction_read_only = on")
+        self.play_on(200)
+        self.alter("default_transaction_read_only = off")
+
+    def alter(self, setting: str) -> None:
+        connection = psycopg2.connect(
+            host=str(self.on.sockets),
+            user="postgres",
+            dbname="postgres",
+            options="-c default_transaction_read_only=off",
+        )
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER SYSTEM SET {setting}")
+            cursor.execute("SELECT pg_reload_conf()")
+        connection.close()
+
+    def inject(self, name: str) -> None:
+        self.faults.append(name)
+        getattr(self, name)()
+
+    # What must hold
+
+    def check(self) -> str:
+        """Stop the players, wait until all is saved, and compare with what they wrote down."""
+        self.stop_players()
+        self.proxy.delay = 0
+        wait_until(lambda: self.hot.status()[:2] == (0, 0))
+        engine = create_engine(self.direct.database_url)
+        with engine.connect() as connection:
+
+            def rows(query: str) -> list[Any]:
+                return list(connection.execute(text(query)).all())
+
+            counts = dict(map(tuple, rows("SELECT id, (extra->>'n')::bigint FROM characters")))
+            versions = dict(map(tuple, rows("SELECT id, version FROM characters")))
+            log = defaultdict(set)
+            for session, entry in rows("SELECT session_id, entry FROM combat_log"):
+                log[str(session)].add(entry)
+            assert rows("SELECT * FROM step_back") == []
+            assert rows("SELECT * FROM state_conflicts") == []
+        engine.dispose()
+        lost, checked = [], 0
+        for path in self.journals:
+            for line in path.read_text().splitlines():
+                what = json.loads(line)
+                checked += 1
+                if "n" in what and (counts.get(what["character"]) or 0) < what["n"]:
+                    lost.append(what)
+                if "fight" in what and what["entry"] not in log[what["fight"]]:
+                    lost.append(what)
+                lost += [r for r in what.get("receipts", []) if versions.get(r[0], -1) < r[1]]
+        assert not lost, f"{len(lost)} of {checked} lost, such as {lost[:5]}"
+        self.nothing_is_left_over()
+        self.journals = []
+        faults, self.faults = self.faults, []
+        return f"{len(faults)} faults ({', '.join(faults)}), {checked} changes checked, 0 lost"
+
+    def nothing_is_left_over(self) -> None:
+        url = self.direct.redis_url
+        with redis.Redis.from_url(url) as client:
+            assert client.keys("statesync:tie:*") == []
+            assert client.hgetall("dirty_accounts:quarantine") == {}
+            assert client.exists("dirty_accounts", "dirty_accounts:claimed") == 0
+
+        def messages() -> int:
+            name = self.direct.broker_url.replace("redis+socket://", "unix://")
+            with redis.Redis.from_url(name.replace("virtual_host", "db")) as client:
+                return int(client.llen("backup")) + int(client.llen("restore"))
+
+        wait_until(lambda: messages() == 0)
+
+    # The bank
+
+    def open_bank(self, ids: range) -> None:
+        with GameStore(self.direct) as store:
+            open_bank(store, ids)
+            for char_id in ids:
+                store.mark_dirty(char_id, durable=True)
+        engine = create_engine(self.direct.database_url)
+        with engine.begin() as connection:
+            held = "(SELECT count(*) FROM inventory_items)"
+            assert connection.exec_driver_sql(f"SELECT {held}").scalar() == ITEMS * len(ids)
+            audit = AUDIT.format(gold=GOLD * len(ids), items=ITEMS * len(ids))
+            connection.exec_driver_sql(audit)
+        engine.dispose()
+
+    def check_bank(self) -> str:
+        done = self.check()
+        engine = create_engine(self.direct.database_url)
+        with engine.begin() as connection:
+            wrong = connection.execute(text("SELECT gold, items FROM wrong_sum LIMIT 5")).all()
+            commits = connection.execute(text("SELECT count(DISTINCT id) FROM commits")).scalar()
+        engine.dispose()
+        assert not wrong, wrong
+        assert commits
+        return f"{done}; {commits} commits audited, every one right"
+
+
+@contextlib.contextmanager
+def world() -> Iterator[World]:
+    with contextlib.ExitStack() as exits:
+        on = exits.enter_context(servers(postgres_config={"fsync": "off"}))
+        yield World(on, exits)
+
+
+Fault = Callable[[World], None]
