@@ -123,7 +123,9 @@ class Trader(Player):
     """Money and items change hands among all characters, whoever else trades with them."""
 
     def start(self) -> None:
-        self.bags = {i: self.store.get(i).sessions["inventory"] for i in self.ids}
+        # Another player may have logged somebody out already.
+        known = {i: self.service.login(i).character for i in self.ids}
+        self.bags = {i: character.sessions["inventory"] for i, character in known.items()}
         self.play(self.move)
 
     def move(self) -> None:

@@ -1,0 +1,287 @@
+"""Whatever stands in Redis, or comes as an argument: every outcome is one of ours.
+
+``-m slow`` tries 100,000 cases. A case is one character, session, argument or setting; many go in
+one batch, as in life, where one bad entry must not hold up the others.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from sqlalchemy import Engine
+
+from statesync import GameStateOrchestrator, HotStore, Settings, Together
+from statesync.cli import main
+from statesync.errors import InvalidInput, SettingsError, StatesyncError
+from statesync.keys import TIE_FIELD, Keys
+
+BATCH = 40
+SANE = 999
+"""A character that nothing is wrong with, in every batch."""
+
+TEXTS = st.text(max_size=30) | st.sampled_from(["\0", "é" * 9, "{", "[1", "NaN", '"\\u0000"', "-1"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4),
+    max_leaves=8,
+)
+ODD_JSON = JSON.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass"))
+IDS = st.sampled_from(["1", "7", "0", "-1", "x", "9" * 30, str(UUID(int=7)), "a/../b", "ac:1", ""])
+BYTES = st.binary(max_size=40) | ODD_JSON | IDS.map(str.encode)
+CORE_FIELDS = st.sampled_from(
+    [
+        *(b"state", b"location", b"bio", b"stats", b"vitals", b"version", b"saved_version"),
+        *(b"combat_session_id", b"inventory_session_id", b"scenario_session_id"),
+        TIE_FIELD.encode(),
+    ]
+) | st.binary(max_size=12)
+SESSION_FIELDS = st.sampled_from(
+    [
+        *(b"monsters", b"turn_order", b"items", b"filters", b"quest_id", b"graph", b"node"),
+        *(b"variables", b"participants", b"version", b"closed_at", TIE_FIELD.encode()),
+    ]
+) | st.binary(max_size=12)
+CORES = st.dictionaries(CORE_FIELDS, BYTES, max_size=6)
+ITEMS = st.lists(
+    st.fixed_dictionaries(
+        {}, optional={"item_id": JSON, "kind": JSON, "quantity": JSON, "soul": JSON}
+    ),
+    max_size=3,
+).map(lambda items: json.dumps(items).encode("utf-8", "surrogatepass"))
+SESSIONS = st.dictionaries(SESSION_FIELDS, BYTES | ITEMS, max_size=6)
+KINDS = st.sampled_from(["combat", "inventory", "scenario"])
+PLAYERS = st.tuples(CORES, st.none() | KINDS, SESSIONS, st.lists(BYTES, max_size=2))
+
+OUTCOMES = {"saved", "unchanged", "conflict", "quarantined", "missing", "deleted", "stale"}
+
+
+def wipe(raw: Any, keys: Keys) -> None:
+    names = list(raw.scan_iter(f"{keys.prefix}*", count=1000))
+    if names:
+        raw.delete(*names)
+
+
+def put(raw: Any, keys: Keys, char_id: int, player: Any) -> None:
+    core, kind, session, log = player
+    fields = dict(core)
+    if kind:
+        session_id = str(uuid4())
+        fields.setdefault(f"{kind}_session_id".encode(), session_id.encode())
+        held = {b"participants": f"[{char_id}]".encode(), **session}
+        raw.hset(keys.session(kind, session_id), mapping=held)
+        if log:
+            raw.rpush(keys.session_log(kind, session_id), *log)
+    if fields:
+        raw.hset(keys.core(char_id), mapping=fields)
+    raw.sadd(keys.dirty, char_id)
+
+
+@pytest.fixture(params=["quick", pytest.param("long", marks=pytest.mark.slow)])
+def many(request: pytest.FixtureRequest) -> Callable[[int, int], Any]:
+    """Decorates a property with how many examples it is tried."""
+
+    def decorate(quick: int, long: int) -> Any:
+        return examples(
+            max_examples=quick if request.param == "quick" else long,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        )
+
+    return decorate
+
+
+def test_whatever_redis_holds(
+    many: Any,
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    raw: Any,
+    keys: Keys,
+    engine: Engine,
+) -> None:
+    def backup(players: list[Any]) -> None:
+        wipe(raw, keys)
+        raw.set(f"{keys.prefix}bystander", "untouched")
+        hot.create(SANE, gold=1)
+        for char_id, player in enumerate(players, 1):
+            put(raw, keys, char_id, player)
+        _, claims = hot.claim_dirty(60_000_000, 1000, 0, 1000)
+        reports = {r.char_id: r for r in orchestrator.backup_claims(claims)}
+        assert reports[SANE].outcome in ("saved", "conflict", "unchanged", "stale")
+        assert {r.outcome for r in reports.values()} <= OUTCOMES
+        assert all(r.error for r in reports.values() if r.outcome == "quarantined")
+        for char_id in range(1, len(players) + 1):
+            for read in (hot.get, hot.get_full_state, orchestrator.restore_full_state):
+                try:
+                    read(char_id)
+                except StatesyncError as error:
+                    assert str(error)
+        assert hot.status().claimed == 0
+        assert raw.get(f"{keys.prefix}bystander") == b"untouched"
+
+    players = st.lists(PLAYERS, min_size=BATCH, max_size=BATCH)
+    many(2, 1500)(given(players)(backup))()
+
+
+VALUES = (
+    JSON | st.binary(max_size=5) | st.just(object()) | st.text(alphabet="\ud800\0é", max_size=3)
+)
+NAMES = st.sampled_from(["state", "stats", "gold", "version", "participants", "items"]) | TEXTS
+FIELDS = st.dictionaries(NAMES, VALUES, max_size=4)
+ANY_ID = st.integers() | st.just(1) | JSON | st.just(SANE)
+ANY_UUID = st.uuids() | TEXTS | st.none()
+
+
+def test_whatever_game_code_passes(many: Any, hot: HotStore, raw: Any, keys: Keys) -> None:
+    wipe(raw, keys)
+    hot.create(SANE, gold=1)
+    fight = hot.open_session("combat", [SANE], {})
+    commands = hot.commands
+
+    def call(char_id: Any, session: Any, fields: Any, kind: Any, log: Any) -> None:
+        target = fight if session is None else session
+        builders: list[Callable[[], Any]] = [
+            lambda: commands.update(char_id, **fields),
+            lambda: commands.create(char_id, **fields),
+            lambda: commands.get(char_id),
+            lambda: commands.update_together(Together().update(char_id, **fields).update(SANE)),
+            lambda: commands.update_together(
+                Together().expect(SANE, **fields).update_session(kind, target, fields, log=log)
+            ),
+            lambda: commands.open_session(kind, [char_id], fields),
+            lambda: commands.update_session(kind, target, fields, log=log),
+            lambda: commands.join_session(kind, target, char_id),
+            lambda: commands.leave_session(kind, target, char_id),
+            lambda: commands.get_session(kind, target),
+            lambda: commands.claim(char_id, 1_000_000),
+            lambda: commands.marks(char_id),
+        ]
+        for build in builders:
+            try:
+                command = build()
+            except StatesyncError as error:
+                assert str(error)
+                continue
+            except TypeError as error:
+                assert "argument" in str(error) or "mapping" in str(error), error
+                continue
+            assert all(str(key).startswith(keys.prefix) for key in command.keys)
+            (result,) = hot.run_many([command])
+            assert not isinstance(result, StatesyncError) or str(result)
+
+    cases = given(
+        ANY_ID, ANY_UUID, FIELDS, KINDS | TEXTS, st.lists(VALUES, max_size=2) | st.just("text")
+    )
+    many(60, 2000)(cases(call))()
+    assert hot.get(SANE).char_id == SANE
+
+
+@pytest.mark.usefixtures("hot")
+def test_whatever_tasks_are_called_with(many: Any, orchestrator: GameStateOrchestrator) -> None:
+    def call(ids: Any, kind: Any, session: Any) -> None:
+        for work in (
+            lambda: orchestrator.backup_many(ids),
+            lambda: orchestrator.restore_many(ids),
+            lambda: orchestrator.backup_sessions(kind, [session]),
+            lambda: orchestrator.delete(ids),
+        ):
+            try:
+                work()
+            except StatesyncError as error:
+                assert str(error)
+            except TypeError as error:
+                assert "not iterable" in str(error), error
+
+    ids = st.lists(st.integers(-2, 9) | JSON, max_size=4) | st.integers()
+    many(40, 1500)(given(ids, KINDS | TEXTS, st.uuids() | TEXTS)(call))()
+
+
+WORDS = (
+    st.sampled_from(
+        [
+            *(
+                "status",
+                "inspect",
+                "pending",
+                "restore",
+                "drain",
+                "quarantine",
+                "conflicts",
+                "list",
+            ),
+            *("show", "retry", "discard", "scrub", "delete", "--yes", "--json", "--timeout", "0"),
+            *(
+                "--all-active",
+                "--hours",
+                "--limit",
+                "--help",
+                "-1",
+                "1",
+                "99999999999999999999",
+                "x",
+            ),
+        ]
+    )
+    | TEXTS
+)
+
+
+def test_whatever_is_typed(
+    many: Any,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in settings.to_env().items():
+        monkeypatch.setenv(name, value)
+
+    def type_in(words: list[str]) -> None:
+        monkeypatch.setattr(sys, "argv", ["statesync", *words])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code in (0, 1, 2)
+        assert "Traceback" not in capsys.readouterr().err
+
+    many(60, 2000)(given(st.lists(WORDS, max_size=4))(type_in))()
+
+
+def test_whatever_settings_say(many: Any, settings: Settings) -> None:
+    names = sorted(settings.to_env())
+    password = uuid4().hex
+
+    def read(env: dict[str, str]) -> None:
+        env = {name: value.replace("\0", "") for name, value in env.items()}
+        try:
+            made = Settings.from_env(env)
+        except SettingsError as error:
+            assert any(name in str(error) for name in env), error
+            assert password not in str(error)
+        else:
+            assert password not in repr(made)
+
+    urls = TEXTS.map(lambda text: f"redis://user:{password}@{text}")
+    values = TEXTS | st.integers().map(str) | urls
+    many(300, 20_000)(given(st.dictionaries(st.sampled_from(names), values, max_size=3))(read))()
+
+
+def test_sizes_are_bounded_with_a_clear_error(hot: HotStore) -> None:
+    hot.create(1)
+    for call in (
+        lambda: hot.update(1, story="x" * 1_100_000),
+        lambda: hot.update_together({1: {f"f{i}": 1 for i in range(1001)}}),
+        lambda: hot.open_session("combat", [1], {"story": "x" * 1_100_000}),
+        lambda: hot.update_together({i: {} for i in range(1, 70)}),
+    ):
+        with pytest.raises(InvalidInput, match="at most"):
+            call()
+    assert hot.get(1).version == 1
