@@ -28,6 +28,8 @@ def mask_url(url: str) -> str:
     if "@" in netloc:
         user, _, host = netloc.rpartition("@")
         netloc = f"{user.split(':', 1)[0]}{':***' if ':' in user else ''}@{host}"
+    elif "@" in url:
+        raise ValueError("a / in the password, which must be written %2F, ends the host")
     secret = ("password", "passwd", "sslpassword")
     query = urlencode(
         [(k, "***" if k.lower() in secret else v) for k, v in parse_qsl(parts.query)], safe="*/:"
@@ -153,7 +155,8 @@ class Settings:
             try:
                 object.__setattr__(self, spec.name, spec.metadata["parse"](str(value)))
             except ValueError as error:
-                shown = mask_or_hide(str(value)) if spec.metadata["is_url"] else repr(value)
+                is_url = spec.metadata["is_url"] or "://" in str(value)
+                shown = mask_or_hide(str(value)) if is_url else repr(value)
                 raise SettingsError(
                     f"{PREFIX}{spec.name.upper()}: {shown} is not accepted; "
                     f"it must be {_accepts(spec.metadata['parse'], error)}"
