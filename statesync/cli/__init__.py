@@ -27,6 +27,7 @@ _COMMANDS = {
     "delete": "operate",
     "quarantine": "quarantine",
     "conflicts": "conflicts",
+    "bench": "bench",
 }
 """Each command and the module that holds it, imported when it is asked for."""
 

@@ -76,7 +76,7 @@ MAY_IMPORT = {
     "login": _BELOW_APP | {"app"},
     "tasks": _BELOW_APP | {"app"},
 }
-TOP = ("__init__", "__main__", "cli", "demo", "dev")
+TOP = ("__init__", "__main__", "bench", "cli", "demo", "dev")
 """Entry points, which may import everything."""
 
 
