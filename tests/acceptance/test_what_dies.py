@@ -1,7 +1,7 @@
 """Whatever dies, stands still, or comes twice: every accepted change is saved, and none twice.
 
 ``pytest -m slow tests/acceptance/test_what_dies.py -s`` tells what was injected and checked;
-``STATESYNC_FAULT_SEED=7`` plays other games with other faults.
+``FAULT_SEED=7`` plays other games with other faults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.acceptance.world import World, world
 
 pytestmark = pytest.mark.slow
 
-SEED = int(os.environ.get("STATESYNC_FAULT_SEED", "1"))
+SEED = int(os.environ.get("FAULT_SEED", "1"))
 FAULTS = (
     *("kill_worker", "stop_worker_past_its_lease", "kill_beat", "two_beats", "kill_postgres"),
     *("kill_valkey", "empty_broker", "double_messages", "cut_connections", "slow_connections"),
