@@ -112,7 +112,11 @@ def sweep(bench: Bench) -> Iterator[Contest]:
         "naive",
         [sys.executable, *words, "-c", str(bench.processes), "--loglevel", "INFO"],
         bench.stack.servers.folder / "naive.log",
-        env={**os.environ, **bench.settings.to_env()},
+        env={
+            **os.environ,
+            **bench.settings.to_env(),
+            "CELERY_BROKER_URL": bench.settings.broker_url,
+        },
     )
     naive.start()
     naive.wait_ready(lambda: b" ready." in naive.log.read_bytes())

@@ -6,7 +6,6 @@ Run as a Celery application (``celery -A statesync.bench.rivals worker``) it is 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -56,7 +55,7 @@ def _decoded(char_id: int, core: dict[bytes, bytes]) -> dict[str, Any]:
 
 # The naive twin
 
-app = Celery("naive", broker=os.environ.get("STATESYNC_BROKER_URL"))
+app = Celery("naive")  # the broker: CELERY_BROKER_URL
 app.conf.task_default_queue = "naive"
 app.conf.task_ignore_result = True
 _connected: list[Any] = []
