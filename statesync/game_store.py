@@ -22,7 +22,7 @@ from statesync.hot import AsyncHotStore, HotStore
 from statesync.orchestrator import BackupReport, GameStateOrchestrator
 from statesync.settings import Settings
 
-__all__ = ["AsyncGameStore", "GameStore", "GroupCommit"]
+__all__ = ["DURABLE_SECONDS", "AsyncGameStore", "GameStore", "GroupCommit"]
 
 log = logging.getLogger(__name__)
 

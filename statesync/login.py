@@ -14,6 +14,7 @@ from statesync.errors import (
     CharacterNotLoaded,
     CharacterNotRestored,
 )
+from statesync.game_store import DURABLE_SECONDS, GroupCommit
 from statesync.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
 from statesync.session_codec import Session
 from statesync.settings import Settings
@@ -46,6 +47,7 @@ class LoginService:
     ) -> None:
         self.orchestrator = orchestrator
         self._enqueue = enqueue
+        self._commit = GroupCommit(orchestrator, DURABLE_SECONDS)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -84,14 +86,20 @@ class LoginService:
         """
         return self.orchestrator.evict(char_id)
 
-    def change_state(self, char_id: int, new_state: str, /, **fields: Any) -> int:
+    def change_state(
+        self, char_id: int, new_state: str, /, *, durable: bool = False, **fields: Any
+    ) -> int:
         """Write a character's state, and other fields as ``HotStore.update`` does, and enqueue its
-        backup. Returns its new version.
+        backup. Returns its new version. With ``durable`` it saves it here, and returns when
+        PostgreSQL has it, or raises NotDurable.
 
         Where the broker is away the change stays marked, and the next sweep saves it. Raises what
         ``update`` does.
         """
         version = self.orchestrator.hot.update(char_id, state=new_state, **fields)
+        if durable:
+            self._commit.submit({char_id: version}).result()
+            return version
         try:
             self._enqueue(char_id)
         except BrokerUnavailable as error:
@@ -99,8 +107,8 @@ class LoginService:
         return version
 
     def close(self) -> None:
-        """Close all connections."""
-        self.orchestrator.close()
+        """Finish what is waited for, and close all connections."""
+        self._commit.close()
 
     def __enter__(self) -> Self:
         return self
@@ -128,9 +136,13 @@ class AsyncLoginService:
         """Log a character out, as ``LoginService.logout`` does."""
         return await asyncio.to_thread(self._service.logout, char_id)
 
-    async def change_state(self, char_id: int, new_state: str, /, **fields: Any) -> int:
+    async def change_state(
+        self, char_id: int, new_state: str, /, *, durable: bool = False, **fields: Any
+    ) -> int:
         """Write a character's state and enqueue its backup, as ``LoginService`` does."""
-        return await asyncio.to_thread(self._service.change_state, char_id, new_state, **fields)
+        return await asyncio.to_thread(
+            self._service.change_state, char_id, new_state, durable=durable, **fields
+        )
 
     async def close(self) -> None:
         """Close all connections."""

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, text
 
-from statesync import AsyncGameStore, GameStateOrchestrator, GameStore, Settings, Together
+from statesync import (
+    AsyncGameStore,
+    GameStateOrchestrator,
+    GameStore,
+    LoginService,
+    Settings,
+    Together,
+)
 from statesync.errors import (
     CharacterNotLoaded,
     GuardFailed,
@@ -210,3 +217,11 @@ def test_closed_store_takes_no_more(settings: Settings) -> None:
     game.close()
     with pytest.raises(InvalidInput, match="the store is closed"):
         game.wait_durable(1, 1)
+
+
+def test_change_of_state_can_be_durable(
+    game: GameStore, settings: Settings, engine: Engine
+) -> None:
+    with LoginService.from_settings(settings) as service:
+        service.change_state(1, "trading", gold=9, durable=True)
+    assert saved_gold(engine) == {1: 9}

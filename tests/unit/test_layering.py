@@ -73,7 +73,7 @@ MAY_IMPORT = {
     "game_store": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "sweep": _BELOW_ORCHESTRATOR | {"orchestrator"},
     "app": _BELOW_APP,
-    "login": _BELOW_APP | {"app"},
+    "login": _BELOW_APP | {"app", "game_store"},
     "tasks": _BELOW_APP | {"app"},
 }
 TOP = ("__init__", "__main__", "bench", "cli", "demo", "dev")
