@@ -137,9 +137,12 @@ def floor_save(client: Any, connection: Any, ids: Sequence[int]) -> None:
 
 def floor_load(connection: Any, ids: Sequence[int]) -> list[Any]:
     """Read rows in one round trip."""
-    with connection, connection.cursor() as cursor:
+    connection.autocommit = True  # else it would be three
+    with connection.cursor() as cursor:
         cursor.execute(_LOAD, (list(ids),))
-        return list(cursor.fetchall())
+        rows = list(cursor.fetchall())
+    connection.autocommit = False
+    return rows
 
 
 def floor_restore(client: Any, connection: Any, ids: Sequence[int]) -> None:

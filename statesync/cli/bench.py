@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from typing import Any
 
@@ -63,7 +64,8 @@ def bench(names: tuple[str, ...], size: int, rounds: int, processes: int, *, as_
                 if not as_json:
                     Console().print(_table(results[-1]))
     if as_json:
-        about = {"machine": platform.machine(), "python": platform.python_version(), "size": size}
+        about = {"machine": platform.machine(), "cores": os.cpu_count(), "size": size}
+        about |= {"python": platform.python_version(), "rounds": rounds, "processes": processes}
         found: dict[str, Any] = {**about, "results": [result.to_json() for result in results]}
         click.echo(json.dumps(found, indent=2))
 

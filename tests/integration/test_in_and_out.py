@@ -91,6 +91,7 @@ def test_two_backups_of_who_has_logged_out_raise_no_alarm(
     assert hot.list_quarantine() == (0, [])
 
 
+@pytest.mark.slow  # it waits twice until PostgreSQL gives up a lock
 @pytest.mark.usefixtures("party")
 def test_locked_item_holds_up_its_own_group_alone(
     hot: HotStore, orchestrator: GameStateOrchestrator, engine: Engine

@@ -296,7 +296,7 @@ def play(base: Settings, monkeypatch: pytest.MonkeyPatch, games: int) -> None:
 
 
 def test_any_game(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    play(settings, monkeypatch, 40)
+    play(settings, monkeypatch, 25)
 
 
 @pytest.mark.slow
