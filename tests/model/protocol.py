@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import product
 from typing import NamedTuple
+
+Value = tuple[tuple[int, ...], int]
 
 
 class Character(NamedTuple):
-    """A character in Redis; ``value`` is what it has: whether the item, and how many changes."""
+    """A character in Redis; ``value`` is what it has: which items, and how many changes."""
 
-    value: tuple[int, int]
+    value: Value
     version: int = 1
     saved: int = 1
     """``saved_version``."""
@@ -34,7 +37,7 @@ class Character(NamedTuple):
 class Row(NamedTuple):
     """A character in PostgreSQL."""
 
-    value: tuple[int, int]
+    value: Value
     version: int = 1
 
 
@@ -93,15 +96,19 @@ MUTATIONS = (
     "no ties",
     "untie at the snapshot",
     "untie whatever has been tied since",
+    "drop the whole tie",
+    "forget the smaller tie",
     "evict without looking at the mark",
     "fill over what is live",
     "fill from before the eviction",
 )
 
 
-def start(characters: int, workers: int, budget: Budget) -> State:
-    """Everything is saved and clean; the first character has the item."""
-    values = [(int(i == 0), 0) for i in range(characters)]
+def start(characters: int, workers: int, budget: Budget, items: int = 1) -> State:
+    """Everything is saved and clean; every other character has an item, as far as they go."""
+    values: list[Value] = [
+        ((i,) if i % 2 == 0 and i < 2 * items else (), 0) for i in range(characters)
+    ]
     return State(
         tuple(map(Character, values)), tuple(map(Row, values)), (Worker(),) * workers, budget
     )
@@ -148,9 +155,9 @@ def game(state: State, i: int, character: Character, wrong: str) -> Iterator[Ste
         yield f"bare write {i}", spend(put(state, i, changed._replace(unmarked=True)), "bare")
     if character.unmarked:
         yield f"bare mark {i}", put(state, i, character._replace(unmarked=False, dirty=True))
-    for other in range(len(state.characters)):
-        if state.budget.trades and has and other != i and state.characters[other].loaded:
-            yield f"trade {i} -> {other}", spend(trade(state, i, other, wrong), "trades")
+    for item, other in product(has, range(len(state.characters))):
+        if state.budget.trades and other != i and state.characters[other].loaded:
+            yield f"trade {i} -> {other}", spend(trade(state, i, other, item, wrong), "trades")
     clean = character.version == character.saved and not character.token
     clean = clean and (not character.dirty or wrong == "evict without looking at the mark")
     if state.budget.evictions and clean and not character.unmarked:
@@ -160,8 +167,8 @@ def game(state: State, i: int, character: Character, wrong: str) -> Iterator[Ste
         yield f"a restore reads row {i}", state._replace(reader=(i, state.rows[i]))
 
 
-def trade(state: State, giver: int, taker: int, wrong: str) -> State:
-    """Move the item: both change in one script, which ties them."""
+def trade(state: State, giver: int, taker: int, item: int, wrong: str) -> State:
+    """Move an item: both change in one script, which ties them."""
     met = {state.characters[i].tie for i in (giver, taker)} - {0}
     tie = min(met, default=state.clock)
     entries = set(state.entries)
@@ -169,12 +176,14 @@ def trade(state: State, giver: int, taker: int, wrong: str) -> State:
         if entry.tie in met - {tie}:  # ties that meet are one
             entries.remove(entry)
             member = state.characters[entry.character]
-            if member.tie == entry.tie:
+            if member.tie == entry.tie and wrong != "forget the smaller tie":
                 entries.add(entry._replace(tie=tie))
                 state = put(state, entry.character, member._replace(tie=tie))
-    for i, has in ((giver, 0), (taker, 1)):
+    for i in (giver, taker):
         old = state.characters[i]
-        new = old._replace(value=(has, old.value[1] + 1), version=old.version + 1, dirty=True)
+        rest = [other for other in old.value[0] if other != item]
+        value = (tuple(sorted([*rest, item] if i == taker else rest)), old.value[1] + 1)
+        new = old._replace(value=value, version=old.version + 1, dirty=True)
         if wrong != "no ties":
             new = new._replace(tie=tie)
             entries = {e for e in entries if (e.tie, e.character) != (tie, i)}
@@ -278,6 +287,9 @@ def acknowledge(state: State, w: int, wrong: str) -> State:
         if wrong == "untie whatever has been tied since":
             known = {(e.tie, e.character) for e in worker.entries}
             still = frozenset(e for e in state.entries if (e.tie, e.character) in known)
+        if wrong == "drop the whole tie" and still:
+            ties = {entry.tie for entry in worker.entries}
+            still = frozenset(entry for entry in state.entries if entry.tie in ties)
         state = untie(state, still)
     return set_worker(state, w, Worker())
 
@@ -341,8 +353,9 @@ def play_never_goes_back(before: State, now: State, _wrong: str) -> bool:
 
 
 def trades_are_whole(_: State, now: State, _wrong: str) -> bool:
-    """In whatever PostgreSQL ever held, the item existed exactly once."""
-    return sum(row.value[0] for row in now.rows) == 1
+    """In whatever PostgreSQL ever held, every item existed exactly once."""
+    held = sorted(item for row in now.rows for item in row.value[0])
+    return held == sorted(item for c in now.characters for item in c.value[0])
 
 
 def all_settles(_: State, now: State, wrong: str) -> bool:
@@ -368,7 +381,7 @@ def _settles(
         if not claims:
             break
         state = acknowledge(commit(snapshot(claims[0], 0, wrong), 0, wrong), 0, wrong)
-    return all(
+    return not state.entries and all(
         c.value == row.value and not (c.dirty or c.token or c.tie)
         for c, row in zip(state.characters, state.rows, strict=True)
     )
