@@ -214,7 +214,10 @@ class Driver:
         return run
 
 
-@pytest.fixture(params=["valkey-sync", "valkey-async", "redis62-sync", "redis62-async"])
+_ALSO = [pytest.param(name, marks=pytest.mark.slow) for name in ("valkey-async", "redis62-sync")]
+
+
+@pytest.fixture(params=["valkey-sync", "redis62-async", *_ALSO])
 def store(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """Each of the stores on each of the servers, under a key prefix of the test's own."""
     server, _, face = request.param.partition("-")

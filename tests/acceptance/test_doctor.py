@@ -111,6 +111,7 @@ def test_broker_and_state_on_one_database(settings: Settings) -> None:
     assert examine(settings, "broker")["databases"]["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_every_server_that_is_away_is_a_check_that_failed(unreachable: Settings) -> None:
     nowhere = replace(
         unreachable,

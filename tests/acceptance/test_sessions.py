@@ -270,6 +270,7 @@ class TestShortLeases:
         """Short leases, so that a killed worker's claims come back soon; small batches."""
         return replace(settings, lease_seconds=2, batch_above=10, batch_size=5)
 
+    @pytest.mark.slow
     def test_killed_workers_leave_no_half_of_a_fight(
         self,
         game: Game,

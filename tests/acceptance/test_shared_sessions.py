@@ -260,6 +260,7 @@ class TestWiped:
     def settings(self, settings: Settings) -> Settings:
         return replace(settings, lease_seconds=60, batch_size=200, max_in_flight=10_000)
 
+    @pytest.mark.slow
     def test_2000_mixed_open_sessions_all_come_back(
         self, game: Game, bare: Bare, settings: Settings, engine: Engine, hot: HotStore
     ) -> None:

@@ -77,6 +77,7 @@ def saved(engine: Engine) -> dict[int, int]:
     return dict(rows(engine, query))
 
 
+@pytest.mark.slow
 def test_deploys_under_load_lose_nothing_and_leave_no_claim(
     game: Game, hot: HotStore, engine: Engine, writer: Writer
 ) -> None:
@@ -95,6 +96,7 @@ def test_deploys_under_load_lose_nothing_and_leave_no_claim(
     assert not {"missing", "conflict", "quarantined"} & counters.keys()
 
 
+@pytest.mark.slow
 def test_drain_finishes_what_the_last_worker_left_in_its_queue(
     game: Game, raw: Any, settings: Settings, engine: Engine, hot: HotStore
 ) -> None:

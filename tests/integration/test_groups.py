@@ -83,6 +83,7 @@ def test_one_refused_member_holds_back_the_group(
     assert rows(engine, "SELECT count(*) FROM characters WHERE extra ? 'gold'") == [(0,)]
 
 
+@pytest.mark.slow
 def test_locked_member_gives_the_group_back(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,

@@ -138,6 +138,7 @@ def test_two_processes_log_in_to_one_state(
     assert hot.get_session("combat", fight).version == 2
 
 
+@pytest.mark.slow
 def test_logins_among_logouts_and_backups_never_go_back(
     service: LoginService, settings: Settings, other: GameStateOrchestrator, full_core: FullCore
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_version_that_cannot_be_raised_is_the_characters_fault(
     assert raw.hget(keys.core(1), "gold") is None
 
 
+@pytest.mark.slow
 def test_a_locked_row_holds_up_neither_the_batch_nor_itself_for_ever(
     hot: HotStore, orchestrator: GameStateOrchestrator, engine: Engine, full_core: FullCore
 ) -> None:
