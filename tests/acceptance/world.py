@@ -266,7 +266,9 @@ class World:
             assert self.worker.process
             for _ in range(20):
                 for queue in ("backup", "sync"):
-                    waiting: Any = client.lrange(queue, 0, -1)
+                    waiting: Any = client.lrange(
+                        queue, 0, 9
+                    )  # not all: that would double it each time
                     if waiting:
                         client.lpush(queue, *waiting)
                 self.play_on(20)
