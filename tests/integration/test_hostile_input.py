@@ -125,13 +125,15 @@ def test_whatever_redis_holds(
 
     def backup(players: list[Any]) -> None:
         wipe(raw, keys)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("TRUNCATE characters, sessions, state_conflicts CASCADE")
         raw.set(f"{keys.prefix}bystander", "untouched")
         hot.create(SANE, gold=1)
         for char_id, player in enumerate(players, 1):
             put(raw, keys, char_id, player)
         _, claims = hot.claim_dirty(60_000_000, 1000, 0, 1000)
         reports = {r.char_id: r for r in orchestrator.backup_claims(claims)}
-        assert reports[SANE].outcome in ("saved", "conflict", "unchanged", "stale")
+        assert reports[SANE].outcome == "saved"
         assert {r.outcome for r in reports.values()} <= OUTCOMES
         assert all(r.error for r in reports.values() if r.outcome == "quarantined")
         ids = range(1, len(players) + 1)
@@ -285,7 +287,7 @@ def test_whatever_settings_say(many: Any, settings: Settings) -> None:
 
     urls = st.tuples(TEXTS, TEXTS).map(lambda t: f"redis://user:{password}{t[0]}@{t[1]}")
     values = TEXTS | st.integers().map(str) | urls
-    many(300, 20_000)(given(st.dictionaries(st.sampled_from(names), values, max_size=3))(read))()
+    many(300, 36_000)(given(st.dictionaries(st.sampled_from(names), values, max_size=3))(read))()
 
 
 def test_sizes_are_bounded_with_a_clear_error(hot: HotStore) -> None:
