@@ -16,7 +16,8 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from statesync import database, groups
-from statesync.command import Claim, Command, Snapshot
+from statesync.backup_commands import Ended, Settled, Settlement, Wider
+from statesync.command import Claim, Snapshot
 from statesync.conflicts import reconcile
 from statesync.durable import Busy, Raced, Refused, Saved
 from statesync.errors import (
@@ -30,8 +31,7 @@ from statesync.hot import HotStore, done
 from statesync.members import Members
 from statesync.points import reach
 from statesync.sessions.base import SessionOrchestrator
-from statesync.snapshots import Taken, add, decode, merge, read_logs
-from statesync.transfer_commands import Ended, Settled, Wider
+from statesync.snapshots import Taken, add, decode, merge, packed, read_logs
 
 __all__ = ["Backup", "BackupReport"]
 
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 4
 """How often a backup brings a core up to its row, in one call."""
+_SCRIPT_MEMBERS = 50
+"""How many characters and sessions one script reads or acknowledges: less than a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,8 @@ class _Batch:
             reach("snapshot")
             read_logs(self.hot, self.engine, self.types, taken, self.conflicts)
             # A locked row holds up nobody: it is waited for when the others are acknowledged.
-            for chunk in self.chunks([item for item in taken if not item.corrupt]):
+            fine = [item for item in taken if not item.corrupt]
+            for chunk in packed(fine, lambda item: len(item.group.characters), self.batch_size):
                 self.commit(chunk, wait=turn > 0)
             self.settle(taken)
             reach("acknowledged")
@@ -186,11 +189,13 @@ class _Batch:
         while left:  # every try knows more members; that ends with the group, or with the lease
             held = merge({i: known for i, known in left.items() if i in self.pending})
             todo = [(self.pending[i], known) for i, known in held.items()]
+            scripts = list(packed(todo, lambda group: len(group[1]) or 1, _SCRIPT_MEMBERS))
             replies = self.hot.run_many(
-                [self.commands.try_snapshot(c, self.lease_us, known) for c, known in todo]
+                [self.commands.try_snapshots(part, self.lease_us) for part in scripts]
             )
             left = {}
-            for (claim, _), reply in zip(todo, replies, strict=True):
+            found = (reply for part in replies for reply in done(part))
+            for (claim, _), reply in zip(todo, found, strict=True):
                 if isinstance(reply, Wider):
                     left[claim.char_id] = self.known[claim.char_id] = reply.members
                 else:
@@ -226,19 +231,6 @@ class _Batch:
             )
 
     # Commit
-
-    def chunks(self, todo: Sequence[Taken]) -> Iterator[list[Taken]]:
-        """Give what one transaction is to save: as many groups as make a batch of characters."""
-        chunk: list[Taken] = []
-        size = 0
-        for item in todo:
-            size += len(item.group.characters)
-            if chunk and size > self.batch_size:
-                yield chunk
-                chunk, size = [], len(item.group.characters)
-            chunk.append(item)
-        if chunk:
-            yield chunk
 
     def commit(self, todo: Sequence[Taken], *, wait: bool, hurry: bool = False) -> None:
         """Save snapshots in one transaction; where PostgreSQL refuses it, halve it until the
@@ -281,12 +273,14 @@ class _Batch:
             elif item.outcome and item.outcome.saved:
                 todo.append(self.saved(item, item.outcome))
         todo += self.stale([item for item in taken if item.outcome and not item.outcome.saved])
-        replies = self.hot.run_many(todo)
-        for command, reply in zip(todo, replies, strict=True):
-            if not isinstance(reply, bool):  # its lease brings it back
-                log.error("character %d is saved, not acknowledged: %s", command.char_id, reply)
+        scripts = list(packed(todo, Settlement.size, _SCRIPT_MEMBERS))
+        replies = self.hot.run_many([self.commands.acknowledge_many(part) for part in scripts])
+        for part, reply in zip(scripts, replies, strict=True):
+            if isinstance(reply, StatesyncError):  # their leases bring them back
+                ids = [ended.claim.char_id for group in part for ended in group.cores]
+                log.error("characters %s are saved, not acknowledged: %s", ids, reply)
 
-    def saved(self, item: Taken, outcome: Outcome) -> Command[bool]:
+    def saved(self, item: Taken, outcome: Outcome) -> Settlement:
         """Report a group that is durable; returns what acknowledges it."""
         sessions = {
             str(session_id): (item.group.sessions[session_id], result)
@@ -300,43 +294,34 @@ class _Batch:
         acknowledged = []
         for char_id, result in outcome.characters.items():
             claim = item.snapshot.claims[char_id]
-            held = item.group.references[char_id]
-            of_it = {kind: shown.get(text, "missing") for kind, text in held.items()}
-            gone = [f"{kind}:session:{held[kind]}" for kind, o in of_it.items() if o == "missing"]
-            error = (
-                f"gone from Redis: {', '.join(gone)}; what PostgreSQL has stays" if gone else None
-            )
-            if error:
-                log.warning("character %d: %s", char_id, error)
             if isinstance(result, Saved):
-                written = [sessions[text][1].changed for text in held.values() if text in sessions]
-                name = "saved" if result.changed or any(written) else "unchanged"
-                conflict = self.conflicts & {char_id, *(UUID(text) for text in held.values())}
-                report = BackupReport(
-                    char_id, "conflict" if conflict else name, result.version, error, None, of_it
-                )
                 taken_at = item.group.characters[char_id].version
                 acknowledged.append(Ended(claim, taken_at, result.version))
+                held = item.group.references[char_id]
+                changed = result.changed or any(
+                    sessions[text][1].changed for text in held.values() if text in sessions
+                )
+                name = "saved" if changed else "unchanged"
+                if not self.conflicts.isdisjoint((char_id, *map(UUID, held.values()))):
+                    name = "conflict"
+                of_it = {kind: shown.get(text, "missing") for kind, text in held.items()}
+                error = _gone(char_id, held, of_it) if "missing" in of_it.values() else None
+                report = BackupReport(char_id, name, result.version, error, None, of_it)
             else:
                 report = BackupReport(char_id, "deleted")
                 acknowledged.append(Ended(claim))
             self.reports[char_id] = report
             self.pending.pop(char_id, None)
-        first, *others = sorted(acknowledged, key=lambda a: a.claim.char_id != item.anchor)
+        acknowledged.sort(key=lambda ended: ended.claim.char_id != item.anchor)
         away = item.snapshot.cores.keys() - item.snapshot.claims.keys()
-        others += [Ended(Claim(char_id, 0)) for char_id in away]
-        return self.commands.acknowledge(
-            *first,
-            item.snapshot.at_ms,
-            others=others,
-            sessions=[
-                Settled(session.kind, text, session.version, result.version, session.closed)
-                for text, (session, result) in sessions.items()
-            ],
-            ties=item.snapshot.ties,
-        )
+        acknowledged += [Ended(Claim(char_id, 0)) for char_id in away]
+        settled = [
+            Settled(session.kind, text, session.version, result.version, session.closed)
+            for text, (session, result) in sessions.items()
+        ]
+        return Settlement(item.snapshot.at_ms, acknowledged, settled, item.snapshot.ties)
 
-    def stale(self, left: Sequence[Taken]) -> list[Command[bool]]:
+    def stale(self, left: Sequence[Taken]) -> list[Settlement]:
         """Report characters whose rows are newer because another worker was faster: Redis is at the
         row's version, or the core is gone. Returns what acknowledges them."""
         refused = [
@@ -352,11 +337,16 @@ class _Batch:
         for (item, char_id, version), reply in zip(refused, looks, strict=True):
             core = done(reply)
             if (core is None or core.version >= version) and char_id in self.pending:
-                todo.append(
-                    self.commands.acknowledge(self.pending.pop(char_id), 0, 0, item.snapshot.at_ms)
-                )
+                todo.append(Settlement(item.snapshot.at_ms, [Ended(self.pending.pop(char_id))]))
                 self.reports[char_id] = BackupReport(char_id, "stale", version)
         return todo
+
+
+def _gone(char_id: int, held: Mapping[str, str], of_it: Mapping[str, str]) -> str:
+    gone = [f"{kind}:session:{held[kind]}" for kind, o in of_it.items() if o == "missing"]
+    error = f"gone from Redis: {', '.join(gone)}; what PostgreSQL has stays"
+    log.warning("character %d: %s", char_id, error)
+    return error
 
 
 def _busy(item: Taken) -> bool:

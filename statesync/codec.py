@@ -51,6 +51,7 @@ _OWN_BY_STATESYNC = ("version", "saved_version", TIE_FIELD)
 _MAX_DIGITS = len(str(MAX_ID))
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_TEXT = re.compile(rf"[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}")
+_NUMBERS = (int, float)
 _json = msgspec.json.Decoder()
 
 
@@ -109,16 +110,13 @@ def decode(char_id: int, raw: Mapping[bytes, bytes]) -> Character:
     core: dict[str, Any] = {}
     own: dict[str, str] = {}
     for raw_name, raw_value in raw.items():
-        name = raw_name.decode(errors="backslashreplace")
         try:
-            _text(raw_name, "the field's name ")
-            if name == TIE_FIELD:
-                continue
-            if name in _CHECKS:
-                core[name] = _CHECKS[name](raw_value)
-            else:
+            if known := _COLUMNS.get(raw_name):
+                core[known[0]] = known[1](raw_value)
+            elif (name := _text(raw_name, "the field's name ")) != TIE_FIELD:
                 own[name] = _FURTHER_CHECKS.get(name, _text)(raw_value)
         except _Invalid as error:
+            name = raw_name.decode(errors="backslashreplace")
             raise CorruptState(char_id, name + error.path, error.reason) from None
     return Character(char_id, fields=own, **core)
 
@@ -238,14 +236,15 @@ def _text(raw: bytes, what: str = "") -> str:
 
 def _any(raw: bytes) -> Any:
     try:
-        value = _json.decode(_text(raw))
+        value = _json.decode(raw)
     except RecursionError:
         _fail(f"JSON nests deeper than {MAX_DEPTH}")
-    except UnicodeDecodeError as error:
-        _fail(f"is not UTF-8 (byte {error.start})")
     except ValueError as error:
+        _text(raw)  # says it better where it is no text at all
         _fail(f"is not valid JSON: {error}")
-    _check_tree(value, "", MAX_DEPTH)
+    # Almost always the bytes alone show that there is nothing to look for.
+    if b"\\u0000" in raw or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        _check_tree(value, "", MAX_DEPTH)
     return value
 
 
@@ -333,7 +332,7 @@ def _vitals(raw: bytes) -> dict[str, dict[str, Any]]:
         if not isinstance(vital, dict):
             _fail(f"must be an object with cur and max, not {_json_type(vital)}", f".{key}")
         for bound in ("cur", "max"):
-            if type(vital.get(bound)) not in (int, float):
+            if type(vital.get(bound)) not in _NUMBERS:
                 shown = _json_type(vital[bound]) if bound in vital else "absent"
                 _fail(f"must be a number, not {shown}", f".{key}.{bound}")
     return value
@@ -347,7 +346,7 @@ def _session_id(raw: bytes) -> str:
 
 
 def _version(raw: bytes) -> int:
-    if not re.fullmatch(rb"[0-9]{1,16}", raw) or int(raw) > MAX_VERSION:
+    if not raw.isdigit() or len(raw) > 16 or int(raw) > MAX_VERSION:
         _fail("must be an integer from 0 to 2^53-1")
     return int(raw)
 
@@ -355,4 +354,5 @@ def _version(raw: bytes) -> int:
 JSON_FIELDS = {"location": _location, "bio": _bio, "stats": _stats, "vitals": _vitals}
 _CHECKS: dict[str, Any] = {"state": _state, **JSON_FIELDS}
 _CHECKS |= dict.fromkeys(("version", "saved_version"), _version)
+_COLUMNS = {name.encode(): (name, check) for name, check in _CHECKS.items()}
 _FURTHER_CHECKS: dict[str, Any] = dict.fromkeys(SESSION_FIELDS, _session_id)

@@ -22,6 +22,7 @@ __all__ = [
     "Snapshot",
     "Status",
     "corrupt",
+    "error_of",
     "flat",
     "load_script",
     "pairs",
@@ -81,11 +82,15 @@ class Command(Generic[T]):
 
     def error(self, message: str) -> errors.StatesyncError | None:
         """Return the error that a script's error reply means; None if it is none of ours."""
-        found = _CODE.search(message)
-        if not found:
-            return None
-        key = self.keys[int(found[2]) - 1] if found[2] else self.keys[0]
-        return _ERRORS[found[1]](self.char_id, key, found[3])
+        return error_of(message, self.keys, self.char_id) if _CODE.search(message) else None
+
+
+def error_of(message: str, keys: Sequence[str], char_id: int) -> errors.StatesyncError:
+    """Return the error that one of our codes means, in a script about ``char_id``."""
+    found = _CODE.search(message)
+    assert found  # noqa: S101
+    key = keys[int(found[2]) - 1] if found[2] else keys[0]
+    return _ERRORS[found[1]](char_id, key, found[3])
 
 
 def _char_id(key: str, known: int) -> int:

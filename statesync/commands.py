@@ -22,6 +22,7 @@ from statesync.keys import Keys
 
 __all__ = [
     "Look",
+    "Step",
     "claim",
     "claim_dirty",
     "count",
@@ -131,19 +132,30 @@ def claim(keys: Keys, char_id: int, lease_us: int, /) -> Command[tuple[Claim, bo
 _claim_dirty = load_script("claim_dirty")
 
 
-def claim_dirty(
-    keys: Keys, lease_us: int, max_in_flight: int, cursor: int, count: int, /
-) -> Command[tuple[int, list[Claim]]]:
-    """Claim some dirty characters: returns the next cursor (0 at the end) and the claims."""
+class Step(NamedTuple):
+    """One step of a pass over the dirty set."""
 
-    def parse(reply: Raw) -> tuple[int, list[Claim]]:
-        claims = zip(reply[1::2], reply[2::2], strict=True)
-        return int(reply[0]), [Claim(int(i), int(token)) for i, token in claims]
+    claims: list[Claim]
+    before: int
+    """How many passes had been completed before it."""
+    done: int | None
+    """How many have been now; None where no more claims may be in flight."""
+    fresh: bool
+    """It was the first one of its pass."""
+
+
+def claim_dirty(keys: Keys, lease_us: int, max_in_flight: int, count: int, /) -> Command[Step]:
+    """Claim some dirty characters, looking at about ``count``; all sweeps share one pass."""
+
+    def parse(reply: Raw) -> Step:
+        before, cursor, done, *rest = reply
+        claims = [Claim(int(i), int(t)) for i, t in zip(rest[::2], rest[1::2], strict=True)]
+        return Step(claims, int(before), None if done == b"full" else int(done), cursor == b"0")
 
     return Command(
         _claim_dirty,
-        (keys.dirty, keys.claimed, keys.since, keys.quarantine),
-        (lease_us, max_in_flight, cursor, count),
+        (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.sweep),
+        (lease_us, max_in_flight, count),
         parse,
     )
 

@@ -16,6 +16,7 @@ from sqlalchemy import (
     FromClause,
     RowMapping,
     Table,
+    Tuple,
     bindparam,
     column,
     func,
@@ -125,26 +126,29 @@ _LOCK = (
     select(characters.c.id, characters.c.version, characters.c.deleted_at)
     .where(characters.c.id == func.any(bindparam("ids")))
     .order_by(characters.c.id)  # every transaction locks in the same order: no deadlock
-    .with_for_update()
+    .with_for_update(key_share=True)
 )
-_LOCK_FREE = _LOCK.with_for_update(skip_locked=True)
+_LOCK_FREE = _LOCK.with_for_update(key_share=True, skip_locked=True)
+
+_KNOWN = select(characters.c.id).where(characters.c.id == func.any(bindparam("ids")))
+
+
+def _all(table: FromClause, names: Sequence[str]) -> Tuple:
+    return tuple_(*(table.c[name] for name in names))
+
 
 _SAME = (
     select(_rows.c.id)
     .join(characters, characters.c.id == _rows.c.id)
-    .where(
-        tuple_(*(characters.c[name] for name in _CONTENT)).is_not_distinct_from(
-            tuple_(*(_rows.c[name] for name in _CONTENT))
-        )
-    )
+    .where(_all(characters, _CONTENT).is_not_distinct_from(_all(_rows, _CONTENT)))
 )
 
 _SAME_STATS = (
     select(_stats_rows.c.character_id)
     .join(character_stats, character_stats.c.character_id == _stats_rows.c.character_id)
     .where(
-        tuple_(*(character_stats.c[name] for name in _STATS_CONTENT)).is_not_distinct_from(
-            tuple_(*(_stats_rows.c[name] for name in _STATS_CONTENT))
+        _all(character_stats, _STATS_CONTENT).is_not_distinct_from(
+            _all(_stats_rows, _STATS_CONTENT)
         )
     )
 )
@@ -156,28 +160,26 @@ _INSERT = (
         select(*(_rows.c[name] for name in ("id", *_CONTENT, "version"))).order_by(_rows.c.id),
     )
     .on_conflict_do_nothing()
-    .returning(characters.c.id)
 )
 
 _UPDATE = (
     update(characters)
     .where(characters.c.id == _rows.c.id, characters.c.version < _rows.c.version)
     .values({name: _rows.c[name] for name in (*_CONTENT, "version")} | {"updated_at": func.now()})
-    .returning(characters.c.id)
 )
 
+_WITH_ID = ("character_id", *_STATS_CONTENT)
+# Only what differs gets as far as the upsert, which would lock every row.
 _insert_stats = upsert(character_stats).from_select(
-    ["character_id", *_STATS_CONTENT],
-    select(*(_stats_rows.c[name] for name in ("character_id", *_STATS_CONTENT))).order_by(
-        _stats_rows.c.character_id
-    ),
+    _WITH_ID,
+    select(*(_stats_rows.c[name] for name in _WITH_ID))
+    .outerjoin(character_stats, character_stats.c.character_id == _stats_rows.c.character_id)
+    .where(_all(character_stats, _WITH_ID).is_distinct_from(_all(_stats_rows, _WITH_ID)))
+    .order_by(_stats_rows.c.character_id),
 )
 _UPSERT_STATS = _insert_stats.on_conflict_do_update(
     index_elements=["character_id"],
     set_={name: _insert_stats.excluded[name] for name in _STATS_CONTENT},
-    where=tuple_(*(character_stats.c[name] for name in _STATS_CONTENT)).is_distinct_from(
-        tuple_(*(_insert_stats.excluded[name] for name in _STATS_CONTENT))
-    ),
 )
 
 _LOAD = select(
@@ -197,15 +199,10 @@ def decide(
     are waited for, or Busy without ``wait``.
     """
     todo = {snapshot.char_id: snapshot for snapshot in snapshots}
-    decided: dict[int, Result | Accepted] = dict.fromkeys(todo, Busy())
-    known = select(characters.c.id).where(characters.c.id == func.any(bindparam("ids")))
-    there = set(connection.execute(known, {"ids": list(todo)}).scalars())
-    decided.update(dict.fromkeys(todo.keys() - there, Accepted(new=True)))
-    if not there:
-        return decided
+    decided: dict[int, Result | Accepted] = {}
     doubtful: dict[int, int] = {}
     lock = _LOCK if wait else _LOCK_FREE
-    for char_id, version, deleted_at in connection.execute(lock, {"ids": sorted(there)}):
+    for char_id, version, deleted_at in connection.execute(lock, {"ids": list(todo)}):
         snapshot = todo[char_id]
         if deleted_at is not None:
             decided[char_id] = Deleted()
@@ -215,6 +212,9 @@ def decide(
             doubtful[char_id] = version
         else:
             decided[char_id] = Refused(version)
+    if unseen := todo.keys() - decided.keys() - doubtful.keys():
+        there = set(connection.execute(_KNOWN, {"ids": list(unseen)}).scalars())
+        decided |= {i: Busy() if i in there else Accepted(new=True) for i in unseen}
     # A row right before the snapshot may hold the same state: then it stays untouched. One that
     # bears the snapshot's own version is this very save, repeated, or not of this history.
     same = _same(connection, [todo[char_id] for char_id in doubtful])
@@ -240,8 +240,7 @@ def write(
     for statement, snapshots in ((_INSERT, new), (_UPDATE, over)):
         if snapshots:
             rows = {"rows": [_to_row(c) for c in snapshots]}
-            written = set(connection.execute(statement, rows).scalars())
-            if len(written) < len(snapshots):
+            if connection.execute(statement, rows).rowcount < len(snapshots):
                 raise Raced
     _write_stats(connection, [*new, *over])
     return {c.char_id: Saved(c.version, changed=True) for c in (*new, *over)}
@@ -348,10 +347,12 @@ def _split(
     held: dict[str, str | None] = dict.fromkeys(columns)
     if value is None:
         return held, None
-    for name, convert in columns.items():
-        if value.get(name) is not None:
-            held[name] = convert(value[name])
-    rest = {key: item for key, item in value.items() if item is None or held.get(key) != item}
+    rest = {}
+    for key, item in value.items():
+        if item is not None and key in columns:
+            held[key] = columns[key](item)
+        if item is None or held.get(key) != item:
+            rest[key] = item
     return held, rest if rest or not any(held.values()) else None
 
 

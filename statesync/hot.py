@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from statesync import (
+    backup_commands,
     commands,
     operator_commands,
     session_commands,
@@ -105,9 +106,10 @@ class _Operations:
     stage = _Operation(transfer_commands.stage)
     fill = _Operation(transfer_commands.fill)
     evict = _Operation(transfer_commands.evict)
-    try_snapshot = _Operation(transfer_commands.try_snapshot)
-    snapshot = _Operation(transfer_commands.snapshot)
-    acknowledge = _Operation(transfer_commands.acknowledge)
+    try_snapshots = _Operation(backup_commands.try_snapshots)
+    snapshot = _Operation(backup_commands.snapshot)
+    acknowledge = _Operation(backup_commands.acknowledge)
+    acknowledge_many = _Operation(backup_commands.acknowledge_many)
 
 
 class Commands(_Operations):

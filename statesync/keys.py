@@ -63,6 +63,11 @@ class Keys:
         return f"{self.prefix}dirty_accounts:since"
 
     @property
+    def sweep(self) -> str:
+        """HASH: how many passes over the dirty set are done, and where the one under way stands."""
+        return f"{self.prefix}statesync:sweep"
+
+    @property
     def quarantine(self) -> str:
         """HASH: char_id to JSON of why it could not be saved."""
         return f"{self.prefix}dirty_accounts:quarantine"

@@ -36,6 +36,9 @@ class Members:
 
     def __init__(self, names: Iterable[str], first: int = 0) -> None:
         self.names = frozenset(names) | ({str(first)} if first else set())
+        if len(self.names) == 1 and first:  # most are alone
+            self.characters, self.sessions, self.ties = [first], [], []
+            return
         characters = sorted(int(name) for name in self.names if name.isdigit())
         self.characters = sorted(characters, key=lambda char_id: char_id != first)
         self.sessions = [

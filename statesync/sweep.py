@@ -58,21 +58,21 @@ def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> 
     size = settings.batch_size if in_batches else 1
     hand_over = batch if in_batches else one
     held: list[Claim] = []
-    cursor, claimed, batches = 0, 0, 0
+    claimed, batches = 0, 0
+    last, ended = None, False
     try:
-        while True:
-            cursor, new = hot.claim_dirty(
-                settings.lease_us, settings.max_in_flight, cursor, _SCAN_STEP
-            )
-            claimed += len(new)
-            held += new
+        while not ended:
+            step = hot.claim_dirty(settings.lease_us, settings.max_in_flight, _SCAN_STEP)
+            if last is None:  # the pass under way has gone by some already: then one more
+                last = step.before + (1 if step.fresh else 2)
+            ended = step.done is None or step.done >= last
+            claimed += len(step.claims)
+            held += step.claims
             reach("swept")
-            while len(held) >= size or (held and cursor == 0):
+            while len(held) >= size or (held and ended):
                 hand_over(held[:size])
                 del held[:size]
                 batches += in_batches
-            if cursor == 0:
-                break
     except BaseException:  # whatever it is, nobody has to wait for the leases
         _release(hot, held)
         raise

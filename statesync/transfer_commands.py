@@ -6,31 +6,22 @@ again where the script finds others. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
 from uuid import UUID
 
-from statesync import codec
 from statesync.codec import check_char_id
-from statesync.command import Claim, Command, Raw, Snapshot, flat, load_script, pairs
+from statesync.command import Command, Raw, flat, load_script
 from statesync.keys import Keys
-from statesync.members import Members, found_members, session_name
 from statesync.session_codec import Session, read_participants, read_references, write_session
 from statesync.session_types import names, reference_field, session_uuid
 
 __all__ = [
-    "Ended",
-    "Settled",
-    "Wider",
-    "acknowledge",
     "evict",
     "fill",
     "look_session",
     "reconcile_session",
-    "snapshot",
     "stage",
-    "try_snapshot",
 ]
 
 REMEMBER_MS = 600_000
@@ -82,141 +73,7 @@ def evict(
     return Command(_evict, [*on, *map(keys.core, others)], args, parse, char_id)
 
 
-# What a backup does
-
-
-class Wider(NamedTuple):
-    """Why there is no snapshot yet: more belongs to it than was thought."""
-
-    members: frozenset[str]
-
-
-_snapshot = load_script("snapshot")
-
-
-def try_snapshot(
-    keys: Keys, held: Claim, lease_us: int, known: Collection[str] = (), /
-) -> Command[Snapshot | Wider]:
-    """Read a claimed character and all that belongs to it, at one instant.
-
-    Raises all their versions, and claims those who are not claimed by ``held``. Nothing is done
-    where there are more than the ``known`` members: Wider names all. Raises LeaseLost, or
-    CorruptState where one of them cannot be read.
-    """
-    members = Members(known, first=held.char_id)
-    kinds = names()
-    on = [keys.dirty, keys.claimed, keys.since, *members.keys(keys)]
-
-    def parse(reply: Raw) -> Snapshot | Wider:
-        if not reply[0]:
-            return Wider(members.names | found_members(held.char_id, on, reply[1]))
-        _, at_ms, states, scenes, tied = reply
-        cores = dict(zip(members.characters, states, strict=True))
-        hashes = {i: pairs(core[1:]) for i, core in cores.items()}
-        return Snapshot(
-            int(at_ms),
-            {i: Claim(i, int(core[0])) for i, core in cores.items() if core},
-            hashes,
-            {i: _references(kinds, core) for i, core in hashes.items()},
-            {
-                session: (raw[0], pairs(raw[1:])) if raw else (0, {})
-                for session, raw in zip(members.sessions, scenes, strict=True)
-            },
-            {tie: pairs(raw) for tie, raw in zip(members.ties, tied, strict=True)},
-        )
-
-    args = [codec.MAX_CORE_BYTES, lease_us, held.token, *members.counts(), len(kinds)]
-    return Command(_snapshot, on, [*args, *members.listed(), *kinds], parse, held.char_id)
-
-
-def _references(kinds: Sequence[str], core: Mapping[bytes, bytes]) -> dict[str, str]:
-    held = {kind: core.get(reference_field(kind).encode(), b"") for kind in kinds}
-    return {kind: raw.decode() for kind, raw in held.items() if raw}
-
-
-def snapshot(
-    keys: Keys, held: Claim, lease_us: int = 120_000_000, /, *, known: Collection[str] = ()
-) -> Command[Snapshot]:
-    """Take a snapshot as ``try_snapshot`` does, and try again until it is of all that belongs."""
-    first = try_snapshot(keys, held, lease_us, known)
-
-    def parse(reply: Raw) -> Snapshot | Command[Snapshot]:
-        found = first.parse(reply)
-        if isinstance(found, Snapshot):
-            return found
-        assert isinstance(found, Wider)  # noqa: S101
-        return snapshot(keys, held, lease_us, known=found.members)
-
-    return Command(first.script, first.keys, first.args, parse, held.char_id)
-
-
-_acknowledge = load_script("acknowledge")
-
-
-class Ended(NamedTuple):
-    """A claim that is to end: the version of the snapshot, and the one that is durable.
-
-    Its token is 0 for somebody who was not loaded at the snapshot.
-    """
-
-    claim: Claim
-    taken: int = 0
-    durable: int = 0
-
-
-class Settled(NamedTuple):
-    """What became of a session: the version of its snapshot, and the one that is durable."""
-
-    kind: str
-    session_id: str
-    taken: int
-    durable: int
-    closed: bool = False
-    """Whether it was closed at the snapshot; closed since, its end is not durable yet."""
-
-
-def acknowledge(
-    keys: Keys,
-    held: Claim,
-    taken: int = 0,
-    durable: int = 0,
-    at_ms: int = 0,
-    /,
-    *,
-    others: Sequence[Ended] = (),
-    sessions: Sequence[Settled] = (),
-    ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
-) -> Command[bool]:
-    """End a claim, and those of all that belongs to it: version ``durable`` is in PostgreSQL.
-
-    ``taken`` is the version of the snapshot; both are 0 where nothing was saved on its account.
-    ``ties`` are as they were at the snapshot. False if the claim was not ours any more.
-    """
-    cores = [Ended(held, taken, durable), *others]
-    hashes = {str(ended.claim.char_id): keys.core(ended.claim.char_id) for ended in cores}
-    hashes |= {session_name(s.kind, s.session_id): keys.session(*s[:2]) for s in sessions}
-    number = {name: 5 + i for i, name in enumerate(hashes)}
-    tied = ties or {}
-    on = (
-        keys.dirty,
-        keys.claimed,
-        keys.since,
-        keys.quarantine,
-        *hashes.values(),
-        *(keys.session_log(*s[:2]) for s in sessions),
-        *(keys.evicted(s.session_id) for s in sessions),
-        *map(keys.tie, tied),
-    )
-    args: list[str | int] = [at_ms, len(cores), len(sessions), len(tied), REMEMBER_MS]
-    for ended in cores:
-        args += [*ended.claim, ended.taken, ended.durable]
-    for kind, session_id, was, is_now, closed in sessions:
-        args += [reference_field(kind), session_id, was, is_now, int(closed)]
-    for tie, entries in tied.items():
-        args += [tie, len(entries)]
-        for member, token in entries.items():
-            args += [member.decode(), number.get(member.decode(), 0), token.decode()]
-    return Command(_acknowledge, on, args, bool, held.char_id)
+# What a conflict does
 
 
 _look_session = load_script("look_session")

@@ -53,7 +53,7 @@ def outcomes(reports: list[BackupReport]) -> dict[int, str]:
 
 def sweep_once(orchestrator: Orchestrator) -> list[BackupReport]:
     """Claim what is dirty and save it, as one tick of the schedule and a worker do."""
-    _, claims = orchestrator.hot.claim_dirty(60_000_000, 1000, 0, 1000)
+    claims = orchestrator.hot.claim_dirty(60_000_000, 1000, 1000).claims
     return orchestrator.backup_claims(claims)
 
 
@@ -153,7 +153,7 @@ def test_superseded(orchestrator: Orchestrator, engine: Engine, full_core: FullC
 
 def test_same_message_twice(orchestrator: Orchestrator, full_core: FullCore) -> None:
     orchestrator.hot.create(1, **full_core())
-    _, claims = orchestrator.hot.claim_dirty(60_000_000, 10, 0, 10)
+    claims = orchestrator.hot.claim_dirty(60_000_000, 10, 10).claims
     assert outcomes(orchestrator.backup_claims(claims)) == {1: "saved"}
     assert outcomes(orchestrator.backup_claims(claims)) == {1: "superseded"}
 

@@ -17,11 +17,12 @@ LEASE = 60_000_000
 def sweep_all(store: Driver, most: int = 1000) -> list[Claim]:
     """Claim page by page to the end of the dirty set."""
     claims: list[Claim] = []
-    cursor = 0
+    last = None
     while True:
-        cursor, new = store.claim_dirty(LEASE, most, cursor, 10)
-        claims += new
-        if cursor == 0:
+        step = store.claim_dirty(LEASE, most, 10)
+        claims += step.claims
+        last = last or step.before + (1 if step.fresh else 2)
+        if step.done is None or step.done >= last:
             return claims
 
 

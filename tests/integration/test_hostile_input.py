@@ -131,7 +131,7 @@ def test_whatever_redis_holds(
         hot.create(SANE, gold=1)
         for char_id, player in enumerate(players, 1):
             put(raw, keys, char_id, player)
-        _, claims = hot.claim_dirty(60_000_000, 1000, 0, 1000)
+        claims = hot.claim_dirty(60_000_000, 1000, 1000).claims
         reports = {r.char_id: r for r in orchestrator.backup_claims(claims)}
         assert reports[SANE].outcome == "saved"
         assert {r.outcome for r in reports.values()} <= OUTCOMES

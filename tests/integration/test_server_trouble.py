@@ -124,7 +124,7 @@ def test_a_discarded_entry_is_forgotten_whole(
     hot: HotStore, raw: Any, keys: Keys, orchestrator: GameStateOrchestrator
 ) -> None:
     raw.sadd(keys.dirty, 99)
-    orchestrator.backup_claims(hot.claim_dirty(60_000_000, 100, 0, 100)[1])
+    orchestrator.backup_claims(hot.claim_dirty(60_000_000, 100, 100).claims)
     assert hot.marks(99).quarantine
     assert hot.discard_quarantined("99")
     assert hot.status().oldest_ms is None

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from statesync import session_commands
+from statesync.backup_commands import Ended, Settled
 from statesync.command import Command
 from statesync.errors import (
     CharacterNotLoaded,
@@ -22,7 +23,6 @@ from statesync.errors import (
     SessionNotFound,
 )
 from statesync.session_codec import Session
-from statesync.transfer_commands import Ended, Settled
 
 if TYPE_CHECKING:
     from tests.conftest import Driver

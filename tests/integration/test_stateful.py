@@ -194,7 +194,7 @@ class AnyGame(RuleBasedStateMachine):
 
     @rule(lost=st.booleans())
     def sweep(self, *, lost: bool) -> None:
-        _, claims = self.hot.claim_dirty(self.settings.lease_us, 1000, 0, 100)
+        claims = self.hot.claim_dirty(self.settings.lease_us, 1000, 100).claims
         if not lost:  # else the worker died at once
             outcomes = {report.outcome for report in self.game.backup_claims(claims)}
             assert outcomes <= {"saved", "unchanged"}
@@ -244,7 +244,7 @@ class AnyGame(RuleBasedStateMachine):
     def save_all(self) -> None:
         for _ in range(5):
             self.leases_end()
-            _, claims = self.hot.claim_dirty(self.settings.lease_us, 1000, 0, 1000)
+            claims = self.hot.claim_dirty(self.settings.lease_us, 1000, 1000).claims
             self.game.backup_claims(claims)
         status = self.hot.status()
         assert (status.dirty, status.claimed, status.quarantined) == (0, 0, 0)

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from statesync import GameStateOrchestrator, HotStore, Settings, Together
+from statesync.backup_commands import Ended
 from statesync.errors import (
     CharacterNotLoaded,
     CorruptState,
@@ -22,7 +23,6 @@ from statesync.errors import (
 )
 from statesync.keys import TIE_FIELD, Keys
 from statesync.members import MAX_TIED
-from statesync.transfer_commands import Ended
 from tests.conftest import Driver
 
 

@@ -13,6 +13,7 @@ def test_names_are_those_of_the_contract() -> None:
     assert keys.since == "dirty_accounts:since"
     assert keys.quarantine == "dirty_accounts:quarantine"
     assert keys.stats == "statesync:stats"
+    assert keys.sweep == "statesync:sweep"
 
 
 def test_prefix_goes_before_every_name() -> None:

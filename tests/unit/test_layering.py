@@ -28,6 +28,7 @@ _BELOW_COMMANDS = _SESSIONS_FORM | {"command", "members"}
 _BELOW_HOT = _BELOW_COMMANDS | {
     "settings",
     "commands",
+    "backup_commands",
     "operator_commands",
     "session_commands",
     "together_commands",
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "session_types": {"errors"},
     "session_codec": {"errors", "keys", "codec", "session_types"},
     "commands": _BELOW_COMMANDS,
+    "backup_commands": _BELOW_COMMANDS | {"transfer_commands"},
     "operator_commands": _BELOW_COMMANDS | {"transfer_commands"},
     "members": _SESSIONS_FORM | {"command"},
     "together_commands": _BELOW_COMMANDS,
@@ -182,7 +184,7 @@ def test_script_declares_every_key_and_error() -> None:
         assert declared
         used = {int(number) for number in re.findall(r"KEYS\[(\d)\]", code)}
         assert used == {int(number) for number in re.findall(r"(\d) ", declared[1])}, script.name
-        raised = set(re.findall(r"error_reply\('([A-Z]+)", code))
+        raised = set(re.findall(r"(?:error_reply\(|return |refused = )'([A-Z]+)", code))
         stated = re.search(r"^-- Errors: ((?:.*\n--)*.*)$", text, re.MULTILINE)
         assert stated
         assert all(error in stated[1] for error in raised), script.name

@@ -1,0 +1,212 @@
+"""Owns what a backup sends to Redis: snapshots and what acknowledges them, many groups at a time.
+
+Who belongs to a group stands in Redis, so a snapshot is tried with what is known, and sent again
+where the script finds others. No I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from statesync import codec
+from statesync.command import Claim, Command, Raw, Snapshot, error_of, load_script, pairs
+from statesync.errors import StatesyncError
+from statesync.keys import Keys
+from statesync.members import Members, found_members, session_name
+from statesync.session_types import names, reference_field
+from statesync.transfer_commands import REMEMBER_MS
+
+__all__ = [
+    "Ended",
+    "Settled",
+    "Settlement",
+    "Wider",
+    "acknowledge",
+    "acknowledge_many",
+    "snapshot",
+    "try_snapshots",
+]
+
+
+class Wider(NamedTuple):
+    """Why there is no snapshot yet: more belongs to it than was thought."""
+
+    members: frozenset[str]
+
+
+_snapshot = load_script("snapshot")
+
+
+def try_snapshots(
+    keys: Keys, todo: Sequence[tuple[Claim, Collection[str]]], lease_us: int, /
+) -> Command[list[Snapshot | Wider | StatesyncError]]:
+    """Read claimed characters, each with all that belongs to it, at one instant.
+
+    Raises all their versions, and claims those who are not claimed yet. With each claim goes what
+    is known of its group; where there is more, nothing is done for it: Wider names all. In place of
+    a snapshot may be LeaseLost, or CorruptState where one of the group cannot be read.
+    """
+    kinds = names()
+    fields = [(kind, reference_field(kind).encode()) for kind in kinds]
+    on = [keys.dirty, keys.claimed, keys.since]
+    args: list[str | int] = [codec.MAX_CORE_BYTES, lease_us, len(kinds), *kinds]
+    groups = []
+    for held, known in todo:
+        members = Members(known, first=held.char_id)
+        groups.append((held.char_id, members))
+        on += members.keys(keys)
+        args += [held.token, *members.counts(), *members.listed()]
+
+    def parse(reply: Raw) -> list[Snapshot | Wider | StatesyncError]:
+        at_ms = int(reply[0])
+        return [one(*group, at_ms, raw) for group, raw in zip(groups, reply[1:], strict=True)]
+
+    def one(
+        char_id: int, members: Members, at_ms: int, raw: Raw
+    ) -> Snapshot | Wider | StatesyncError:
+        try:
+            if isinstance(raw, bytes):
+                return error_of(raw.decode(errors="backslashreplace"), on, char_id)
+            if len(raw) == 1:
+                return Wider(members.names | found_members(char_id, on, raw[0]))
+        except StatesyncError as error:
+            return error
+        states, scenes, tied = raw
+        claims, cores, references = {}, {}, {}
+        for i, core in zip(members.characters, states, strict=True):
+            cores[i] = held = _hash(core)
+            if core:
+                claims[i] = Claim(i, int(core[1]))
+            references[i] = {
+                kind: held[field].decode() for kind, field in fields if held.get(field)
+            }
+        sessions = {
+            session: (scene[1] if scene else 0, _hash(scene))
+            for session, scene in zip(members.sessions, scenes, strict=True)
+        }
+        ties = {tie: pairs(entries) for tie, entries in zip(members.ties, tied, strict=True)}
+        return Snapshot(at_ms, claims, cores, references, sessions, ties)
+
+    return Command(_snapshot, on, args, parse)
+
+
+def _hash(raw: Raw) -> dict[bytes, bytes]:
+    if not raw:
+        return {}
+    held = pairs(raw[2])
+    held[b"version"] = b"%d" % raw[0]
+    return held
+
+
+def snapshot(
+    keys: Keys, held: Claim, lease_us: int = 120_000_000, /, *, known: Collection[str] = ()
+) -> Command[Snapshot]:
+    """Take one snapshot, and try again until it is of all that belongs.
+
+    Raises LeaseLost or CorruptState.
+    """
+    first = try_snapshots(keys, [(held, known)], lease_us)
+
+    def parse(reply: Raw) -> Snapshot | Command[Snapshot]:
+        found = first.parse(reply)
+        assert isinstance(found, list)  # noqa: S101
+        if isinstance(found[0], Wider):
+            return snapshot(keys, held, lease_us, known=found[0].members)
+        if isinstance(found[0], StatesyncError):
+            raise found[0]
+        return found[0]
+
+    return Command(first.script, first.keys, first.args, parse, held.char_id)
+
+
+class Ended(NamedTuple):
+    """A claim that is to end: the version of the snapshot, and the one that is durable.
+
+    Its token is 0 for somebody who was not loaded at the snapshot.
+    """
+
+    claim: Claim
+    taken: int = 0
+    durable: int = 0
+
+
+class Settled(NamedTuple):
+    """What became of a session: the version of its snapshot, and the one that is durable."""
+
+    kind: str
+    session_id: str
+    taken: int
+    durable: int
+    closed: bool = False
+    """Whether it was closed at the snapshot; closed since, its end is not durable yet."""
+
+
+class Settlement(NamedTuple):
+    """A group that is durable."""
+
+    at_ms: int
+    """When the snapshot was taken."""
+    cores: Sequence[Ended]
+    sessions: Sequence[Settled] = ()
+    ties: Mapping[str, Mapping[bytes, bytes]] = {}
+    """As they were at the snapshot."""
+
+    def size(self) -> int:
+        """Return about how much work it is to acknowledge it."""
+        return len(self.cores) + len(self.sessions) + sum(map(len, self.ties.values()))
+
+
+_acknowledge = load_script("acknowledge")
+
+
+def acknowledge_many(keys: Keys, groups: Sequence[Settlement], /) -> Command[list[bool]]:
+    """End the claims of groups that are in PostgreSQL. False where the first was not ours any more.
+
+    The versions of a core are both 0 where nothing was saved on its account.
+    """
+    on = [keys.dirty, keys.claimed, keys.since, keys.quarantine]
+    args: list[str | int] = [REMEMBER_MS]
+    for at_ms, cores, sessions, ties in groups:
+        first = len(on) + 1
+        on += [keys.core(ended.claim.char_id) for ended in cores]
+        args += [at_ms, len(cores), len(sessions), len(ties)]
+        for (char_id, token), taken, durable in cores:
+            args += [char_id, token, taken, durable]
+        if not sessions and not ties:
+            continue
+        on += [keys.session(s.kind, s.session_id) for s in sessions]
+        on += [keys.session_log(s.kind, s.session_id) for s in sessions]
+        on += [keys.evicted(s.session_id) for s in sessions]
+        on += map(keys.tie, ties)
+        for kind, session_id, taken, durable, closed in sessions:
+            args += [reference_field(kind), session_id, taken, durable, int(closed)]
+        members = [str(ended.claim.char_id) for ended in cores]
+        members += [session_name(s.kind, s.session_id) for s in sessions]
+        number = {name: first + i for i, name in enumerate(members)}
+        for tie, entries in ties.items():
+            args += [tie, len(entries)]
+            for member, tied_by in entries.items():
+                args += [member.decode(), number.get(member.decode(), 0), tied_by.decode()]
+
+    def parse(reply: Raw) -> list[bool]:
+        return list(map(bool, reply))
+
+    return Command(_acknowledge, on, args, parse)
+
+
+def acknowledge(
+    keys: Keys,
+    held: Claim,
+    taken: int = 0,
+    durable: int = 0,
+    at_ms: int = 0,
+    /,
+    *,
+    others: Sequence[Ended] = (),
+    sessions: Sequence[Settled] = (),
+    ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
+) -> Command[bool]:
+    """End a claim, and those of all that belongs to it, as ``acknowledge_many`` does."""
+    group = Settlement(at_ms, [Ended(held, taken, durable), *others], sessions, ties or {})
+    return acknowledge_many(keys, [group]).then(lambda ours: ours[0])
