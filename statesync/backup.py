@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 4
 """How often a backup brings a core up to its row, in one call."""
-_SCRIPT_MEMBERS = 50
+_SCRIPT_MEMBERS = 32
 """How many characters and sessions one script reads or acknowledges: less than a millisecond."""
 
 
