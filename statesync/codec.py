@@ -129,6 +129,7 @@ def encode(fields: Mapping[str, Any]) -> dict[str, str]:
     which is stored as its text.
     """
     encoded: dict[str, str] = {}
+    size = 0
     if len(fields) > MAX_FIELDS:
         raise InvalidField("(all)", f"{len(fields)} fields; at most {MAX_FIELDS} can be written")
     for name, value in fields.items():
@@ -137,15 +138,19 @@ def encode(fields: Mapping[str, Any]) -> dict[str, str]:
         if name in _OWN_BY_STATESYNC:
             raise InvalidField(name, "belongs to statesync and cannot be set")
         try:
-            _text(name.encode(), "the field's name ")
             text = _written(name, value)
-            (_CHECKS.get(name) or _FURTHER_CHECKS.get(name, _text))(text.encode())
+            raw = text.encode()
+            if check := _OF_GAMES.get(name):
+                check(raw)
+            else:
+                _text(name.encode(), "the field's name ")
+                _text(raw)
         except UnicodeEncodeError:
             raise InvalidField(name, "holds a lone surrogate, which is no text") from None
         except _Invalid as error:
             raise InvalidField(name + error.path, error.reason) from None
         encoded[name] = text
-    size = sum(len(name) + len(text.encode()) for name, text in encoded.items())
+        size += len(name) + len(raw)
     if size > MAX_CORE_BYTES:
         largest = max(encoded, key=lambda name: len(encoded[name]))
         raise InvalidField(largest, f"the fields are {size} bytes; at most {MAX_CORE_BYTES} can be")
@@ -215,11 +220,7 @@ def _written(name: str, value: object) -> str:
         return str(value)
     if isinstance(value, str):
         return value
-    if (
-        name not in _CHECKS | _FURTHER_CHECKS
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-    ):
+    if name not in _OF_GAMES and isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     return _fail(f"must be a string, not {type(value).__name__}")
 
@@ -356,3 +357,4 @@ _CHECKS: dict[str, Any] = {"state": _state, **JSON_FIELDS}
 _CHECKS |= dict.fromkeys(("version", "saved_version"), _version)
 _COLUMNS = {name.encode(): (name, check) for name, check in _CHECKS.items()}
 _FURTHER_CHECKS: dict[str, Any] = dict.fromkeys(SESSION_FIELDS, _session_id)
+_OF_GAMES = _CHECKS | _FURTHER_CHECKS

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg2.extensions
-from sqlalchemy import Connection, Engine, create_engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from statesync import codec
 from statesync.errors import DatabaseUnavailable, NotMigrated, SettingsError
 from statesync.settings import Settings, mask_or_hide
 
-__all__ = ["Rejected", "connect", "ping", "transaction", "work_of"]
+__all__ = ["Rejected", "connect", "ping", "statement", "transaction", "work_of"]
 
 _LOCK_SECONDS = 5
+_REST_SECONDS = 1
 _IDLE_SECONDS = 15
 """After this a transaction whose worker was stopped in the middle gives its locks back."""
 
@@ -42,11 +46,10 @@ def connect(settings: Settings) -> Engine:
         "idle_in_transaction_session_timeout": _IDLE_SECONDS,
     }
     try:
-        return create_engine(
+        engine = create_engine(
             settings.database_url,
             json_serializer=codec.dump_json,
             json_deserializer=codec.load_json,
-            pool_pre_ping=True,
             hide_parameters=True,
             connect_args={
                 "connect_timeout": 5,
@@ -60,6 +63,27 @@ def connect(settings: Settings) -> Engine:
             f"STATESYNC_DATABASE_URL: {shown} is not accepted; "
             "it must be postgresql://user:password@host:port/database"
         ) from None
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", _ping_after_rest)
+    return engine
+
+
+def _note_use(_: object, record: ConnectionPoolEntry) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _ping_after_rest(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+    """Have connections made anew that a restart of PostgreSQL has ended. Asking every time would be
+    a round trip for every transaction; that one breaks while in use the caller is told anyway."""
+    if time.monotonic() - record.info.get("used", time.monotonic()) < _REST_SECONDS:
+        return
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        connection.autocommit = False
+    except psycopg2.Error as error:
+        raise InvalidatePoolError from error
 
 
 @contextmanager
@@ -77,6 +101,22 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         raise DatabaseUnavailable(
             f"PostgreSQL at {_where(engine)}: all connections are busy"
         ) from None
+
+
+@contextmanager
+def statement(engine: Engine) -> Iterator[Connection]:
+    """Run one statement that is its own transaction: one round trip, not three.
+
+    Raises as ``transaction`` does.
+    """
+    with transaction(engine) as connection:
+        raw: Any = connection.connection.dbapi_connection
+        raw.autocommit = True  # known to the driver alone; SQLAlchemy's way asks the server
+        try:
+            yield connection
+        finally:
+            if not raw.closed:
+                raw.autocommit = False
 
 
 @contextmanager

@@ -1,20 +1,14 @@
-"""Owns the form of a character in PostgreSQL: loads and saves on a connection, fenced by version.
-
-Whatever a column cannot hold exactly (an unknown stat, a key of ``bio``, the game's own field, a
-time with another offset) goes to ``extra`` and comes back from there.
-"""
+"""Owns characters in PostgreSQL: loads and saves on a connection, fenced by version."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
     Connection,
     FromClause,
-    RowMapping,
     Table,
     Tuple,
     bindparam,
@@ -28,11 +22,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync import codec
 from statesync.codec import CORE_FIELDS, Character
 from statesync.models import STATS, character_stats, characters, state_conflicts
+from statesync.rows import from_row, to_row, to_stats_row
 
 __all__ = [
+    "LOAD",
     "Accepted",
     "Busy",
     "Deleted",
@@ -182,12 +177,16 @@ _UPSERT_STATS = _insert_stats.on_conflict_do_update(
     set_={name: _insert_stats.excluded[name] for name in _STATS_CONTENT},
 )
 
-_LOAD = select(
-    characters,
-    *(character_stats.c[name].label(f"stat_{name}") for name in STATS),
-    character_stats.c.extra.label("stats_extra"),
-    character_stats.c.character_id.label("has_stats"),
-).join(character_stats, character_stats.c.character_id == characters.c.id, isouter=True)
+LOAD = (
+    select(
+        characters,
+        *(character_stats.c[name].label(f"stat_{name}") for name in STATS),
+        character_stats.c.extra.label("stats_extra"),
+        character_stats.c.character_id.label("has_stats"),
+    )
+    .outerjoin(character_stats, character_stats.c.character_id == characters.c.id)
+    .where(characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None))
+)
 
 
 def decide(
@@ -239,20 +238,19 @@ def write(
     """
     for statement, snapshots in ((_INSERT, new), (_UPDATE, over)):
         if snapshots:
-            rows = {"rows": [_to_row(c) for c in snapshots]}
+            rows = {"rows": [to_row(c) for c in snapshots]}
             if connection.execute(statement, rows).rowcount < len(snapshots):
                 raise Raced
     _write_stats(connection, [*new, *over])
     return {c.char_id: Saved(c.version, changed=True) for c in (*new, *over)}
 
 
-def load(connection: Connection, char_ids: Iterable[int]) -> dict[int, Character]:
+def load(
+    connection: Connection, char_ids: Iterable[int], query: Any = LOAD
+) -> dict[int, Character]:
     """Load the characters that exist and are not deleted, as they were last saved, by id."""
-    query = _LOAD.where(
-        characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None)
-    )
     rows = connection.execute(query, {"ids": list(char_ids)}).mappings()
-    return {row["id"]: _from_row(row) for row in rows}
+    return {row["id"]: from_row(row) for row in rows}
 
 
 def versions(connection: Connection, char_ids: Iterable[int]) -> dict[int, int]:
@@ -280,7 +278,7 @@ def record_conflict(connection: Connection, char_id: int, reason: str) -> None:
 
 
 def _write_stats(connection: Connection, written: Sequence[Character]) -> None:
-    rows = [_to_stats_row(c) for c in written if c.stats is not None]
+    rows = [to_stats_row(c) for c in written if c.stats is not None]
     if rows:
         connection.execute(_UPSERT_STATS, {"rows": rows})
 
@@ -289,11 +287,11 @@ def _same(connection: Connection, snapshots: Sequence[Character]) -> set[int]:
     """Return the ids whose rows, which are locked, hold exactly the state of the snapshot."""
     if not snapshots:
         return set()
-    rows = {"rows": [_to_row(c) for c in snapshots]}
+    rows = {"rows": [to_row(c) for c in snapshots]}
     same = set(connection.execute(_SAME, rows).scalars())
     with_stats = [c for c in snapshots if c.stats is not None and c.char_id in same]
     if with_stats:
-        rows = {"rows": [_to_stats_row(c) for c in with_stats]}
+        rows = {"rows": [to_stats_row(c) for c in with_stats]}
         same_stats = set(connection.execute(_SAME_STATS, rows).scalars())
         same -= {c.char_id for c in with_stats} - same_stats
     return same
@@ -318,83 +316,3 @@ def _incomplete(connection: Connection, accepted: Sequence[Character]) -> dict[i
         if any(mine is None and theirs is not None for mine, theirs in pairs):
             found[char_id] = Incomplete(row)
     return found
-
-
-def _to_row(character: Character) -> dict[str, Any]:
-    bio, more_bio = _split(character.bio, {"name": str, "gender": str, "created_at": _utc})
-    location, more_location = _split(character.location, {"current": str, "prev": str})
-    extra: dict[str, Any] = dict(character.fields)
-    if more_bio is not None:
-        extra["bio"] = more_bio
-    if more_location is not None:
-        extra["location"] = more_location
-    return {
-        "id": character.char_id,
-        **bio,
-        "game_stage": character.state,
-        "location_id": location["current"],
-        "prev_location_id": location["prev"],
-        "vitals": character.vitals,
-        "extra": extra,
-        "version": character.version,
-    }
-
-
-def _split(
-    value: Mapping[str, Any] | None, columns: Mapping[str, Callable[[Any], str]]
-) -> tuple[dict[str, str | None], dict[str, Any] | None]:
-    """Return what goes to the columns, and the rest that they cannot hold exactly, if any."""
-    held: dict[str, str | None] = dict.fromkeys(columns)
-    if value is None:
-        return held, None
-    rest = {}
-    for key, item in value.items():
-        if item is not None and key in columns:
-            held[key] = columns[key](item)
-        if item is None or held.get(key) != item:
-            rest[key] = item
-    return held, rest if rest or not any(held.values()) else None
-
-
-def _utc(moment: object) -> str:
-    return codec.parse_time(moment).isoformat()
-
-
-def _to_stats_row(character: Character) -> dict[str, Any]:
-    stats = dict(character.stats or {})
-    known = {name: stats.pop(name, None) for name in STATS}
-    return {"character_id": character.char_id, **known, "extra": stats}
-
-
-def _from_row(row: RowMapping) -> Character:
-    extra = dict(row["extra"])
-    created_at: datetime | None = row["created_at"]
-    bio = _present(
-        name=row["name"],
-        gender=row["gender"],
-        created_at=created_at and created_at.astimezone(UTC).isoformat(),
-    )
-    location = _present(current=row["location_id"], prev=row["prev_location_id"])
-    more_bio, more_location = extra.pop("bio", None), extra.pop("location", None)
-    stats = None
-    if row["has_stats"] is not None:
-        stats = _present(**{name: row[f"stat_{name}"] for name in STATS}) | row["stats_extra"]
-    return Character(
-        char_id=row["id"],
-        state=row["game_stage"],
-        location=_joined(location, more_location),
-        bio=_joined(bio, more_bio),
-        stats=stats,
-        vitals=row["vitals"],
-        fields=extra,
-        version=row["version"],
-        saved_version=row["version"],
-    )
-
-
-def _present(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _joined(columns: dict[str, Any], more: dict[str, Any] | None) -> dict[str, Any] | None:
-    return columns | (more or {}) if columns or more is not None else None

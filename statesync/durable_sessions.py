@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.database import Rejected
-from statesync.durable import Accepted, Busy, Raced, Refused, Saved, recordset
+from statesync.durable import LOAD, Accepted, Busy, Raced, Refused, Saved, recordset
 from statesync.models import characters, session_characters, sessions
 from statesync.session_codec import Session
 from statesync.session_types import reference_field
@@ -158,6 +158,18 @@ _open = (
     .offset(0)
     .lateral("open")
 )
+# One value per row: of NOT EXISTS PostgreSQL would make a join, and might read all memberships.
+_in_one = (
+    select(session_characters.c.session_id)
+    .where(
+        session_characters.c.character_id == characters.c.id,
+        session_characters.c.left_at.is_(None),
+    )
+    .limit(1)
+    .scalar_subquery()
+)
+LOAD_ALONE = LOAD.where(_in_one.is_(None))
+"""For ``durable.load``: those who are in no session."""
 _MEMBERSHIPS = select(_mine.c.character_id, _open.c.session_type, _open.c.id).join(
     _open, literal(value=True)
 )

@@ -209,6 +209,11 @@ def _sources(todo: Iterable[Command[Any]]) -> list[bytes]:
     return list({command.script.sha: command.script.source for command in todo}.values())
 
 
+def _words(command: Command[Any]) -> tuple[Any, ...]:
+    keys = command.keys
+    return (command.script.sha, len(keys), *keys, *command.args)
+
+
 def _missing(replies: Sequence[Any]) -> list[int]:
     return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
 
@@ -278,9 +283,14 @@ class HotStore(_Store):
     def _send(self, todo: Sequence[Command[Any]]) -> list[Any]:
         if not todo:
             return []
+        if len(todo) == 1:  # a pipeline costs more; this is what players wait for
+            try:
+                return [self._redis.evalsha(*_words(todo[0]))]
+            except ResponseError as error:
+                return [error]
         with self._redis.pipeline(transaction=False) as pipe:
             for command in todo:
-                pipe.evalsha(command.script.sha, len(command.keys), *command.keys, *command.args)
+                pipe.evalsha(*_words(command))
             return pipe.execute(raise_on_error=False)
 
     def close(self) -> None:
@@ -342,9 +352,14 @@ class AsyncHotStore(_Store):
     async def _send(self, todo: Sequence[Command[Any]]) -> list[Any]:
         if not todo:
             return []
+        if len(todo) == 1:
+            try:
+                return [await self._redis.evalsha(*_words(todo[0]))]
+            except ResponseError as error:
+                return [error]
         async with self._redis.pipeline(transaction=False) as pipe:
             for command in todo:
-                pipe.evalsha(command.script.sha, len(command.keys), *command.keys, *command.args)
+                pipe.evalsha(*_words(command))
             return await pipe.execute(raise_on_error=False)
 
     async def close(self) -> None:

@@ -66,6 +66,18 @@ class _Planned:
     """The core is not what its row says, so it is to be saved."""
 
 
+class _Reports(dict[int, RestoreReport]):
+    """Reports by character, and those whose outcome has been counted where it was brought about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: set[int] = set()
+
+    def undecided(self, ids: Sequence[int]) -> list[int]:
+        """Return those without a report, and the live ones: there may be more to see."""
+        return [i for i in ids if i not in self or self[i].outcome == "live"]
+
+
 class Restore:
     """Restores characters and their sessions; safe to share by threads."""
 
@@ -82,7 +94,8 @@ class Restore:
         self._hot = hot
         self._commands = hot.commands
         # Core and sessions are read in several statements, which must see one moment.
-        self._engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        self._moment = engine.execution_options(isolation_level="REPEATABLE READ")
+        self._engine = engine
         self._types = types
         self._by_state = {state: name for name, t in types.items() for state in t.states}
         self._batch_size = batch_size
@@ -91,14 +104,15 @@ class Restore:
 
     def run(self, ids: Sequence[int], progress: Callable[[int], object]) -> list[RestoreReport]:
         """Restore characters where they are absent. Raises ServerUnavailable."""
-        reports: dict[int, RestoreReport] = {}
+        reports = _Reports()
         for start in range(0, len(ids), self._batch_size):
             self._batch(ids[start : start + self._batch_size], reports)
             progress(min(start + self._batch_size, len(ids)))
-        self._hot.count(Counter(report.outcome for report in reports.values()))
+        if beside := reports.keys() - reports.counted:
+            self._hot.count(Counter(reports[char_id].outcome for char_id in beside))
         return [reports[char_id] for char_id in ids]
 
-    def _batch(self, ids: Sequence[int], reports: dict[int, RestoreReport]) -> None:
+    def _batch(self, ids: Sequence[int], reports: _Reports) -> None:
         """Restore some; where a session type cannot load one, halve them until it is alone."""
         pending = ids
         try:
@@ -107,6 +121,7 @@ class Restore:
                 if not pending:
                     return
         except database.Rejected as error:
+            pending = reports.undecided(pending)
             if len(pending) > 1:
                 half = len(pending) // 2
                 self._batch(pending[:half], reports)
@@ -119,8 +134,22 @@ class Restore:
             f"{pending[0]} and {len(pending) - 1} more: is it a replica that lags?"
         )
 
-    def _round(self, ids: Sequence[int], reports: dict[int, RestoreReport]) -> list[int]:
-        """Restore what can be; returns the ids whose rows were read too early."""
+    def _round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
+        """Restore what can be; returns the ids whose rows were read too early.
+
+        Most are absent and in no session: what is one statement and one script, a login waits for
+        no more. Who turns out to be another case is looked at.
+        """
+        with database.statement(self._engine) as connection:
+            rows = durable.load(connection, ids, durable_sessions.LOAD_ALONE)
+        reach("loaded")
+        early = self._fill({i: self._plan(row, {}) for i, row in rows.items()}, reports)
+        reach("filled")
+        left = [char_id for char_id in reports.undecided(ids) if char_id not in early]
+        return early + self._look(left, reports) if left else early
+
+    def _look(self, ids: Sequence[int], reports: _Reports) -> list[int]:
+        """Restore with their sessions who are in one, and the lost sessions of who is live."""
         looks = self._hot.run_many([self._commands.look(char_id) for char_id in ids])
         looked = dict(zip(ids, looks, strict=True))
         live: dict[int, Look] = {}
@@ -140,7 +169,7 @@ class Restore:
         absent = [char_id for char_id, look in looked.items() if look is None]
         if not absent and not lost:
             return []
-        with database.transaction(self._engine) as connection:
+        with database.transaction(self._moment) as connection:
             rows = durable.load(connection, absent)
             having = durable_sessions.having_open(connection, [*rows, *lost])
             sessions_of: dict[str, dict[int, Session]] = {}
@@ -200,9 +229,7 @@ class Restore:
             core["vitals"] = self._vitals(row.stats)
         return _Planned(core, row.version, sessions, tuple(ended), fallback_from, changed)
 
-    def _fill(
-        self, planned: Mapping[int, _Planned], reports: dict[int, RestoreReport]
-    ) -> list[int]:
+    def _fill(self, planned: Mapping[int, _Planned], reports: _Reports) -> list[int]:
         todo: list[Command[Any]] = []
         staged: set[object] = set()
         for plan in planned.values():
@@ -245,6 +272,7 @@ class Restore:
                 before = reports[char_id]
                 reports[char_id] = replace(before, sessions=before.sessions | of_it)
                 continue
+            reports.counted.add(char_id)
             of_it |= dict.fromkeys(plan.ended, "ended")
             fallback_from = plan.fallback_from if outcome == "restored" else None
             reports[char_id] = RestoreReport(char_id, outcome, plan.version, of_it, fallback_from)

@@ -123,10 +123,11 @@ def fill(
 
     Then its ``sessions``, by the token under which their logs are staged: each ``restored``,
     ``live``, or ``left`` where the core does not point at it. ``changed`` marks the core dirty: it
-    is not what its row says. Without a ``version`` only sessions of a live core are restored.
+    is not what its row says. Without a ``version`` only sessions of a live core are restored. What
+    became of a core is counted.
     """
     todo = sessions or {}
-    on = [keys.core(char_id), keys.evicted(char_id), keys.dirty, keys.since]
+    on = [keys.core(char_id), keys.evicted(char_id), keys.dirty, keys.since, keys.stats]
     args: list[str | int] = [char_id, "" if version is None else version]
     args += [len(core), int(changed), *flat(core)]
     for token, session in todo.items():

@@ -6,7 +6,9 @@
 -- Who is found not to be in a live session any more has left it while he was not loaded. Who finds
 -- one live that is not as its row is marked: what happened in it while nobody in it was loaded has
 -- no mark.
--- KEYS: 1 core, 2 evicted, 3 dirty, 4 since; then for each session its hash, log, evicted, staged
+-- What became of a core is counted here: a call of its own would make a login wait once more.
+-- KEYS: 1 core, 2 evicted, 3 dirty, 4 since, 5 stats; then for each session its hash, log, evicted,
+--       staged
 -- ARGV: 1 char_id, 2 the row's version or "" for its sessions alone, 3 how many fields, 4 1 if the core is not as its row;
 --       then field, value, …; then for each session its reference field, id, version, length of
 --       its log, how many fields, field, value, …
@@ -20,7 +22,7 @@ end
 local after_core = 4 + 2 * tonumber(ARGV[3])
 
 local at, todo = after_core, {}
-for k = 5, #KEYS, 4 do
+for k = 6, #KEYS, 4 do
   local pairs_from = at + 6
   local todo_is = {field = ARGV[at + 1], id = ARGV[at + 2], version = ARGV[at + 3],
     from = pairs_from, to = pairs_from + 2 * tonumber(ARGV[at + 5]) - 1, k = k,
@@ -56,7 +58,9 @@ end
 local reply = {live and 'live' or 'restored'}
 if not live then
   redis.call('HSET', KEYS[1], 'version', ARGV[2], 'saved_version', ARGV[2])
-  for i = 5, after_core, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  for i = 5, after_core, 1000 do
+    redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 999, after_core)))
+  end
   if ARGV[4] == '1' then mark() end
 end
 for _, session in ipairs(todo) do
@@ -82,4 +86,5 @@ for _, session in ipairs(todo) do
   end
   redis.call('DEL', KEYS[k + 3])
 end
+if ARGV[2] ~= '' then redis.call('HINCRBY', KEYS[5], reply[1], 1) end
 return reply

@@ -34,7 +34,7 @@ _BELOW_HOT = _BELOW_COMMANDS | {
     "together_commands",
     "transfer_commands",
 }
-_BELOW_SESSIONS = _SESSIONS_FORM | {"models", "durable", "durable_sessions"}
+_BELOW_SESSIONS = _SESSIONS_FORM | {"models", "rows", "durable", "durable_sessions"}
 _BELOW_GROUPS = _BELOW_SESSIONS | {"sessions", "database"}
 _BELOW_BACKUP = _BELOW_HOT | _BELOW_GROUPS | {"hot", "groups", "snapshots", "conflicts", "points"}
 _BELOW_ORCHESTRATOR = _BELOW_BACKUP | {"backup", "deletion", "restore", "vitals"}
@@ -58,7 +58,8 @@ MAY_IMPORT = {
     "transfer_commands": _BELOW_COMMANDS,
     "hot": _BELOW_HOT,
     "models": {"errors", "codec"},
-    "durable": {"errors", "codec", "models"},
+    "rows": {"errors", "codec", "models"},
+    "durable": {"errors", "codec", "models", "rows"},
     "durable_sessions": _SESSIONS_FORM | {"models", "durable", "database"},
     "sessions": _BELOW_SESSIONS | {"sessions"},
     "database": {"errors", "codec", "settings"},
@@ -117,7 +118,16 @@ def test_imports_go_one_way(module: str) -> None:
         ("kombu", {"app", "tasks"}),
         (
             "sqlalchemy",
-            {"models", "durable", "durable_sessions", "database", "migrate", "groups", "snapshots"}
+            {
+                "models",
+                "rows",
+                "durable",
+                "durable_sessions",
+                "database",
+                "migrate",
+                "groups",
+                "snapshots",
+            }
             | {"conflicts", "backup", "deletion", "restore", "orchestrator"}
             | {f"sessions.{name}" for name in ("base", "combat", "inventory", "scenario")},
         ),
