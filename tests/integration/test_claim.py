@@ -17,11 +17,12 @@ LEASE = 60_000_000
 def sweep_all(store: Driver, most: int = 1000) -> list[Claim]:
     """Claim page by page to the end of the dirty set."""
     claims: list[Claim] = []
-    last = None
+    last: int | None = None
     while True:
         step = store.claim_dirty(LEASE, most, 10)
         claims += step.claims
-        last = last or step.before + (1 if step.fresh else 2)
+        if last is None:
+            last = step.before + (1 if step.fresh else 2)
         if step.done is None or step.done >= last:
             return claims
 
@@ -75,6 +76,32 @@ def test_in_flight_is_bounded(store: Driver) -> None:
     assert sweep_all(store, 30) == []
     status = store.status()
     assert (status.dirty, status.claimed) == (70, 30)
+
+
+def test_sweeps_share_one_pass(store: Driver) -> None:
+    """A large backlog is gone through once, however many sweeps it takes; what is marked behind
+    their backs is met by the next pass."""
+    mark(store, *range(1, 2001))
+    first = store.claim_dirty(LEASE, 10_000, 100)
+    assert first.fresh
+    looked = len(first.claims)
+    while not (step := store.claim_dirty(LEASE, 10_000, 100)).done:
+        assert not step.fresh
+        assert step.claims, "nobody looks again at what others have emptied"
+        looked += len(step.claims)
+    assert looked + len(step.claims) == 2000
+    mark(store, *range(3001, 5001))
+    store.claim_dirty(LEASE, 10_000, 100)
+    claims = sweep_all(store, 10_000)  # in the middle of a pass: it goes on, and through the next one
+    assert len(claims) >= 1500
+    assert store.status().dirty == 0
+
+
+def test_pass_stays_where_it_is_while_no_more_may_be_in_flight(store: Driver) -> None:
+    mark(store, *range(1, 1001))
+    for most in range(100, 1001, 100):
+        assert len(sweep_all(store, most)) == 100
+    assert store.status().dirty == 0
 
 
 def test_claimed_one_stays_dirty_until_it_is_acknowledged(store: Driver) -> None:
