@@ -107,7 +107,7 @@ def _case(
 
     game.backup_many(everybody[:half])
     save_naively_all(everybody[half:])
-    _checkpoint(bench)
+    _settle(bench)
     contestants = {
         "statesync": lambda: saving(everybody[:half], game.backup_many),
         "naive": lambda: saving(everybody[half:], save_naively_all),
@@ -117,14 +117,16 @@ def _case(
     engine.dispose()
 
 
-def _checkpoint(bench: Bench) -> None:
-    """Let the next one be far away; a user who may not ask for it has the median."""
+def _settle(bench: Bench) -> None:
+    """Do now what PostgreSQL would do at some moment of a round, and write to the log for.
+
+    A user who may do neither has the median.
+    """
     bench.connection.autocommit = True
-    with (
-        contextlib.suppress(psycopg2.errors.InsufficientPrivilege),
-        bench.connection.cursor() as cursor,
-    ):
-        cursor.execute("CHECKPOINT")
+    with bench.connection.cursor() as cursor:
+        for statement in ("VACUUM", "CHECKPOINT"):
+            with contextlib.suppress(psycopg2.errors.InsufficientPrivilege):
+                cursor.execute(statement)
     bench.connection.autocommit = False
 
 
