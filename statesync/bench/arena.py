@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-__all__ = ["Contest", "Result", "compete"]
+__all__ = ["Contest", "Contests", "Result", "compete"]
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What is compared; each contestant does its work once and returns its figure."""
+    """What is compared. Each contestant does its work once and returns its figure, or several by
+    unit where one run shows more than one thing."""
 
     name: str
     unit: str
-    contestants: Mapping[str, Callable[[], float]]
-    higher_is_better: bool = True
+    contestants: Mapping[str, Callable[[], float | Mapping[str, float]]]
+
+
+Contests = Generator[Contest, None, None]
+"""A benchmark: what it sets up for a contest is there until the next one is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +30,17 @@ class Result:
 
     name: str
     unit: str
-    figures: dict[str, list[float]]
-    higher_is_better: bool
+    figures: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether it is a rate; everything else is a cost."""
+        return self.unit.endswith("/s")
 
     def rows(self) -> Iterator[tuple[str, float, float, float, dict[str, float]]]:
         """Give contestant, median, lowest, highest, and how it does beside each other one.
 
-        A ratio above 1 is better, whichever way the unit counts.
+        A ratio above 1 is better, whichever way the unit counts. Nothing has a ratio to 0.
         """
         medians = {who: median(values) for who, values in self.figures.items()}
         for who, values in self.figures.items():
@@ -57,12 +65,24 @@ class Result:
         }
 
 
-def compete(contest: Contest, rounds: int) -> Result:
-    """Let the contestants take turns: a round to warm up, then those that count."""
-    figures: dict[str, list[float]] = {who: [] for who in contest.contestants}
+def compete(
+    contest: Contest, rounds: int, progress: Callable[[str], object] = lambda _: None
+) -> list[Result]:
+    """Let the contestants take turns: a round to warm up, then those that count.
+
+    Returns a result for each unit.
+    """
+    results: dict[str, Result] = {}
     for turn in range(rounds + 1):
         for who, work in contest.contestants.items():
-            figure = work()
+            progress(f"{contest.name}: {who}, {f'round {turn} of {rounds}' if turn else 'warm-up'}")
+            made = work()
             if turn:
-                figures[who].append(figure)
-    return Result(contest.name, contest.unit, figures, contest.higher_is_better)
+                for unit, figure in _by_unit(contest.unit, made).items():
+                    result = results.setdefault(unit, Result(contest.name, unit))
+                    result.figures.setdefault(who, []).append(figure)
+    return list(results.values())
+
+
+def _by_unit(unit: str, made: float | Mapping[str, float]) -> Mapping[str, float]:
+    return made if isinstance(made, Mapping) else {unit: made}

@@ -2,79 +2,149 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
-from typing import Any
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from statesync.cli.stack import stack
+if TYPE_CHECKING:
+    from statesync.bench.arena import Result
 
 __all__ = ["bench"]
 
-NAMES = ("sweep", "hot", "tail", "restore", "together", "durable")
+NAMES = ("sweep", "hot", "tail", "restore", "queue", "write", "together", "durable")
+
+
+def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
+    return click.option(*words, show_default=True, **more)
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(NAMES))
-@click.option(
+@_option(
     "--size",
-    default=5000,
-    show_default=True,
-    help="Characters in the sweep.",
+    "sizes",
+    multiple=True,
+    default=(10_000,),
     type=click.IntRange(100),
+    help="Characters; given several times, the sweep runs with each, the others with the first.",
+)
+@_option("--rounds", default=3, type=click.IntRange(1), help="Rounds after the one to warm up.")
+@_option("--processes", default=2, type=click.IntRange(1), help="Worker processes of each kind.")
+@_option(
+    "--servers",
+    type=click.Choice(["embedded", "settings"]),
+    default="embedded",
+    help="Where to run: on servers of its own, or on those of STATESYNC_*, which must be empty "
+    "and without workers: both stores are emptied.",
+)
+@_option(
+    "--delay-ms",
+    default=0.0,
+    type=click.FloatRange(0, 1000),
+    help="What a round trip to an embedded server takes longer.",
 )
 @click.option(
-    "--rounds",
-    default=3,
-    show_default=True,
-    help="Rounds after the one to warm up.",
-    type=click.IntRange(1),
-)
-@click.option(
-    "--processes", default=2, show_default=True, help="Worker processes.", type=click.IntRange(1)
+    "--plot",
+    "chart",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write a chart of the ratios beside the floor, such as bench.svg.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(names: tuple[str, ...], size: int, rounds: int, processes: int, *, as_json: bool) -> None:
-    """Measure statesync beside a naive twin and the floor, on embedded servers.
+def bench(  # noqa: PLR0917 - as click hands them over
+    names: tuple[str, ...],
+    sizes: tuple[int, ...],
+    rounds: int,
+    processes: int,
+    servers: str,
+    delay_ms: float,
+    chart: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Measure statesync beside a naive twin and the floor.
+
+    \b
+    sweep     dirty set to durable rows, with memory; 0, 10, 100 % in a session
+    hot       update: for the caller and on the server
+    tail      the slowest updates while a sweep is under way
+    restore   one login, many logins
+    queue     what Celery adds to a login, what an empty task costs
+    write     rows, WAL and Redis bytes of a save
+    together  what a tie costs
+    durable   what group commit gains
 
     They take turns on the same servers; compare the ratios, not the figures, with other machines.
-    A ratio above 1 is better.
+    A ratio above 1 is better. Progress goes to stderr.
 
     \b
     Examples:
       statesync bench
-      statesync bench sweep --size 100000 --rounds 5
-      statesync bench hot durable --json
+      statesync bench --size 200 --rounds 1                  all of it, quickly
+      statesync bench sweep --size 10000 --size 100000 --rounds 5
+      statesync bench hot restore --delay-ms 1 --plot far.svg
+      statesync bench hot durable --json >figures.json
+      STATESYNC_REDIS_URL=redis://10.0.0.5/9 statesync bench --servers settings
     """
+    if chart and chart.suffix not in (".pdf", ".png", ".svg"):
+        raise click.BadParameter(f"{chart} must end in .pdf, .png or .svg", param_hint="--plot")
+    if chart and not find_spec("matplotlib"):
+        raise click.ClickException("--plot needs matplotlib; run: pip install 'statesync[bench]'")
+    if delay_ms and servers != "embedded":
+        raise click.UsageError("--delay-ms is for embedded servers")
+    if not find_spec("psutil"):
+        raise click.ClickException("psutil is missing; run: pip install 'statesync[bench]'")
+
     from statesync.bench.arena import compete
-    from statesync.bench.games import BENCHMARKS, Bench
+    from statesync.bench.games import BENCHMARKS
+    from statesync.bench.run import Bench
+    from statesync.bench.servers import embedded, given
 
-    console = Console(stderr=True)
-    results = []
-    with stack(sync_seconds=3600, scrub_seconds=0, lease_seconds=600) as running:
-        made = Bench(running, size, processes)
+    results: list[Result] = []
+    console = Console(stderr=True, highlight=False)
+    with contextlib.ExitStack() as exits:
+        status = exits.enter_context(console.status("starting"))
+        progress = status.update if console.is_terminal else console.print
+        on = exits.enter_context(given() if servers == "settings" else embedded(delay_ms))
+        made = exits.enter_context(contextlib.closing(Bench(*on, sizes, processes)))
+        if made.busy():
+            raise click.ClickException("the broker holds messages already; give it an empty one")
         for name in names or NAMES:
-            for contest in BENCHMARKS[name](made):
-                with console.status(contest.name):
-                    results.append(compete(contest, rounds))
+            for contest in exits.enter_context(contextlib.closing(BENCHMARKS[name](made))):
+                found = compete(contest, rounds, progress)
+                results += found
                 if not as_json:
-                    Console().print(_table(results[-1]))
+                    for result in found:
+                        click.secho(f"\n{result.name}, {result.unit}", bold=True)
+                        Console().print(_table(result))
     if as_json:
-        about = {"machine": platform.machine(), "cores": os.cpu_count(), "size": size}
-        about |= {"python": platform.python_version(), "rounds": rounds, "processes": processes}
-        found: dict[str, Any] = {**about, "results": [result.to_json() for result in results]}
-        click.echo(json.dumps(found, indent=2))
+        about: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
+        about |= {"python": platform.python_version(), "servers": servers, "delay_ms": delay_ms}
+        about |= {"sizes": sizes, "rounds": rounds, "processes": processes}
+        click.echo(json.dumps({**about, "results": [r.to_json() for r in results]}, indent=2))
+    if chart:
+        from statesync.bench.plot import plot
+
+        plot(results, chart)
 
 
-def _table(result: Any) -> Table:
-    table = Table(title=f"{result.name}, {result.unit}", title_justify="left")
+def _table(result: Result) -> Table:
+    table = Table(box=None, pad_edge=False)
     for column in ("", "median", "lowest", "highest", "beside the others"):
         table.add_column(column, justify="left" if column in ("", "beside the others") else "right")
-    for who, mid, low, high, ratios in result.rows():
+    for who, *figures, ratios in result.rows():
         shown = ", ".join(f"{ratio:.2f} of {other}" for other, ratio in ratios.items())
-        table.add_row(who, f"{mid:,.0f}", f"{low:,.0f}", f"{high:,.0f}", shown)
+        table.add_row(who, *map(_figure, figures), shown)
     return table
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

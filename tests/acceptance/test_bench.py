@@ -3,23 +3,124 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
+from click import ClickException
+from click.testing import CliRunner
+from sqlalchemy import Engine, func, insert, select
 
-from statesync.cli.bench import NAMES
+from statesync import Settings
+from statesync.bench.arena import Contest, compete
+from statesync.bench.games import BENCHMARKS
+from statesync.cli import bench as command
+from statesync.embedded import Servers
+from statesync.errors import InvalidInput
+from statesync.models import characters
+
+QUICK = ("--size", "200", "--rounds", "1")
+
+
+def run(*words: str, env: dict[str, str] | None = None) -> Any:
+    """Run the command in a process of its own and return its JSON."""
+    program = "from statesync.cli import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, "bench", "--json", *QUICK, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, **(env or {})},
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+@pytest.fixture
+def given(embedded: Servers, settings: Settings) -> Settings:
+    """Settings whose Redis databases nobody else uses."""
+    broker = settings.broker_url.replace("virtual_host=1", "virtual_host=8")
+    url = embedded.redis_url(7)
+    return replace(settings, redis_url=url, broker_url=broker, result_url=broker, key_prefix="")
+
+
+def start(*words: str, env: dict[str, str] | None = None) -> None:
+    """Run the command here; its errors come out."""
+    CliRunner(env=env).invoke(
+        command.bench, [*QUICK, *words], standalone_mode=False, catch_exceptions=False
+    )
+
+
+def test_a_round_to_warm_up_does_not_count_and_nothing_has_a_ratio_to_0() -> None:
+    rows = iter([100.0, 2.0, 4.0, 3.0])
+    contest = Contest(
+        "save",
+        "rows",
+        {
+            "ours": lambda: next(rows),
+            "theirs": lambda: {"rows": 6.0, "bytes/s": 1.0},
+            "none": float,
+        },
+    )
+    by_unit = {result.unit: result.to_json() for result in compete(contest, 3)}
+    ours = by_unit["rows"]["contestants"]["ours"]
+    assert ours == {"median": 3.0, "rounds": [2.0, 4.0, 3.0], "ratios": {"theirs": 2.0}}
+    assert not by_unit["rows"]["higher_is_better"]
+    assert by_unit["bytes/s"]["higher_is_better"]
+
+
+def test_a_chart_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "find_spec", lambda name: name != "matplotlib")
+    with pytest.raises(ClickException, match=r"pip install 'statesync\[bench\]'"):
+        start("hot", "--plot", "chart.svg")
+
+
+def test_servers_that_hold_anything_are_left_alone(given: Settings, engine: Engine) -> None:
+    client = redis.Redis.from_url(given.redis_url)
+    client.set("somebody's", "data")
+    with pytest.raises(InvalidInput, match="Redis database"):
+        start("hot", "--servers", "settings", env=given.to_env())
+    assert client.get("somebody's") == b"data"
+    client.flushdb()
+    client.close()
+    with engine.begin() as connection:
+        connection.execute(insert(characters).values(id=7))
+    with pytest.raises(InvalidInput, match="table characters"):
+        start("hot", "--servers", "settings", env=given.to_env())
+    with engine.begin() as connection:
+        assert connection.execute(select(func.count()).select_from(characters)).scalar() == 1
 
 
 @pytest.mark.slow
 def test_all_of_them_run_and_tell_in_json() -> None:
-    program = "from statesync.cli import main; main()"
-    command = [sys.executable, "-c", program, "bench", "--json"]
-    command += ["--size", "200", "--rounds", "1"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    found = json.loads(ran.stdout)
-    assert len(found["results"]) >= len(NAMES)
-    for result in found["results"]:
-        assert len(result["contestants"]) > 1
-        assert all(one["median"] > 0 for one in result["contestants"].values())
+    assert tuple(BENCHMARKS) == command.NAMES
+    results = run()["results"]
+    for result in results:
+        assert all(one["median"] >= 0 for one in result["contestants"].values())
+    raced = {(result["name"], who) for result in results for who in result["contestants"]}
+    assert {("sweep of 200, 10 % in a session", "floor"), ("update", "floor")} <= raced
+    assert {("save, nothing changed", "naive"), ("login", "through Celery")} <= raced
+
+
+@pytest.mark.slow
+def test_given_servers_are_used_and_left_empty(given: Settings) -> None:
+    assert run("hot", "--servers", "settings", env=given.to_env())["servers"] == "settings"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "NAMES", ())
+        start("--servers", "settings", env=given.to_env())  # which refuses what is not empty
+
+
+@pytest.mark.slow
+def test_a_round_trip_takes_the_delay_and_a_chart_is_written(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    chart = tmp_path / "chart.svg"
+    results = run("restore", "--delay-ms", "5", "--plot", str(chart))["results"]
+    trips = next(r["contestants"] for r in results if r["name"] == "empty round trip")
+    assert all(trip["median"] > 5000 for trip in trips.values())
+    assert chart.read_text().startswith("<?xml")
