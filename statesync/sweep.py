@@ -24,8 +24,8 @@ __all__ = ["DrainReport", "HandOver", "SweepReport", "drain", "sweep"]
 HandOver = Callable[[Sequence[Claim]], object]
 """Sends claims to the workers; raises BrokerUnavailable where it cannot."""
 
-_REQUEUE_STEP = 200
-_SCAN_STEP = 200
+_REQUEUE_STEP = 100
+_SCAN_STEP = 100
 """Small enough that no script holds Redis for more than about a millisecond."""
 _STILL_SECONDS = 5.0
 """After so long without any progress a drain takes over what others have claimed."""

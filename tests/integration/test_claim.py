@@ -92,7 +92,7 @@ def test_sweeps_share_one_pass(store: Driver) -> None:
     assert looked + len(step.claims) == 2000
     mark(store, *range(3001, 5001))
     store.claim_dirty(LEASE, 10_000, 100)
-    claims = sweep_all(store, 10_000)  # in the middle of a pass: it goes on, and through the next one
+    claims = sweep_all(store, 10_000)  # goes on in the pass, and through the next
     assert len(claims) >= 1500
     assert store.status().dirty == 0
 
