@@ -54,7 +54,12 @@ def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> 
     requeued = 0
     while (moved := hot.requeue(_REQUEUE_STEP)) > 0:
         requeued += moved
-    in_batches = hot.status().dirty > settings.batch_above
+    before = hot.status()
+    in_batches = before.dirty > settings.batch_above
+    most = settings.max_in_flight
+    if before.dirty + before.claimed > most:
+        # Of what does not fit now, leave so much that a batch goes on with it, or nothing.
+        most = max(settings.batch_size, most - settings.batch_above)
     size = settings.batch_size if in_batches else 1
     hand_over = batch if in_batches else one
     held: list[Claim] = []
@@ -62,7 +67,7 @@ def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> 
     last, ended = None, False
     try:
         while not ended:
-            step = hot.claim_dirty(settings.lease_us, settings.max_in_flight, _SCAN_STEP)
+            step = hot.claim_dirty(settings.lease_us, most, _SCAN_STEP)
             if last is None:  # the pass under way has gone by some already: then one more
                 last = step.before + (1 if step.fresh else 2)
             ended = step.done is None or step.done >= last

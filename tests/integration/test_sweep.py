@@ -79,15 +79,22 @@ def test_large_backlog_goes_in_batches(
 
 def test_in_flight_is_bounded(hot: HotStore, raw: Any, keys: Keys, small: Settings) -> None:
     mark(raw, keys, range(1, 101))
-    bounded = replace(small, max_in_flight=30)
+    bounded = replace(small, max_in_flight=50)
     batch = Messages()
+
+    def acknowledge() -> None:
+        for claims in batch.sent:
+            for claim in claims:
+                hot.acknowledge(claim)
+
     report = sweep(hot, bounded, batch, batch)
     assert (report.claimed, report.left) == (30, 70)
     assert sweep(hot, bounded, batch, batch).claimed == 0
-    for claims in batch.sent:
-        for claim in claims:
-            hot.acknowledge(claim)
+    acknowledge()
     assert sweep(hot, bounded, batch, batch).claimed == 30
+    acknowledge()
+    last = sweep(hot, bounded, batch, batch)
+    assert (last.claimed, last.left) == (40, 0), "no rest that only the next beat would take"
 
 
 @pytest.mark.parametrize("case", [(20, 3, 3), (100, 2, 20), (100, 0, 0)])
