@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from statesync.bench.arena import Contests
 from statesync.bench.players import hot, tail
+from statesync.bench.profile import profile
 from statesync.bench.queue import queue
 from statesync.bench.restore import restore
 from statesync.bench.run import Bench
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Bench], Contests]] = {
     "restore": restore,
     "queue": queue,
     "write": write,
+    "profile": profile,
     "together": together,
     "durable": durable,
 }

@@ -28,11 +28,17 @@ class Bench:
     """The servers of a run, and how big it is."""
 
     def __init__(
-        self, settings: Settings, folder: Path, sizes: Sequence[int], processes: int
+        self,
+        settings: Settings,
+        folder: Path,
+        sizes: Sequence[int],
+        percents: Sequence[int],
+        processes: int,
     ) -> None:
         self.settings = settings
         self.folder = folder
         self.sizes = [size // IN_A_FIGHT * IN_A_FIGHT for size in sizes]
+        self.percents = percents
         self.processes = processes
         self.ids = range(1, self.sizes[0] + 1)
         self.client, self.connection = connect(settings)

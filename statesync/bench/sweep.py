@@ -15,7 +15,6 @@ from statesync.settings import Settings
 
 __all__ = ["floor_part", "parts", "sweep"]
 
-_PERCENTS = (0, 10, 100)
 _NAIVE = (100, 1000)
 """The naive twin saves a twentieth of the others, but no less and no more than this."""
 
@@ -40,9 +39,9 @@ def parts(ids: Sequence[int], processes: int) -> list[Sequence[int]]:
 
 
 def sweep(bench: Bench) -> Contests:
-    """Sweep everybody; nobody, a few or all of them in fights of four."""
+    """Sweep everybody; some of them in fights of four."""
     for size in bench.sizes:
-        for percent in _PERCENTS:
+        for percent in bench.percents:
             bench.clear()
             with (
                 bench.worker() as worker,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-NAMES = ("sweep", "hot", "tail", "restore", "queue", "write", "together", "durable")
+NAMES = ("sweep", "hot", "tail", "restore", "queue", "write", "profile", "together", "durable")
 
 
 def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
@@ -36,6 +36,14 @@ def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
     default=(10_000,),
     type=click.IntRange(100),
     help="Characters; given several times, the sweep runs with each, the others with the first.",
+)
+@_option(
+    "--in-session",
+    "percents",
+    multiple=True,
+    default=(0, 10, 100),
+    type=click.IntRange(0, 100),
+    help="Percent of them in a fight, in the sweep; may be given several times.",
 )
 @_option("--rounds", default=3, type=click.IntRange(1), help="Rounds after the one to warm up.")
 @_option("--processes", default=2, type=click.IntRange(1), help="Worker processes of each kind.")
@@ -62,6 +70,7 @@ def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
 def bench(  # noqa: PLR0917 - as click hands them over
     names: tuple[str, ...],
     sizes: tuple[int, ...],
+    percents: tuple[int, ...],
     rounds: int,
     processes: int,
     servers: str,
@@ -79,6 +88,7 @@ def bench(  # noqa: PLR0917 - as click hands them over
     restore   one login, many logins
     queue     what Celery adds to a login, what an empty task costs
     write     rows, WAL and Redis bytes of a save
+    profile   where the time of a save and a restore goes
     together  what a tie costs
     durable   what group commit gains
 
@@ -89,7 +99,7 @@ def bench(  # noqa: PLR0917 - as click hands them over
     Examples:
       statesync bench
       statesync bench --size 200 --rounds 1                  all of it, quickly
-      statesync bench sweep --size 10000 --size 100000 --rounds 5
+      statesync bench sweep --size 10000 --size 1000000 --in-session 0
       statesync bench hot restore --delay-ms 1 --plot far.svg
       statesync bench hot durable --json >figures.json
       STATESYNC_REDIS_URL=redis://10.0.0.5/9 statesync bench --servers settings
@@ -114,7 +124,7 @@ def bench(  # noqa: PLR0917 - as click hands them over
         status = exits.enter_context(console.status("starting"))
         progress = status.update if console.is_terminal else console.print
         on = exits.enter_context(given() if servers == "settings" else embedded(delay_ms))
-        made = exits.enter_context(contextlib.closing(Bench(*on, sizes, processes)))
+        made = exits.enter_context(contextlib.closing(Bench(*on, sizes, percents, processes)))
         if made.busy():
             raise click.ClickException("the broker holds messages already; give it an empty one")
         for name in names or NAMES:
@@ -122,18 +132,31 @@ def bench(  # noqa: PLR0917 - as click hands them over
                 found = compete(contest, rounds, progress)
                 results += found
                 if not as_json:
-                    for result in found:
-                        click.secho(f"\n{result.name}, {result.unit}", bold=True)
-                        Console().print(_table(result))
+                    _print(found)
     if as_json:
         about: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
         about |= {"python": platform.python_version(), "servers": servers, "delay_ms": delay_ms}
-        about |= {"sizes": sizes, "rounds": rounds, "processes": processes}
+        about |= {"sizes": sizes, "in_session": percents}
+        about |= {"rounds": rounds, "processes": processes}
         click.echo(json.dumps({**about, "results": [r.to_json() for r in results]}, indent=2))
     if chart:
         from statesync.bench.plot import plot
 
         plot(results, chart)
+
+
+def _print(found: list[Result]) -> None:
+    if all(len(result.figures) == 1 for result in found):  # nobody to compare it with
+        click.secho(f"\n{found[0].name}", bold=True)
+        table = Table("", "median", "lowest", "highest", box=None, pad_edge=False)
+        for result in found:
+            (row,) = result.rows()
+            table.add_row(result.unit, *map(_figure, row[1:4]))
+        Console().print(table)
+        return
+    for result in found:
+        click.secho(f"\n{result.name}, {result.unit}", bold=True)
+        Console().print(_table(result))
 
 
 def _table(result: Result) -> Table:
