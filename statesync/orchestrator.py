@@ -178,7 +178,10 @@ class GameStateOrchestrator:
             reach("evicting")
             if report.outcome != "quarantined" and self.hot.evict(char_id):
                 return report
-            if report.outcome == "quarantined" or rounds > _ROUNDS or time.monotonic() > deadline:
+            # What changed meanwhile is saved in another round, however long one takes; waiting for
+            # somebody else has an end in time.
+            waited = not marks.dirty and time.monotonic() > deadline
+            if report.outcome == "quarantined" or rounds > _ROUNDS or waited:
                 raise CharacterNotSaved(char_id)
             # Whose claim is out, is being saved by somebody else in its group: that will do.
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311

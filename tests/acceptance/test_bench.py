@@ -118,7 +118,6 @@ def test_given_servers_are_used_and_left_empty(given: Settings) -> None:
 
 @pytest.mark.slow
 def test_a_round_trip_takes_the_delay_and_a_chart_is_written(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     chart = tmp_path / "chart.svg"
     results = run("restore", "--delay-ms", "5", "--plot", str(chart))["results"]
     trips = next(r["contestants"] for r in results if r["name"] == "empty round trip")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
+import statesync.orchestrator
 from statesync import GameStateOrchestrator, HotStore
 from statesync.errors import CharacterNotSaved, CorruptState
 from statesync.keys import Keys
@@ -34,6 +35,17 @@ def test_who_is_in_quarantine_is_not_evicted(
         orchestrator.evict(1)
     assert not hot.evict(1)
     assert raw.hget(keys.core(1), "stats") == b"{"
+
+
+@pytest.mark.usefixtures("party")
+def test_a_logout_that_takes_two_rounds_does_not_fail_where_each_is_slow(
+    hot: HotStore, orchestrator: GameStateOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statesync.orchestrator, "_EVICT_SECONDS", 0)
+    fight = hot.open_session("combat", [1], {})
+    hot.close_session("combat", fight)  # saving its end changes the core, which is saved then
+    assert orchestrator.evict(1)
+    assert hot.look(1) is None
 
 
 @pytest.mark.usefixtures("party")
