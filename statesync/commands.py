@@ -143,6 +143,12 @@ class Step(NamedTuple):
     fresh: bool
     """It was the first one of its pass."""
 
+    @property
+    def last(self) -> int:
+        """The pass that will have met everybody who was dirty at this step: this one if it began
+        here, else the next."""
+        return self.before + (1 if self.fresh else 2)
+
 
 def claim_dirty(keys: Keys, lease_us: int, max_in_flight: int, count: int, /) -> Command[Step]:
     """Claim some dirty characters, looking at about ``count``; all sweeps share one pass."""

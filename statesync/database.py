@@ -78,12 +78,22 @@ def _ping_after_rest(connection: Any, record: ConnectionPoolEntry, _: object) ->
     if time.monotonic() - record.info.get("used", time.monotonic()) < _REST_SECONDS:
         return
     try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
+        with _alone(connection), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-        connection.autocommit = False
     except psycopg2.Error as error:
         raise InvalidatePoolError from error
+
+
+@contextmanager
+def _alone(raw: Any) -> Iterator[None]:
+    """Let each statement on a driver's connection be a transaction by itself. Only the driver knows
+    of it; SQLAlchemy's way to say so asks the server."""
+    raw.autocommit = True
+    try:
+        yield
+    finally:
+        if not raw.closed:
+            raw.autocommit = False
 
 
 @contextmanager
@@ -109,14 +119,11 @@ def statement(engine: Engine) -> Iterator[Connection]:
 
     Raises as ``transaction`` does.
     """
-    with transaction(engine) as connection:
-        raw: Any = connection.connection.dbapi_connection
-        raw.autocommit = True  # known to the driver alone; SQLAlchemy's way asks the server
-        try:
-            yield connection
-        finally:
-            if not raw.closed:
-                raw.autocommit = False
+    with (
+        transaction(engine) as connection,
+        _alone(connection.connection.dbapi_connection),
+    ):
+        yield connection
 
 
 @contextmanager

@@ -68,8 +68,7 @@ def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> 
     try:
         while not ended:
             step = hot.claim_dirty(settings.lease_us, most, _SCAN_STEP)
-            if last is None:  # the pass under way has gone by some already: then one more
-                last = step.before + (1 if step.fresh else 2)
+            last = last or step.last
             ended = step.done is None or step.done >= last
             claimed += len(step.claims)
             held += step.claims

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 
 import psutil
 
+from statesync.bench.run import meanwhile
 from statesync.embedded import Child
 
 __all__ = ["Memory"]
@@ -32,19 +32,12 @@ class Memory:
     def watched(self) -> Iterator[None]:
         """Look every 50 ms how much it is."""
         self._peaks = self._now()
-        ended = threading.Event()
 
-        def watch() -> None:
-            while not ended.wait(_SECONDS):
-                self._peaks = [max(two) for two in zip(self._peaks, self._now(), strict=True)]
+        def look() -> None:
+            self._peaks = [max(two) for two in zip(self._peaks, self._now(), strict=True)]
 
-        thread = threading.Thread(target=watch)
-        thread.start()
-        try:
+        with meanwhile(look, _SECONDS):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
     def figures(self) -> dict[str, float]:
         """Return, by unit, the peaks while it was last watched, and the growth up to them."""

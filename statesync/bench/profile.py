@@ -11,7 +11,7 @@ from types import FrameType
 
 from statesync import GameStateOrchestrator
 from statesync.bench.arena import Contest, Contests
-from statesync.bench.run import Bench
+from statesync.bench.run import Bench, meanwhile
 
 __all__ = ["profile"]
 
@@ -49,24 +49,19 @@ def _sampled(work: Callable[[], object], count: int) -> dict[str, float]:
     Another thread looks at this one's stack; it slows it down a little.
     """
     seen: Counter[str] = Counter()
-    ended = threading.Event()
     me = threading.get_ident()
 
-    def watch() -> None:
-        while not ended.wait(_SECONDS):
-            seen[_part(sys._current_frames().get(me))] += 1
+    def look() -> None:
+        seen[_part(sys._current_frames().get(me))] += 1
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SECONDS / 5)
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    started = time.perf_counter()
     try:
-        work()
+        with meanwhile(look, _SECONDS):
+            started = time.perf_counter()
+            work()
+            micros = (time.perf_counter() - started) * 1e6 / count
     finally:
-        micros = (time.perf_counter() - started) * 1e6 / count
-        ended.set()
-        watcher.join()
         sys.setswitchinterval(before)
     names = dict.fromkeys(name for name, _, _ in _PARTS)
     shares = {name: micros * seen[name] / seen.total() for name in (*names, "the rest")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from statesync.bench.servers import TABLES
 from statesync.embedded import Child
 from statesync.settings import Settings
 
-__all__ = ["Bench", "per_call"]
+__all__ = ["Bench", "meanwhile", "per_call"]
 
 _STILL_SECONDS = 0.2
 
@@ -148,6 +149,24 @@ class Bench:
         while quiet < 3:  # a message on its way from a queue to ``unacked`` is in neither
             quiet = 0 if self.busy() else quiet + 1
             time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def meanwhile(look: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Look at something every so often, in another thread, until the block ends."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(seconds):
+            look()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def per_call(work: Callable[[int], object], count: int) -> float:

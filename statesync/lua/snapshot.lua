@@ -1,7 +1,7 @@
 -- Reads claimed characters, each with all that belongs to it (its sessions, their participants,
 -- whoever is tied to one of them) at one instant, and raises their versions, which orders all
--- snapshots. Several in one script, because a call costs more than the reading; what is refused to
--- one group does nothing to it or to another.
+-- snapshots. Several in one script share its call and its arguments; what is refused to one group
+-- does nothing to it or to another.
 -- The claims cover every change made so far, so the dirty marks are cleared here: one that is set
 -- afterwards means a change that this snapshot does not hold. Whoever is read without being
 -- claimed by us is claimed here; an older claim is superseded.

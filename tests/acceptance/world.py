@@ -266,9 +266,8 @@ class World:
             assert self.worker.process
             for _ in range(20):
                 for queue in ("backup", "sync"):
-                    waiting: Any = client.lrange(
-                        queue, 0, 9
-                    )  # not all: that would double it each time
+                    # Not all of them: that would double the queue each time.
+                    waiting: Any = client.lrange(queue, 0, 9)
                     if waiting:
                         client.lpush(queue, *waiting)
                 self.play_on(20)

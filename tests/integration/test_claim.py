@@ -21,8 +21,7 @@ def sweep_all(store: Driver, most: int = 1000) -> list[Claim]:
     while True:
         step = store.claim_dirty(LEASE, most, 10)
         claims += step.claims
-        if last is None:
-            last = step.before + (1 if step.fresh else 2)
+        last = last or step.last
         if step.done is None or step.done >= last:
             return claims
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from statesync import groups, sweep
+from statesync import database, groups, sweep
 from statesync.embedded import Servers
 from statesync.errors import (
     CharacterNotSaved,
@@ -165,3 +165,17 @@ def test_evicting_what_cannot_be_saved_is_refused_at_once(
     assert entry
     assert entry.attempts == 1
     assert raw.exists(keys.core(1))
+
+
+def test_a_connection_that_ended_while_it_rested_is_made_anew(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_REST_SECONDS", 0)
+    mine = database.connect(settings)
+    with database.transaction(mine) as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+    with database.statement(mine) as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != pid
+    mine.dispose()

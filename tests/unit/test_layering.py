@@ -113,7 +113,7 @@ def test_imports_go_one_way(module: str) -> None:
 @pytest.mark.parametrize(
     ("library", "allowed"),
     [
-        ("redis", {"hot", "bench.games", "bench.rivals"}),
+        ("redis", {"hot", "bench.rivals"}),
         ("celery", {"app", "tasks"}),
         ("kombu", {"app", "tasks"}),
         (
