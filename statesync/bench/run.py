@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -16,9 +15,8 @@ from celery import Celery
 
 from statesync.bench.characters import IN_A_FIGHT, core, fight, fight_id, fights
 from statesync.bench.rivals import connect
-from statesync.bench.servers import TABLES
+from statesync.bench.servers import TABLES, Place
 from statesync.embedded import Child
-from statesync.settings import Settings
 
 __all__ = ["Bench", "meanwhile", "per_call"]
 
@@ -30,20 +28,20 @@ class Bench:
 
     def __init__(
         self,
-        settings: Settings,
-        folder: Path,
+        place: Place,
         sizes: Sequence[int],
         percents: Sequence[int],
         processes: int,
     ) -> None:
-        self.settings = settings
-        self.folder = folder
+        self.settings, self.folder, self.servers = place
         self.sizes = [size // IN_A_FIGHT * IN_A_FIGHT for size in sizes]
         self.percents = percents
         self.processes = processes
         self.ids = range(1, self.sizes[0] + 1)
-        self.client, self.connection = connect(settings)
-        self.app = Celery("bench", broker=settings.broker_url, backend=settings.result_url)
+        self.client, self.connection = connect(self.settings)
+        self.app = Celery(
+            "bench", broker=self.settings.broker_url, backend=self.settings.result_url
+        )
         self._broker = self.app.connection_for_write()
         self._turn = 0
 
@@ -131,7 +129,7 @@ class Bench:
             elif now > moved + _STILL_SECONDS:
                 self.sweep()
                 moved = now
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def busy(self) -> bool:
         """Tell whether a task of anybody is queued or under way.

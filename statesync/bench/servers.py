@@ -4,38 +4,50 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from statesync import HotStore, database, migrate
 from statesync.bench.proxy import in_front_of
 from statesync.bench.rivals import connect
 from statesync.cli.stack import stack
+from statesync.embedded import Child
 from statesync.errors import InvalidInput, NotMigrated
 from statesync.settings import Settings
 
-__all__ = ["TABLES", "embedded", "given"]
+__all__ = ["TABLES", "Place", "embedded", "given"]
 
 TABLES = "characters, sessions, state_conflicts"
 """All others hang on these."""
 
 
+class Place(NamedTuple):
+    """Where a run takes place."""
+
+    settings: Settings
+    folder: Path
+    """For logs."""
+    servers: Mapping[str, Child]
+    """The processes of the servers, where they are ours."""
+
+
 @contextlib.contextmanager
-def embedded(delay_ms: float) -> Iterator[tuple[Settings, Path]]:
-    """Give servers of our own, and a folder for logs."""
+def embedded(delay_ms: float) -> Iterator[Place]:
+    """Give servers of our own."""
     quiet: dict[str, Any] = {"sync_seconds": 3600, "scrub_seconds": 0, "lease_seconds": 600}
     with stack(**quiet) as running, contextlib.ExitStack() as exits:
         on = running.servers
         if delay_ms:
             on = exits.enter_context(in_front_of(on, delay_ms))
-        yield on.settings(**quiet), on.folder
+        processes = {"PostgreSQL": on.postgres, "Redis": on.valkey}
+        yield Place(on.settings(**quiet), on.folder, processes)
 
 
 @contextlib.contextmanager
-def given() -> Iterator[tuple[Settings, Path]]:
-    """Give the servers of the environment's settings, which must be empty, and a folder for logs.
+def given() -> Iterator[Place]:
+    """Give the servers of the environment's settings, which must be empty.
 
     Raises InvalidInput where they are not, since a benchmark deletes what it finds; NotMigrated;
     ServerUnavailable.
@@ -67,4 +79,4 @@ def given() -> Iterator[tuple[Settings, Path]]:
                         "benchmark empties it; give it a database of its own"
                     )
     with tempfile.TemporaryDirectory(prefix="statesync-") as folder:
-        yield settings, Path(folder)
+        yield Place(settings, Path(folder), {})

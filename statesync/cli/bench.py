@@ -124,7 +124,7 @@ def bench(  # noqa: PLR0917 - as click hands them over
         status = exits.enter_context(console.status("starting"))
         progress = status.update if console.is_terminal else console.print
         on = exits.enter_context(given() if servers == "settings" else embedded(delay_ms))
-        made = exits.enter_context(contextlib.closing(Bench(*on, sizes, percents, processes)))
+        made = exits.enter_context(contextlib.closing(Bench(on, sizes, percents, processes)))
         if made.busy():
             raise click.ClickException("the broker holds messages already; give it an empty one")
         for name in names or NAMES:
