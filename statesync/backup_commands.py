@@ -7,7 +7,7 @@ where the script finds others. No I/O.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from statesync import codec
 from statesync.command import Claim, Command, Raw, Snapshot, error_of, load_script, pairs
@@ -59,44 +59,61 @@ def try_snapshots(
         args += [held.token, *members.counts(), *members.listed()]
 
     def parse(reply: Raw) -> list[Snapshot | Wider | StatesyncError]:
-        at_ms = int(reply[0])
-        return [one(*group, at_ms, raw) for group, raw in zip(groups, reply[1:], strict=True)]
+        rest = _Reply(reply)
+        at_ms = int(rest.next())
+        return [one(*group, at_ms, rest) for group in groups]
 
     def one(
-        char_id: int, members: Members, at_ms: int, raw: Raw
+        char_id: int, members: Members, at_ms: int, rest: _Reply
     ) -> Snapshot | Wider | StatesyncError:
+        head = rest.next()
         try:
-            if isinstance(raw, bytes):
-                return error_of(raw.decode(errors="backslashreplace"), on, char_id)
-            if len(raw) == 1:
-                return Wider(members.names | found_members(char_id, on, raw[0]))
+            if isinstance(head, bytes):
+                return error_of(head.decode(errors="backslashreplace"), on, char_id)
+            if isinstance(head, list):
+                return Wider(members.names | found_members(char_id, on, head))
         except StatesyncError as error:
             return error
-        states, scenes, tied = raw
         claims, cores, references = {}, {}, {}
-        for i, core in zip(members.characters, states, strict=True):
-            cores[i] = held = _hash(core)
-            if core:
-                claims[i] = Claim(i, int(core[1]))
+        for i in members.characters:
+            token, held = rest.hash()
+            cores[i] = held
+            if token:
+                claims[i] = Claim(i, int(token))
             references[i] = {
                 kind: held[field].decode() for kind, field in fields if held.get(field)
             }
-        sessions = {
-            session: (scene[1] if scene else 0, _hash(scene))
-            for session, scene in zip(members.sessions, scenes, strict=True)
-        }
-        ties = {tie: pairs(entries) for tie, entries in zip(members.ties, tied, strict=True)}
+        sessions = {session: rest.hash() for session in members.sessions}
+        ties = {tie: pairs(rest.some(rest.next())) for tie in members.ties}
         return Snapshot(at_ms, claims, cores, references, sessions, ties)
 
     return Command(_snapshot, on, args, parse)
 
 
-def _hash(raw: Raw) -> dict[bytes, bytes]:
-    if not raw:
-        return {}
-    held = pairs(raw[2])
-    held[b"version"] = b"%d" % raw[0]
-    return held
+class _Reply:
+    """A long reply, to be read from its beginning."""
+
+    def __init__(self, reply: Sequence[Raw]) -> None:
+        self._reply = reply
+        self._at = 0
+
+    def next(self) -> Raw:
+        self._at += 1
+        return self._reply[self._at - 1]
+
+    def some(self, count: int) -> Sequence[Raw]:
+        self._at += count
+        return self._reply[self._at - count : self._at]
+
+    def hash(self) -> tuple[Any, dict[bytes, bytes]]:
+        """Return what comes with a hash, and the hash with its raised version; or 0 and nothing."""
+        length = self.next()
+        if not length:
+            return 0, {}
+        version, more = self.some(2)
+        held = pairs(self.some(length))
+        held[b"version"] = b"%d" % version
+        return more, held
 
 
 def snapshot(

@@ -11,10 +11,11 @@
 -- KEYS: 1 dirty, 2 claimed, 3 since, then for each group its cores, sessions, sessions' logs, ties
 -- ARGV: 1 most bytes, 2 lease in µs, 3 how many types, their names; then for each group its token,
 --       how many cores, sessions, ties, the members' names, the claimed one first
--- Returns: the time in ms, then for each group its cores, sessions and ties (for each core its
---          version, token and the hash as it was, or nothing where it is gone, for each session its
---          version, its log's length and the hash, or nothing, for each tie name, token, …); or what
---          else belongs to it, in a list of its own; or an error as text
+-- Returns: the time in ms, then for each group, all in one list, since Valkey makes a buffer for
+--          each list in a list: 1; its cores (how long the hash is, version, token, the hash as it
+--          was, or 0 where it is gone), its sessions (how long, version, the log's length, the
+--          hash, or 0), its ties (how long, name, token, …). Or what else belongs to it, in a list
+--          of its own; or an error as text
 -- Errors: as text, LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION,
 --         WRONGTYPE
 local time = redis.call('TIME')
@@ -53,7 +54,18 @@ local function need_tie(i, tie)
   if tie and tie ~= '' then need(tie, i, TIE, tie) end
 end
 
-local cleared = {}
+local replies, cleared = {now_ms}, {}
+
+local function give(hash, ...)
+  local n = #replies
+  replies[n + 1] = #hash
+  if #hash == 0 then return end
+  replies[n + 2], replies[n + 3] = ...
+  n = n + 3
+  for i = 1, #hash do replies[n + i] = hash[i] end
+end
+
+-- Gives a group, or returns why not.
 local function take(before, arg)
   local token, cores = ARGV[arg], tonumber(ARGV[arg + 1])
   local sessions, ties = tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 3])
@@ -85,11 +97,11 @@ local function take(before, arg)
     if tied[i].err then return 'WRONGTYPE ' .. key end
     for j = 1, #tied[i], 2 do need(tied[i][j], key, '', tied[i][j]) end
   end
-  if #found > 0 then return {found} end
+  if #found > 0 then return found end
   if refused then return refused end
 
   -- From here on nothing can be refused.
-  local states, scenes = {}, {}
+  replies[#replies + 1] = 1
   for i = 1, cores do
     local id, core = ARGV[names + i - 1], read[before + i]
     if i == 1 then
@@ -103,21 +115,24 @@ local function take(before, arg)
       redis.call('ZADD', KEYS[2], token, id)
       if dirty then redis.call('ZADD', KEYS[3], 'NX', now_ms, id) end
     end
-    states[i] = core[1] and {redis.call('HINCRBY', KEYS[before + i], 'version', 1), token, core} or {}
+    give(core, core[1] and redis.call('HINCRBY', KEYS[before + i], 'version', 1), token)
   end
   for i = 1, sessions do
     local key = before + cores + i
     local session = read[key]
-    scenes[i] = session[1]
-      and {redis.call('HINCRBY', KEYS[key], 'version', 1), lengths[key], session} or {}
+    give(session, session[1] and redis.call('HINCRBY', KEYS[key], 'version', 1), lengths[key])
   end
-  return {states, scenes, tied}
+  for i = 1, ties do
+    replies[#replies + 1] = #tied[i]
+    for _, part in ipairs(tied[i]) do replies[#replies + 1] = part end
+  end
 end
 
-local replies, before, arg = {now_ms}, 3, 4 + #types
+local before, arg = 3, 4 + #types
 while arg <= #ARGV do
   local cores, sessions, ties = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
-  replies[#replies + 1] = take(before, arg)
+  local refused = take(before, arg)
+  if refused then replies[#replies + 1] = refused end
   before = before + cores + 2 * sessions + ties
   arg = arg + 4 + cores + sessions + ties
 end
