@@ -64,7 +64,7 @@ class Command(Generic[T]):
 
     script: Script
     keys: Sequence[str]
-    args: Iterable[str | int]
+    args: Iterable[str | int | bytes]
     parse: Callable[[Raw], T | Command[T]]
     char_id: int = 0
     receipts: Callable[[Raw], Mapping[int, int]] | None = None

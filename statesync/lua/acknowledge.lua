@@ -17,6 +17,7 @@
 --       token
 -- Returns: for each group 1 if its first claim was still ours, else 0
 -- Errors: none
+local args = cmsgpack.unpack(ARGV[1])
 local ended, ended_at, saved, clean = {}, {}, {}, {}
 
 -- Takes in that a version is durable. Marks the character of id where the row is ahead.
@@ -42,35 +43,35 @@ end
 
 local function untie(before, at, ties)
   for i = 1, ties do
-    local tie, id = KEYS[before + i], ARGV[at]
-    for j = at + 2, at + 3 * ARGV[at + 1] + 1, 3 do
-      local name, key = ARGV[j], KEYS[tonumber(ARGV[j + 1])]
-      if redis.pcall('HGET', tie, name) == ARGV[j + 2] then
+    local tie, id = KEYS[before + i], args[at]
+    for j = at + 2, at + 3 * args[at + 1] + 1, 3 do
+      local name, key = args[j], KEYS[args[j + 1]]
+      if redis.pcall('HGET', tie, name) == args[j + 2] then
         redis.call('HDEL', tie, name)
         if key and redis.pcall('HGET', key, 'statesync:tie') == id then
           redis.call('HDEL', key, 'statesync:tie')
         end
       end
     end
-    at = at + 2 + 3 * ARGV[at + 1]
+    at = at + 2 + 3 * args[at + 1]
   end
   return at
 end
 
--- KEYS[before] and ARGV[at - 1] are the last ones of the group before.
+-- KEYS[before] and args[at - 1] are the last ones of the group before.
 local function acknowledge(before, at)
-  local at_ms, cores = ARGV[at], tonumber(ARGV[at + 1])
-  local sessions, ties = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  local at_ms, cores = args[at], args[at + 1]
+  local sessions, ties = args[at + 2], args[at + 3]
   local first_core, first_session = at + 4, at + 4 + 4 * cores
   local next_at = untie(before + cores + 3 * sessions, first_session + 5 * sessions, ties)
 
   local first
   for i = 1, cores do
     local key, of = KEYS[before + i], first_core + 4 * (i - 1)
-    local id, durable = ARGV[of], ARGV[of + 3]
-    local ours = redis.call('ZSCORE', KEYS[2], id) == ARGV[of + 1]
+    local id, durable = args[of], args[of + 3]
+    local ours = redis.call('ZSCORE', KEYS[2], id) == args[of + 1]
     if i == 1 then first = ours end
-    if settle(key, ARGV[of + 2], durable, ours, id) then
+    if settle(key, args[of + 2], durable, ours, id) then
       redis.call('HSET', key, 'saved_version', durable)
     end
     if ours then
@@ -82,12 +83,12 @@ local function acknowledge(before, at)
 
   for i = 1, sessions do
     local key, of = KEYS[before + cores + i], first_session + 5 * (i - 1)
-    local field, id = ARGV[of], ARGV[of + 1]
-    settle(key, ARGV[of + 2], ARGV[of + 3], first, ARGV[first_core])
-    if first and ARGV[of + 4] == '1' then
+    local field, id = args[of], args[of + 1]
+    settle(key, args[of + 2], args[of + 3], first, args[first_core])
+    if first and args[of + 4] == 1 then
       for j = 1, cores do
         if redis.pcall('HGET', KEYS[before + j], field) == id then
-          local char_id = ARGV[first_core + 4 * (j - 1)]
+          local char_id = args[first_core + 4 * (j - 1)]
           redis.call('HDEL', KEYS[before + j], field)
           redis.call('HINCRBY', KEYS[before + j], 'version', 1)
           redis.call('SADD', KEYS[1], char_id)
@@ -95,14 +96,14 @@ local function acknowledge(before, at)
         end
       end
       redis.call('DEL', key, KEYS[before + cores + sessions + i])
-      redis.call('SET', KEYS[before + cores + 2 * sessions + i], ARGV[of + 3], 'PX', ARGV[1])
+      redis.call('SET', KEYS[before + cores + 2 * sessions + i], args[of + 3], 'PX', args[1])
     end
   end
   return first and 1 or 0, before + cores + 3 * sessions + ties, next_at
 end
 
 local replies, before, at = {}, 4, 2
-while at <= #ARGV do replies[#replies + 1], before, at = acknowledge(before, at) end
+while at <= #args do replies[#replies + 1], before, at = acknowledge(before, at) end
 
 for from = 1, #ended, 1000 do -- no more can be unpacked than some thousands
   local to = math.min(from + 999, #ended)

@@ -12,7 +12,7 @@
 -- Errors: with the key's number SESSIONGONE, SESSIONCLOSED, NOTLOADED, INSESSION, BADLIST,
 --         BADVERSION, WRONGTYPE; TIEFULL with the characters to save first
 local cores, sessions, ties = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-name_members(2, 10, cores, sessions, ties)
+name_members(ARGV, 2, 10, cores, sessions, ties)
 local joiner, leaver = ARGV[8], ARGV[9]
 local who = joiner ~= '' and joiner or leaver
 local name, field = ARGV[6], ARGV[7]

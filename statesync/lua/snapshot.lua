@@ -18,13 +18,14 @@
 --          of its own; or an error as text
 -- Errors: as text, LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION,
 --         WRONGTYPE
+local args = cmsgpack.unpack(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local now_ms = string.format('%.0f', math.floor(now / 1000))
 local types, kind_of = {}, {}
-for t = 1, tonumber(ARGV[3]) do
-  types[t] = ARGV[3 + t] .. '_session_id'
-  kind_of[types[t]] = ARGV[3 + t] .. ':'
+for t = 1, args[3] do
+  types[t] = args[3 + t] .. '_session_id'
+  kind_of[types[t]] = args[3 + t] .. ':'
 end
 local wanted = {version = true, participants = true, [TIE] = true}
 for _, field in ipairs(types) do wanted[field] = true end
@@ -42,7 +43,7 @@ local function read_hash(i)
     if wanted[field] then held[field] = value end
   end
   local refused
-  if size > tonumber(ARGV[1]) then
+  if size > args[1] then
     refused = 'TOOLARGE ' .. i .. ' ' .. size .. ' ' .. string.sub(largest, 1, 100)
   elseif bad_version(held.version or false) then
     refused = 'BADVERSION ' .. i
@@ -67,12 +68,12 @@ end
 
 -- Gives a group, or returns why not.
 local function take(before, arg)
-  local token, cores = ARGV[arg], tonumber(ARGV[arg + 1])
-  local sessions, ties = tonumber(ARGV[arg + 2]), tonumber(ARGV[arg + 3])
+  local token, cores = args[arg], args[arg + 1]
+  local sessions, ties = args[arg + 2], args[arg + 3]
   local names, last_session = arg + 4, before + cores + sessions
-  if redis.call('ZSCORE', KEYS[2], ARGV[names]) ~= token then return 'LEASELOST' end
+  if redis.call('ZSCORE', KEYS[2], args[names]) ~= token then return 'LEASELOST' end
   at, found = {}, {}
-  name_members(before, names, cores, sessions, ties)
+  name_members(args, before, names, cores, sessions, ties)
 
   local read, refused, lengths, tied = {}, nil, {}, {}
   for i = before + 1, last_session do
@@ -103,13 +104,13 @@ local function take(before, arg)
   -- From here on nothing can be refused.
   replies[#replies + 1] = 1
   for i = 1, cores do
-    local id, core = ARGV[names + i - 1], read[before + i]
+    local id, core = args[names + i - 1], read[before + i]
     if i == 1 then
       cleared[#cleared + 1] = id
     elseif core[1] then
       local dirty = redis.call('SREM', KEYS[1], id) == 1
       local held = redis.call('ZSCORE', KEYS[2], id)
-      token = now + tonumber(ARGV[2])
+      token = now + args[2]
       if held then token = math.max(token, held + 1) end
       token = string.format('%.0f', token)
       redis.call('ZADD', KEYS[2], token, id)
@@ -129,8 +130,8 @@ local function take(before, arg)
 end
 
 local before, arg = 3, 4 + #types
-while arg <= #ARGV do
-  local cores, sessions, ties = ARGV[arg + 1], ARGV[arg + 2], ARGV[arg + 3]
+while arg <= #args do
+  local cores, sessions, ties = args[arg + 1], args[arg + 2], args[arg + 3]
   local refused = take(before, arg)
   if refused then replies[#replies + 1] = refused end
   before = before + cores + 2 * sessions + ties

@@ -23,7 +23,7 @@ if remember > 0 then
     return {1, versions}
   end
 end
-name_members(3, 8, cores, sessions, ties)
+name_members(ARGV, 3, 8, cores, sessions, ties)
 
 local next_arg = 7 + cores + sessions + ties
 local function take()

@@ -5,10 +5,10 @@
 local TIE = 'statesync:tie'
 local at, found = {}, {}
 
-local function name_members(before, first, cores, sessions, ties)
-  for i = 0, cores + sessions - 1 do at[ARGV[first + i]] = before + 1 + i end
+local function name_members(list, before, first, cores, sessions, ties)
+  for i = 0, cores + sessions - 1 do at[list[first + i]] = before + 1 + i end
   for i = cores + sessions, cores + sessions + ties - 1 do
-    at[ARGV[first + i]] = before + 1 + sessions + i -- the keys of the logs come in between
+    at[list[first + i]] = before + 1 + sessions + i -- the keys of the logs come in between
   end
 end
 
