@@ -11,7 +11,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -45,6 +45,7 @@ class Player:
         settings = Settings.from_env()
         self.random = random.Random(seed)
         self.ids = range(first, first + count)
+        self.needed: Sequence[int] = self.ids
         self.store = GameStore(settings, durable_seconds=5)
         self.service = LoginService.from_settings(settings)
         self.journal = journal.open("a", buffering=1)
@@ -69,7 +70,8 @@ class Player:
         self.service.close()
 
     def login(self) -> None:
-        for char_id in self.ids:
+        """Log in whom the move needs. All of them would take a minute over slow connections."""
+        for char_id in self.needed:
             try:
                 self.service.login(char_id)
             except (ServerUnavailable, CharacterNotLoaded, CharacterNotRestored):
@@ -129,7 +131,7 @@ class Trader(Player):
         self.play(self.move)
 
     def move(self) -> None:
-        giver, taker = self.random.sample(list(self.ids), 2)
+        giver, taker = self.needed = self.random.sample(self.ids, 2)
         what = self.random.random()
         if what < 0.03:
             self.service.logout(giver)
