@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 
 from statesync import database, groups
 from statesync.backup_commands import Ended, Settled, Settlement, Wider
-from statesync.command import Claim, Snapshot
+from statesync.command import SCRIPT_MEMBERS, Claim, Snapshot, packed
 from statesync.conflicts import reconcile
 from statesync.durable import Busy, Raced, Refused, Saved
 from statesync.errors import (
@@ -31,7 +31,7 @@ from statesync.hot import HotStore, done
 from statesync.members import Members
 from statesync.points import reach
 from statesync.sessions.base import SessionOrchestrator
-from statesync.snapshots import Taken, add, decode, merge, packed, read_logs
+from statesync.snapshots import Taken, add, decode, merge, read_logs
 
 __all__ = ["Backup", "BackupReport"]
 
@@ -39,8 +39,6 @@ log = logging.getLogger(__name__)
 
 ROUNDS = 4
 """How often a backup brings a core up to its row, in one call."""
-_SCRIPT_MEMBERS = 32
-"""How many characters and sessions one script reads or acknowledges: less than a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +187,7 @@ class _Batch:
         while left:  # every try knows more members; that ends with the group, or with the lease
             held = merge({i: known for i, known in left.items() if i in self.pending})
             todo = [(self.pending[i], known) for i, known in held.items()]
-            scripts = list(packed(todo, lambda group: len(group[1]) or 1, _SCRIPT_MEMBERS))
+            scripts = list(packed(todo, lambda group: len(group[1]) or 1, SCRIPT_MEMBERS))
             replies = self.hot.run_many(
                 [self.commands.try_snapshots(part, self.lease_us) for part in scripts]
             )
@@ -273,7 +271,7 @@ class _Batch:
             elif item.outcome and item.outcome.saved:
                 todo.append(self.saved(item, item.outcome))
         todo += self.stale([item for item in taken if item.outcome and not item.outcome.saved])
-        scripts = list(packed(todo, Settlement.size, _SCRIPT_MEMBERS))
+        scripts = list(packed(todo, Settlement.size, SCRIPT_MEMBERS))
         replies = self.hot.run_many([self.commands.acknowledge_many(part) for part in scripts])
         for part, reply in zip(scripts, replies, strict=True):
             if isinstance(reply, StatesyncError):  # their leases bring them back

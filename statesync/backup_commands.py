@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
-
 from statesync import codec
-from statesync.command import Claim, Command, Raw, Snapshot, error_of, load_script, pairs
+from statesync.command import Claim, Command, Raw, Snapshot, error_of, load_script, pack, pairs
 from statesync.errors import StatesyncError
 from statesync.keys import Keys
 from statesync.members import Members, found_members, session_name
@@ -36,9 +34,6 @@ class Wider(NamedTuple):
 
     members: frozenset[str]
 
-
-_pack = msgspec.msgpack.Encoder().encode
-"""Packs the arguments of a script for many: Redis takes one much faster than hundreds."""
 
 _snapshot = load_script("snapshot")
 
@@ -92,7 +87,7 @@ def try_snapshots(
         ties = {tie: pairs(rest.some(rest.next())) for tie in members.ties}
         return Snapshot(at_ms, claims, cores, references, sessions, ties)
 
-    return Command(_snapshot, on, (_pack(args),), parse)
+    return Command(_snapshot, on, (pack(args),), parse)
 
 
 class _Reply:
@@ -214,7 +209,7 @@ def acknowledge_many(keys: Keys, groups: Sequence[Settlement], /) -> Command[lis
     def parse(reply: Raw) -> list[bool]:
         return list(map(bool, reply))
 
-    return Command(_acknowledge, on, (_pack(args),), parse)
+    return Command(_acknowledge, on, (pack(args),), parse)
 
 
 def acknowledge(

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -13,14 +14,15 @@ from sqlalchemy import Engine
 
 from statesync import codec, database, durable, durable_sessions
 from statesync.codec import Character
-from statesync.command import Command
+from statesync.command import SCRIPT_MEMBERS, Command, packed
 from statesync.commands import Look
-from statesync.errors import CorruptState, DatabaseUnavailable
+from statesync.errors import CorruptState, DatabaseUnavailable, StatesyncError
 from statesync.hot import HotStore, done
 from statesync.points import reach
 from statesync.session_codec import Session, read_references
 from statesync.session_types import names, reference_field
 from statesync.sessions.base import SessionOrchestrator
+from statesync.transfer_commands import Filling
 from statesync.vitals import DeriveVitals
 
 __all__ = ["Restore", "RestoreReport"]
@@ -242,24 +244,20 @@ class Restore:
                         self._commands.stage(token, at, entries[at : at + _LOG_STEP])
                         for at in range(0, len(entries), _LOG_STEP)
                     ]
-        first_fill = len(todo)
-        todo += [
-            self._commands.fill(
-                char_id,
-                plan.version,
-                codec.write(plan.core),
-                sessions=plan.sessions,
-                changed=plan.changed,
-            )
+        fillings = [
+            Filling(char_id, plan.version, codec.write(plan.core), plan.sessions, plan.changed)
             for char_id, plan in planned.items()
         ]
+        scripts = packed(fillings, lambda filling: 1 + len(filling.sessions), SCRIPT_MEMBERS)
+        first_fill = len(todo)
+        todo += map(self._commands.fill, scripts)
         again = []
-        replies = self._hot.run_many(todo)[first_fill:]
+        replies = chain.from_iterable(map(done, self._hot.run_many(todo)[first_fill:]))
         for (char_id, plan), reply in zip(planned.items(), replies, strict=True):
-            if isinstance(reply, CorruptState):
+            if isinstance(reply, StatesyncError):
                 reports[char_id] = _failed(char_id, reply)
                 continue
-            outcome, outcomes = done(reply)
+            outcome, outcomes = reply
             if outcome == "stale":
                 again.append(char_id)
                 continue

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -17,9 +16,7 @@ from statesync.hot import HotStore, done
 from statesync.session_codec import Session, decode_session
 from statesync.sessions.base import SessionOrchestrator
 
-__all__ = ["Taken", "add", "decode", "merge", "packed", "read_logs"]
-
-T = TypeVar("T")
+__all__ = ["Taken", "add", "decode", "merge", "read_logs"]
 
 _LOG_STEP = 1000
 """How many log entries are read by one script."""
@@ -44,20 +41,6 @@ class Taken:
         if isinstance(key, UUID):
             return self.group.sessions[key].version
         return self.group.characters[key].version
-
-
-def packed(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Give items in lists of at most ``most`` together; one that is larger goes alone."""
-    part: list[T] = []
-    total = 0
-    for item in items:
-        total += size(item)
-        if part and total > most:
-            yield part
-            part, total = [], size(item)
-        part.append(item)
-    if part:
-        yield part
 
 
 def merge(known: Mapping[int, frozenset[str]]) -> dict[int, frozenset[str]]:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
+from typing import NamedTuple
 from uuid import UUID
 
+from statesync import errors
 from statesync.codec import check_char_id
-from statesync.command import Command, Raw, flat, load_script
+from statesync.command import Command, Raw, error_of, flat, load_script, pack
 from statesync.keys import Keys
 from statesync.session_codec import Session, read_participants, read_references, write_session
 from statesync.session_types import names, reference_field, session_uuid
 
 __all__ = [
+    "Filled",
+    "Filling",
     "evict",
     "fill",
     "look_session",
@@ -106,40 +110,52 @@ def stage(keys: Keys, token: str, start: int, entries: Sequence[str], /) -> Comm
     return Command(_stage, (keys.staged(token),), (start, REMEMBER_MS, *entries), int)
 
 
+class Filling(NamedTuple):
+    """A character that is to be restored, and its sessions."""
+
+    char_id: int
+    version: int | None
+    """That of its row; None where only sessions of a live core are to be restored."""
+    core: Mapping[str, str] = {}
+    sessions: Mapping[str, Session] = {}
+    """By the token under which their logs are staged."""
+    changed: bool = False
+    """Whether the core is not what its row says; then it is marked dirty."""
+
+
+Filled = tuple[str, list[str]]
+"""What became of a core: ``restored``, ``live``, or ``stale`` (read again); then of each session:
+``restored``, ``live``, or ``left`` where the core does not point at it."""
+
 _fill = load_script("fill")
 
 
-def fill(
-    keys: Keys,
-    char_id: int,
-    version: int | None,
-    core: Mapping[str, str],
-    /,
-    *,
-    sessions: Mapping[str, Session] | None = None,
-    changed: bool = False,
-) -> Command[tuple[str, list[str]]]:
-    """Restore a core where it is absent: ``restored``, ``live``, or ``stale`` (read again).
+def fill(keys: Keys, todo: Sequence[Filling], /) -> Command[list[Filled | errors.StatesyncError]]:
+    """Restore cores and sessions where they are absent. What became of a core is counted.
 
-    Then its ``sessions``, by the token under which their logs are staged: each ``restored``,
-    ``live``, or ``left`` where the core does not point at it. ``changed`` marks the core dirty: it
-    is not what its row says. Without a ``version`` only sessions of a live core are restored. What
-    became of a core is counted.
+    In place of an outcome may be CorruptState, where Redis holds something else there.
     """
-    todo = sessions or {}
-    on = [keys.core(char_id), keys.evicted(char_id), keys.dirty, keys.since, keys.stats]
-    args: list[str | int] = [char_id, "" if version is None else version]
-    args += [len(core), int(changed), *flat(core)]
-    for token, session in todo.items():
-        text = str(session.id)
-        on += [keys.session(session.kind, text), keys.session_log(session.kind, text)]
-        on += [keys.evicted(text), keys.staged(token)]
-        written = write_session(session)
-        args += [reference_field(session.kind), text, session.version, len(session.log)]
-        args += [len(written), *flat(written)]
+    on = [keys.dirty, keys.since, keys.stats]
+    args = []
+    for char_id, version, core, sessions, changed in todo:
+        on += [keys.core(char_id), keys.evicted(char_id)]
+        at = "" if version is None else str(version)
+        fields = ["version", at, "saved_version", at, *flat(core)]
+        of_it = []
+        for token, session in sessions.items():
+            text, at_session = str(session.id), str(session.version)
+            on += [keys.session(session.kind, text), keys.session_log(session.kind, text)]
+            on += [keys.evicted(text), keys.staged(token)]
+            written = ["version", at_session, *flat(write_session(session))]
+            field = reference_field(session.kind)
+            of_it.append((field, text, at_session, len(session.log), written))
+        args.append((str(char_id), at, int(changed), fields, of_it))
 
-    def parse(reply: Raw) -> tuple[str, list[str]]:
-        outcome, *rest = (text.decode() for text in reply)
-        return outcome, rest
+    def parse(reply: Raw) -> list[Filled | errors.StatesyncError]:
+        return [one(f.char_id, text.decode()) for f, text in zip(todo, reply, strict=True)]
 
-    return Command(_fill, on, args, parse, char_id)
+    def one(char_id: int, text: str) -> Filled | errors.StatesyncError:
+        outcome, *rest = text.split()
+        return error_of(text, on, char_id) if outcome.isupper() else (outcome, rest)
+
+    return Command(_fill, on, (pack(args),), parse)

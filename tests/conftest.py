@@ -23,10 +23,11 @@ from sqlalchemy import Engine
 
 from statesync import database, migrate
 from statesync.embedded import Child, Servers, servers
-from statesync.hot import AsyncHotStore, HotStore
+from statesync.hot import AsyncHotStore, HotStore, done
 from statesync.keys import Keys
 from statesync.orchestrator import GameStateOrchestrator
 from statesync.settings import PREFIX, Settings
+from statesync.transfer_commands import Filling
 
 for name in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[name]
@@ -203,6 +204,10 @@ class Driver:
     def keys(self) -> Keys:
         """The names of the test's own keys."""
         return self.store.keys
+
+    def fill_one(self, *one: Any, **more: Any) -> Any:
+        """Restore one, as ``Filling`` takes it."""
+        return done(self.fill([Filling(*one, **more)])[0])
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         call = getattr(self.store, operation)

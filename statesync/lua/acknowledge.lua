@@ -10,11 +10,11 @@
 -- cannot bring it back.
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine; then for each group the cores, the sessions,
 --       their logs, their evicted, the ties
--- ARGV: 1 ms to remember; then for each group the ms of its snapshot, how many cores, sessions, ties;
---       for each core char_id, token, version of the snapshot or 0, version that is durable or 0; for
---       each session its reference field, id, version of the snapshot, version that is durable, 1 if
---       it was closed; for each tie its id, how many members, for each name, number of its key or 0,
---       token
+-- ARGV: 1, packed in one list: ms to remember; then for each group the ms of its snapshot, how many
+--       cores, sessions, ties; for each core char_id, token, version of the snapshot or 0, version
+--       that is durable or 0; for each session its reference field, id, version of the snapshot,
+--       version that is durable, 1 if it was closed; for each tie its id, how many members, for each
+--       name, number of its key or 0, token
 -- Returns: for each group 1 if its first claim was still ours, else 0
 -- Errors: none
 local args = cmsgpack.unpack(ARGV[1])

@@ -1,90 +1,99 @@
--- Restores a core from PostgreSQL, only where it is absent, and then its sessions, each only where
--- the core points at it and it is absent: somebody else may still be playing in it.
+-- Restores cores from PostgreSQL, each only where it is absent, and then its sessions, each only
+-- where the core points at it and it is absent: somebody else may still be playing in it. Several
+-- in one script share its call and its arguments; what is refused to one does nothing to it or to
+-- another.
 -- A row that was read before the character was played, saved and evicted again is refused: it is
 -- older than the eviction. So is a log that was not staged whole, and what was only to bring back
--- sessions of a core that is gone by now. Then nothing is done.
+-- sessions of a core that is gone by now.
 -- Who is found not to be in a live session any more has left it while he was not loaded. Who finds
 -- one live that is not as its row is marked: what happened in it while nobody in it was loaded has
 -- no mark.
 -- What became of a core is counted here: a call of its own would make a login wait once more.
--- KEYS: 1 core, 2 evicted, 3 dirty, 4 since, 5 stats; then for each session its hash, log, evicted,
---       staged
--- ARGV: 1 char_id, 2 the row's version or "" for its sessions alone, 3 how many fields, 4 1 if the core is not as its row;
---       then field, value, …; then for each session its reference field, id, version, length of
---       its log, how many fields, field, value, …
--- Returns: "restored", "live" or "stale"; then for each session "restored", "live" or "left"
--- Errors: with the key's number WRONGTYPE
-local live = redis.call('EXISTS', KEYS[1]) == 1
-local evicted = redis.call('GET', KEYS[2])
-if not live and (ARGV[2] == '' or evicted and tonumber(evicted) > tonumber(ARGV[2])) then
-  return {'stale'}
-end
-local after_core = 4 + 2 * tonumber(ARGV[3])
-
-local at, todo = after_core, {}
-for k = 6, #KEYS, 4 do
-  local pairs_from = at + 6
-  local todo_is = {field = ARGV[at + 1], id = ARGV[at + 2], version = ARGV[at + 3],
-    from = pairs_from, to = pairs_from + 2 * tonumber(ARGV[at + 5]) - 1, k = k,
-    live = redis.call('EXISTS', KEYS[k]) == 1}
-  if todo_is.live and redis.call('TYPE', KEYS[k]).ok ~= 'hash' then
-    return redis.error_reply('WRONGTYPE ' .. k)
-  end
-  if not todo_is.live then
-    local gone = redis.call('GET', KEYS[k + 2])
-    if gone and tonumber(gone) > tonumber(ARGV[at + 3]) then return {'stale'} end
-    if redis.call('LLEN', KEYS[k + 3]) ~= tonumber(ARGV[at + 4]) then return {'stale'} end
-  end
-  todo[#todo + 1] = todo_is
-  at = todo_is.to
-end
-
-local function mark()
-  if redis.call('SADD', KEYS[3], ARGV[1]) == 1 then
-    local now = redis.call('TIME')
-    redis.call('ZADD', KEYS[4], 'NX', now[1] * 1000 + math.floor(now[2] / 1000), ARGV[1])
+-- Uses: mark
+-- KEYS: 1 dirty, 2 since, 3 stats; then for each character its core, evicted; for each of its
+--       sessions the hash, log, evicted, staged
+-- ARGV: 1, packed: for each character a list: char_id, the row's version or "" for its sessions
+--       alone, 1 if the core is not as its row, its fields (field, value, …), and for each session
+--       a list: reference field, id, version, length of its log, fields
+-- Returns: for each character a text: "restored", "live" or "stale", and for each of its sessions
+--          "restored", "live" or "left"; or the error
+-- Errors: as text, with the key's number, WRONGTYPE
+local function write(key, fields)
+  for i = 1, #fields, 1000 do -- no more can be unpacked than some thousands
+    redis.call('HSET', key, unpack(fields, i, math.min(i + 999, #fields)))
   end
 end
 
-local function has_left(session)
+local function has_left(session, char_id)
   local list = redis.call('HGET', session, 'participants')
   if not list or not string.find(list, '%d') then return false end
   for id in string.gmatch(list, '%d+') do
-    if id == ARGV[1] then return false end
+    if id == char_id then return false end
   end
   return true
 end
 
-local reply = {live and 'live' or 'restored'}
-if not live then
-  redis.call('HSET', KEYS[1], 'version', ARGV[2], 'saved_version', ARGV[2])
-  for i = 5, after_core, 1000 do
-    redis.call('HSET', KEYS[1], unpack(ARGV, i, math.min(i + 999, after_core)))
+local counts = {}
+
+-- Restores one, whose core is KEYS[k].
+local function fill(k, id, version, changed, fields, sessions)
+  local live = redis.call('EXISTS', KEYS[k]) == 1
+  local evicted = redis.call('GET', KEYS[k + 1])
+  if not live and (version == '' or evicted and tonumber(evicted) > tonumber(version)) then
+    return 'stale'
   end
-  if ARGV[4] == '1' then mark() end
-end
-for _, session in ipairs(todo) do
-  local k = session.k
-  if redis.call('HGET', KEYS[1], session.field) ~= session.id then
-    reply[#reply + 1] = 'left'
-  elseif session.live and not live and has_left(KEYS[k]) then
-    reply[#reply + 1] = 'left'
-    redis.call('HDEL', KEYS[1], session.field)
-    mark()
-  elseif session.live then
-    reply[#reply + 1] = 'live'
-    if redis.call('HGET', KEYS[k], 'version') ~= session.version then mark() end
-  else
-    redis.call('HSET', KEYS[k], 'version', session.version)
-    for i = session.from, session.to, 2 do redis.call('HSET', KEYS[k], ARGV[i], ARGV[i + 1]) end
-    redis.call('DEL', KEYS[k + 1])
-    if redis.call('EXISTS', KEYS[k + 3]) == 1 then
-      redis.call('RENAME', KEYS[k + 3], KEYS[k + 1])
-      redis.call('PERSIST', KEYS[k + 1])
+  if live and #sessions > 0 and redis.call('TYPE', KEYS[k]).ok ~= 'hash' then
+    return 'WRONGTYPE ' .. k
+  end
+  local live_session = {}
+  for n, session in ipairs(sessions) do
+    local at = k + 4 * n - 2
+    live_session[n] = redis.call('EXISTS', KEYS[at]) == 1
+    if live_session[n] then
+      if redis.call('TYPE', KEYS[at]).ok ~= 'hash' then return 'WRONGTYPE ' .. at end
+    else
+      local gone = redis.call('GET', KEYS[at + 2])
+      if gone and tonumber(gone) > tonumber(session[3]) then return 'stale' end
+      if redis.call('LLEN', KEYS[at + 3]) ~= session[4] then return 'stale' end
     end
-    reply[#reply + 1] = 'restored'
   end
-  redis.call('DEL', KEYS[k + 3])
+
+  local outcome = live and 'live' or 'restored'
+  if not live then
+    write(KEYS[k], fields)
+    if changed == 1 then mark(KEYS[1], KEYS[2], id) end
+  end
+  if version ~= '' then counts[outcome] = (counts[outcome] or 0) + 1 end
+  for n, session in ipairs(sessions) do
+    local at, became = k + 4 * n - 2, nil
+    if redis.call('HGET', KEYS[k], session[1]) ~= session[2] then
+      became = 'left'
+    elseif live_session[n] and not live and has_left(KEYS[at], id) then
+      became = 'left'
+      redis.call('HDEL', KEYS[k], session[1])
+      mark(KEYS[1], KEYS[2], id)
+    elseif live_session[n] then
+      became = 'live'
+      if redis.call('HGET', KEYS[at], 'version') ~= session[3] then mark(KEYS[1], KEYS[2], id) end
+    else
+      became = 'restored'
+      write(KEYS[at], session[5])
+      redis.call('DEL', KEYS[at + 1])
+      if redis.call('EXISTS', KEYS[at + 3]) == 1 then
+        redis.call('RENAME', KEYS[at + 3], KEYS[at + 1])
+        redis.call('PERSIST', KEYS[at + 1])
+      end
+    end
+    redis.call('DEL', KEYS[at + 3])
+    outcome = outcome .. ' ' .. became
+  end
+  return outcome
 end
-if ARGV[2] ~= '' then redis.call('HINCRBY', KEYS[5], reply[1], 1) end
-return reply
+
+local replies, k = {}, 4
+for n, one in ipairs(cmsgpack.unpack(ARGV[1])) do
+  replies[n] = fill(k, unpack(one))
+  k = k + 2 + 4 * #one[5]
+end
+for outcome, count in pairs(counts) do redis.call('HINCRBY', KEYS[3], outcome, count) end
+return replies

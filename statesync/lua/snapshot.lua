@@ -9,8 +9,8 @@
 -- try.
 -- Uses: version, members
 -- KEYS: 1 dirty, 2 claimed, 3 since, then for each group its cores, sessions, sessions' logs, ties
--- ARGV: 1 most bytes, 2 lease in µs, 3 how many types, their names; then for each group its token,
---       how many cores, sessions, ties, the members' names, the claimed one first
+-- ARGV: 1, packed in one list: most bytes, lease in µs, how many types, their names; then for each
+--       group its token, how many cores, sessions, ties, the members' names, the claimed one first
 -- Returns: the time in ms, then for each group, all in one list, since Valkey makes a buffer for
 --          each list in a list: 1; its cores (how long the hash is, version, token, the hash as it
 --          was, or 0 where it is gone), its sessions (how long, version, the log's length, the

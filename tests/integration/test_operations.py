@@ -214,9 +214,9 @@ def test_bare_writer_is_as_safe(store: Driver) -> None:
 def test_look_and_fill(store: Driver, full_core: FullCore) -> None:
     core = {"state": "combat", "stats": '{"luck":1}'}
     assert store.look(1) is None
-    assert store.fill(1, 7, core) == ("restored", [])
+    assert store.fill_one(1, 7, core) == ("restored", [])
     assert store.look(1) == (7, {})
-    assert store.fill(1, 9, core | {"state": "other"}) == ("live", [])
+    assert store.fill_one(1, 9, core | {"state": "other"}) == ("live", [])
     read = store.get(1)
     assert (read.state, read.version, read.saved_version) == ("combat", 7, 7)
     assert not dirty(store)
@@ -225,11 +225,11 @@ def test_look_and_fill(store: Driver, full_core: FullCore) -> None:
 
 
 def test_fill_refuses_a_row_older_than_the_eviction(store: Driver) -> None:
-    store.fill(1, 7, {"state": "a"})
+    store.fill_one(1, 7, {"state": "a"})
     assert store.evict(1)
-    assert store.fill(1, 6, {"state": "old"}) == ("stale", [])
+    assert store.fill_one(1, 6, {"state": "old"}) == ("stale", [])
     assert not loaded(store)
-    assert store.fill(1, 7, {"state": "a"}) == ("restored", [])
+    assert store.fill_one(1, 7, {"state": "a"}) == ("restored", [])
 
 
 def test_reconcile_raises_the_version_and_adds_what_lacks(store: Driver) -> None:

@@ -23,6 +23,7 @@ from statesync.errors import (
     SessionNotFound,
 )
 from statesync.session_codec import Session
+from statesync.transfer_commands import Filling
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
@@ -421,30 +422,71 @@ def test_fill_brings_a_session_with_its_log(store: Driver) -> None:
     session = uuid4()
     core = {"state": "combat", "combat_session_id": str(session)}
     sessions = {"t": restored(session, 7, 3)}
-    assert store.fill(1, 5, core, sessions=sessions) == ("stale", []), "its log is not staged"
+    assert store.fill_one(1, 5, core, sessions=sessions) == ("stale", []), "its log is not staged"
     assert not store.raw.exists(store.keys.core(1))
     for _ in range(2):
         store.stage("t", 0, ["0", "1"])
     store.stage("t", 2, ["2"])
-    assert store.fill(1, 5, core, sessions=sessions, changed=True) == ("restored", ["restored"])
+    assert store.fill_one(1, 5, core, sessions=sessions, changed=True) == ("restored", ["restored"])
     assert dirty(store) == {1}
     assert log(store, session) == [0, 1, 2]
     assert store.raw.ttl(store.keys.session_log("combat", str(session))) == -1, "it stays"
-    assert store.fill(2, 5, core, sessions=sessions) == ("restored", ["live"])
-    assert store.fill(1, 5, core, sessions=sessions) == ("live", ["live"])
+    assert store.fill_one(2, 5, core, sessions=sessions) == ("restored", ["live"])
+    assert store.fill_one(1, 5, core, sessions=sessions) == ("live", ["live"])
     elsewhere = {"t": restored(uuid4(), 1)}
-    assert store.fill(1, 5, core, sessions=elsewhere) == ("live", ["left"])
+    assert store.fill_one(1, 5, core, sessions=elsewhere) == ("live", ["left"])
 
 
 def test_fill_refuses_a_session_older_than_its_eviction(store: Driver) -> None:
     session = uuid4()
     store.raw.set(store.keys.evicted(str(session)), 9)
     core = {"combat_session_id": str(session)}
-    assert store.fill(1, 5, core, sessions={"t": restored(session, 8)}) == ("stale", [])
-    assert store.fill(1, 5, core, sessions={"t": restored(session, 9)}) == (
+    assert store.fill_one(1, 5, core, sessions={"t": restored(session, 8)}) == ("stale", [])
+    assert store.fill_one(1, 5, core, sessions={"t": restored(session, 9)}) == (
         "restored",
         ["restored"],
     )
+
+
+def test_what_is_refused_to_one_leaves_the_others_alone(store: Driver) -> None:
+    ids = [uuid4() for _ in range(7)]
+    cores = [{"combat_session_id": str(session)} for session in ids]
+    store.fill_one(3, 9, {"state": "later"})
+    store.evict(3)
+    store.fill_one(4, 5, {"state": "played"})
+    store.raw.set(store.keys.session("combat", str(ids[5])), "no hash")
+    store.raw.set(store.keys.core(6), "no hash")
+    found = store.fill(
+        [
+            Filling(1, 5, cores[1]),
+            Filling(2, 5, cores[2], {"t": restored(ids[2], 7)}, changed=True),
+            Filling(3, 5, {"state": "old"}),
+            Filling(4, 5, {"state": "old"}),
+            Filling(5, 5, cores[5], {"t": restored(ids[5], 7)}),
+            Filling(6, 5, cores[6], {"t": restored(ids[6], 7)}),
+            Filling(7, None, {}, {"t": restored(ids[6], 7)}),
+            Filling(8, 5, cores[2], {"t": restored(ids[2], 7)}),
+        ]
+    )
+    bad_session, bad_core = found[4], found[5]
+    assert isinstance(bad_session, CorruptState)
+    assert (bad_session.char_id, bad_session.field) == (5, f"combat:session:{ids[5]}.(key)")
+    assert isinstance(bad_core, CorruptState)
+    assert (bad_core.char_id, bad_core.field) == (6, "(key)")
+    assert [*found[:4], *found[6:]] == [
+        ("restored", []),
+        ("restored", ["restored"]),
+        ("stale", []),
+        ("live", []),
+        ("stale", []),
+        ("restored", ["live"]),
+    ]
+    there = [i for i in range(1, 9) if store.raw.exists(store.keys.core(i))]
+    assert there == [1, 2, 4, 6, 8]
+    assert store.get(4).state == "played"
+    assert dirty(store) == {2}
+    counted = {k: int(n) for k, n in store.raw.hgetall(store.keys.stats).items()}
+    assert counted == {b"restored": 2 + 3, b"live": 1}
 
 
 def test_looking_at_and_raising_a_session(store: Driver, fight: UUID) -> None:
