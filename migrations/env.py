@@ -3,8 +3,8 @@
 from alembic import context
 from sqlalchemy import Connection
 
-from statesync.database import connect
-from statesync.models import metadata
+from statesync.durable.database import connect
+from statesync.durable.tables import metadata
 from statesync.settings import Settings
 
 

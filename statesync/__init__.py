@@ -8,17 +8,17 @@ workers run ``GameStateOrchestrator``. A session type of your own is a ``Session
 from typing import Any
 
 from statesync import errors
-from statesync.codec import Character
-from statesync.deletion import DeletionReport
-from statesync.game_store import AsyncGameStore, GameStore
-from statesync.hot import AsyncHotStore, HotStore
-from statesync.login import AsyncLoginService, LoggedIn, LoginService
-from statesync.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
-from statesync.session_codec import Session
-from statesync.session_types import register
+from statesync.game.login import AsyncLoginService, LoggedIn, LoginService
+from statesync.game.store import AsyncGameStore, GameStore
+from statesync.hot.commands.together import Together
+from statesync.hot.store import AsyncHotStore, HotStore
+from statesync.lifecycle.deletion import DeletionReport
+from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
 from statesync.sessions.base import SessionOrchestrator, SessionReport
 from statesync.settings import Settings
-from statesync.together_commands import Together
+from statesync.state.characters import Character
+from statesync.state.session_types import register
+from statesync.state.sessions import Session
 
 __all__ = [
     "AsyncGameStore",
@@ -50,8 +50,8 @@ def __getattr__(name: str) -> Any:
     """
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from statesync.app import app, settings
-    from statesync.session_types import session_types
+    from statesync.state.session_types import session_types
+    from statesync.worker.app import app, settings
 
     try:
         settings()

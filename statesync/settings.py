@@ -143,7 +143,7 @@ class Settings:
     """The state of a character whose own state asks for a session of which nothing is left."""
     vitals: str = _setting(
         _matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.module:function"),
-        "statesync.vitals:derive_vitals",
+        "statesync.state.vitals:derive_vitals",
     )
     """The function that derives vitals from stats where none were saved."""
 

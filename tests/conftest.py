@@ -21,13 +21,13 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from statesync import database, migrate
-from statesync.embedded import Child, Servers, servers
-from statesync.hot import AsyncHotStore, HotStore, done
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.durable import database, migrate
+from statesync.embedded.servers import Child, Servers, servers
+from statesync.hot.commands.transfer import Filling
+from statesync.hot.keys import Keys
+from statesync.hot.store import AsyncHotStore, HotStore, done
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import PREFIX, Settings
-from statesync.transfer_commands import Filling
 
 for name in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[name]

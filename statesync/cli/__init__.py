@@ -27,7 +27,6 @@ _COMMANDS = {
     "delete": "operate",
     "quarantine": "quarantine",
     "conflicts": "conflicts",
-    "bench": "bench",
 }
 """Each command and the module that holds it, imported when it is asked for."""
 

@@ -11,10 +11,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from statesync.codec import dump_json, parse_char_id
 from statesync.errors import InvalidCharId
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
+from statesync.state.fields import dump_json, parse_char_id
 
 __all__ = ["CharId", "as_json", "connected", "console", "print_json", "progress_console", "table"]
 

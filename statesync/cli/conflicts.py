@@ -8,10 +8,10 @@ from typing import Any
 import click
 from sqlalchemy import select
 
-from statesync import database
 from statesync.cli.common import CharId, as_json, connected, console, print_json, table
-from statesync.codec import MAX_ID
-from statesync.models import state_conflicts
+from statesync.durable import database
+from statesync.durable.tables import state_conflicts
+from statesync.state.fields import MAX_ID
 
 __all__ = ["conflicts"]
 

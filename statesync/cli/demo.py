@@ -15,15 +15,16 @@ import click
 from celery import Celery
 from sqlalchemy import insert
 
-from statesync import database, durable
+from statesync import durable
 from statesync.cli.common import as_json, console, print_json, progress_console, table
-from statesync.cli.stack import Stack, stack
-from statesync.codec import Character
-from statesync.embedded import Child
+from statesync.durable import database
+from statesync.durable.tables import STATS, character_stats, characters
+from statesync.embedded.servers import Child
+from statesync.embedded.stack import Stack, stack
 from statesync.errors import EmbeddedServerError
-from statesync.models import STATS, character_stats, characters
-from statesync.orchestrator import GameStateOrchestrator
-from statesync.session_codec import Session
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.state.characters import Character
+from statesync.state.sessions import Session
 
 __all__ = ["demo"]
 
@@ -307,7 +308,7 @@ class _Demo:
     def _compare_postgresql(self, name: str) -> _Step:
         started = time.monotonic()
         with database.transaction(self.orchestrator.engine) as connection:
-            rows = durable.load(connection, self.expected)
+            rows = durable.characters.load(connection, self.expected)
             sessions = [
                 session
                 for type_ in self.orchestrator.sessions.values()

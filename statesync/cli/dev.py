@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 
 from statesync.cli.common import console
-from statesync.cli.stack import stack
-from statesync.embedded import default_folder
+from statesync.embedded.servers import default_folder
+from statesync.embedded.stack import stack
 from statesync.errors import EmbeddedServerError
 
 __all__ = ["dev"]

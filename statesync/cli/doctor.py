@@ -17,13 +17,13 @@ from urllib.parse import parse_qs, urlsplit
 import click
 from rich.markup import escape
 
-from statesync import database
-from statesync import migrate as migrations
 from statesync.cli.common import as_json, connected, console, print_json, table
+from statesync.durable import database
+from statesync.durable import migrate as migrations
 from statesync.errors import BrokerUnavailable, ServerUnavailable
-from statesync.hot import HotStore
-from statesync.operator_commands import Examined
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.commands.operators import Examined
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 
 __all__ = ["doctor"]
@@ -167,7 +167,7 @@ def _skew(ask: Callable[[], float]) -> float:
 
 
 def _broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
-    from statesync.app import app
+    from statesync.worker.app import app
 
     with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
         channel: Any = connection.default_channel
@@ -203,7 +203,7 @@ def _is_ours(found: Examined, settings: Settings, run_id: str, db: int) -> bool:
 
 
 def _workers(_: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
-    from statesync.app import app
+    from statesync.worker.app import app
 
     answers = app.control.inspect(timeout=2).active_queues() or {}
     served = {queue["name"] for queues in answers.values() for queue in queues}

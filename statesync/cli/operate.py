@@ -10,12 +10,12 @@ from dataclasses import asdict
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from statesync import migrate as migrations
 from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
-from statesync.command import Status
-from statesync.orchestrator import GameStateOrchestrator
-from statesync.scrub import PAUSE_SECONDS, scrub_page
-from statesync.sweep import drain as drain_all
+from statesync.durable import migrate as migrations
+from statesync.hot.command import Status
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.scrub import PAUSE_SECONDS, scrub_page
+from statesync.lifecycle.sweep import drain as drain_all
 
 __all__ = ["delete", "drain", "migrate", "restore", "scrub"]
 

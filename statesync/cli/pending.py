@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from statesync.cli.common import CharId, as_json, connected, console, print_json, table
-from statesync.operator_commands import Pending
+from statesync.hot.commands.operators import Pending
 
 __all__ = ["pending"]
 

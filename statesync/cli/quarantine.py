@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import click
 
 from statesync.cli.common import as_json, connected, console, print_json, table
-from statesync.codec import parse_char_id
-from statesync.command import QuarantineEntry
 from statesync.errors import InvalidCharId
-from statesync.hot import HotStore
+from statesync.hot.command import QuarantineEntry
+from statesync.hot.store import HotStore
+from statesync.state.fields import parse_char_id
 
 __all__ = ["quarantine"]
 

@@ -13,15 +13,17 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from statesync import database, durable
-from statesync import migrate as migrations
+from statesync import durable
 from statesync.cli.common import CharId, as_json, connected, console, print_json, table
-from statesync.codec import Character, dump_json
-from statesync.command import Marks
+from statesync.durable import database
+from statesync.durable import migrate as migrations
 from statesync.errors import CharacterNotLoaded, CorruptState, ServerUnavailable
-from statesync.orchestrator import GameStateOrchestrator
-from statesync.session_codec import Session
+from statesync.hot.command import Marks
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
+from statesync.state.characters import Character
+from statesync.state.fields import dump_json
+from statesync.state.sessions import Session
 
 __all__ = ["inspect", "status"]
 
@@ -90,7 +92,7 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
 
 
 def _queues(settings: Settings) -> Iterator[tuple[str, int]]:
-    from statesync.app import app
+    from statesync.worker.app import app
 
     with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
         for name in ("restore", "sync", "backup"):
@@ -151,7 +153,7 @@ def inspect(char_id: int, as_json: bool) -> None:
         except CorruptState as error:
             corrupt = error
         with database.transaction(orchestrator.engine) as connection:
-            cold = durable.load(connection, [char_id]).get(char_id)
+            cold = durable.characters.load(connection, [char_id]).get(char_id)
             saved = {
                 kind: session
                 for kind, type_ in orchestrator.sessions.items()

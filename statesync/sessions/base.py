@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uuid import UUID
 
-from statesync import durable_sessions
-from statesync.session_codec import Session
-from statesync.session_types import session_uuid
+from statesync import durable
+from statesync.state.session_types import session_uuid
+from statesync.state.sessions import Session
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -85,7 +85,7 @@ class SessionOrchestrator:
 
     def open_sessions(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
         """Return the open session of each character that has one, with what its payload holds."""
-        return durable_sessions.open_sessions(connection, self.name, char_ids)
+        return durable.sessions.open_sessions(connection, self.name, char_ids)
 
     def backup_session(self, session_id: UUID | str) -> SessionReport:
         """Save a session now, and with it its participants. Raises as ``backup_sessions`` does."""

@@ -12,10 +12,10 @@ from uuid import UUID
 from sqlalchemy import Connection, bindparam, delete, func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable import recordset
-from statesync.models import combat_log, state_conflicts
-from statesync.session_codec import Session
+from statesync.durable.characters import recordset
+from statesync.durable.tables import combat_log, state_conflicts
 from statesync.sessions.base import SessionOrchestrator
+from statesync.state.sessions import Session
 
 __all__ = ["CombatOrchestrator"]
 

@@ -10,12 +10,12 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, delete, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync import durable_sessions
-from statesync.durable import recordset
+from statesync import durable
+from statesync.durable.characters import recordset
+from statesync.durable.tables import inventory_items
 from statesync.errors import InvalidField
-from statesync.models import inventory_items
-from statesync.session_codec import Session
 from statesync.sessions.base import SessionOrchestrator
+from statesync.state.sessions import Session
 
 __all__ = ["InventoryOrchestrator"]
 
@@ -102,8 +102,8 @@ class InventoryOrchestrator(SessionOrchestrator):
             connection.execute(_UPSERT, {"rows": rows})
             if robbed:
                 # Their open inventories are not in the rows any more as they were last saved.
-                known = durable_sessions.memberships(connection, list(robbed))
-                durable_sessions.spoil(connection, [i for _, kind, i in known if kind == self.name])
+                known = durable.sessions.memberships(connection, list(robbed))
+                durable.sessions.spoil(connection, [i for _, kind, i in known if kind == self.name])
 
     def _one_owner_each(self, connection: Connection, rows: Sequence[Item]) -> list[Item]:
         """Return ``rows`` with each item once. One that two inventories hold is on its way from the

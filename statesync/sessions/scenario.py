@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable import recordset
+from statesync.durable.characters import recordset
+from statesync.durable.tables import characters, scenario_progress
 from statesync.errors import InvalidField
-from statesync.models import characters, scenario_progress
-from statesync.session_codec import Session
 from statesync.sessions.base import SessionOrchestrator
+from statesync.state.sessions import Session
 
 __all__ = ["ScenarioOrchestrator"]
 

@@ -27,8 +27,8 @@ from pytest_celery import (
 )
 
 from statesync import HotStore, Settings
-from statesync.cli.stack import Stack
-from statesync.embedded import Child, Servers
+from statesync.embedded.servers import Child, Servers
+from statesync.embedded.stack import Stack
 
 WAIT_SECONDS = 60.0
 

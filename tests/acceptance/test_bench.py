@@ -16,13 +16,13 @@ from click import ClickException
 from click.testing import CliRunner
 from sqlalchemy import Engine, func, insert, select
 
+from benchmarks.arena import Contest, compete
+from benchmarks.games import BENCHMARKS
 from statesync import Settings
-from statesync.bench.arena import Contest, compete
-from statesync.bench.games import BENCHMARKS
 from statesync.cli import bench as command
-from statesync.embedded import Servers
+from statesync.durable.tables import characters
+from statesync.embedded.servers import Servers
 from statesync.errors import InvalidInput
-from statesync.models import characters
 
 QUICK = ("--size", "200", "--rounds", "1")
 

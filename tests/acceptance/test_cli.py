@@ -19,8 +19,8 @@ import pytest
 
 from statesync import HotStore, Settings
 from statesync.cli import _COMMANDS
-from statesync.cli.stack import Stack
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.embedded.stack import Stack
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.acceptance.conftest import wait_until
 from tests.conftest import FullCore, NewDatabase
 

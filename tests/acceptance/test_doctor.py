@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from statesync import HotStore, Settings
-from statesync.cli.stack import Stack
+from statesync.embedded.stack import Stack
 from tests.acceptance.conftest import Game, wait_until
 from tests.acceptance.test_cli import STATESYNC, run, run_json
 from tests.conftest import NewDatabase

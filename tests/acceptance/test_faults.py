@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from statesync import HotStore, Settings
-from statesync.embedded import Servers
+from statesync.embedded.servers import Servers
 from tests.acceptance.conftest import Game, wait_until
 from tests.acceptance.test_contract import bare_write, hold_row, rows, waiting_for_a_lock
 

@@ -11,7 +11,7 @@ import redis
 from celery import Celery
 
 from statesync import Settings
-from statesync.cli.stack import Stack
+from statesync.embedded.stack import Stack
 from tests.acceptance.test_contract import bare_write
 
 

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync import HotStore, Settings
-from statesync.cli.stack import Stack
+from statesync.embedded.stack import Stack
 from tests.acceptance.conftest import Game, wait_until
 from tests.acceptance.test_contract import rows
 

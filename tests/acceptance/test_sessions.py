@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync import HotStore, LoginService, Settings
-from statesync.embedded import Servers
+from statesync.embedded.servers import Servers
 from tests.acceptance.conftest import Game, wait_until
 from tests.acceptance.test_cli import run_json
 from tests.acceptance.test_contract import bare_write, rows

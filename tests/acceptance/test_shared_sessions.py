@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync import HotStore, Settings, errors
-from statesync.keys import Keys
+from statesync.hot.keys import Keys
 from tests.acceptance.conftest import Game, wait_until
 from tests.acceptance.test_cli import run_json
 from tests.acceptance.test_contract import rows, waiting_for_a_lock

@@ -13,8 +13,8 @@ import redis
 from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator, HotStore, Settings
-from statesync.embedded import Child
-from statesync.sweep import drain
+from statesync.embedded.servers import Child
+from statesync.lifecycle.sweep import drain
 from tests.acceptance.conftest import Game, wait_until
 from tests.acceptance.test_contract import bare_write, hold_row, rows, waiting_for_a_lock
 

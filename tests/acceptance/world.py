@@ -26,9 +26,10 @@ import psycopg2
 import redis
 from sqlalchemy import create_engine, text
 
-from statesync import GameStore, HotStore, Settings, database, migrate
-from statesync.cli.stack import Stack
-from statesync.embedded import Child, Servers, servers
+from statesync import GameStore, HotStore, Settings
+from statesync.durable import database, migrate
+from statesync.embedded.servers import Child, Servers, servers
+from statesync.embedded.stack import Stack
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.acceptance.traffic import GOLD, ITEMS, open_bank
 

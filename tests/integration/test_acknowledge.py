@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from statesync.command import Claim, Snapshot
+from statesync.hot.command import Claim, Snapshot
 
 if TYPE_CHECKING:
     from tests.conftest import Driver

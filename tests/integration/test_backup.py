@@ -10,19 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine, event, text
 
-from statesync import database, durable, groups
-from statesync.codec import decode
+from statesync import durable
+from statesync.durable import database
 from statesync.errors import (
     CharacterNotLoaded,
     CharacterNotSaved,
     DatabaseUnavailable,
     InvalidCharId,
 )
-from statesync.groups import Group
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import BackupReport, GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle import groups
+from statesync.lifecycle.groups import Group
+from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
 from statesync.settings import Settings
+from statesync.state.characters import decode_character
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -131,12 +133,12 @@ def test_old_snapshot_is_fenced_by_the_row(
     hot = orchestrator.hot
     hot.create(1, **full_core(gold="old"))
     claim, _ = hot.claim(1, 60_000_000)
-    old = decode(1, hot.snapshot(claim).cores[1])
+    old = decode_character(1, hot.snapshot(claim).cores[1])
     hot.update(1, gold="new")
     saved = orchestrator.backup_full_state(1)
     with database.transaction(engine) as connection:
         (outcome,) = groups.save(connection, [Group({1: old})], {})
-    assert outcome.characters == {1: durable.Refused(saved.version or 0)}
+    assert outcome.characters == {1: durable.characters.Refused(saved.version or 0)}
     assert row(engine)["extra"]["gold"] == "new"
 
 
@@ -393,7 +395,7 @@ def test_crash_after_commit_is_healed(
     hot = orchestrator.hot
     hot.create(1, **full_core())
     claim, _ = hot.claim(1, 0)  # a lease that ends at once
-    snapshot = decode(1, hot.snapshot(claim).cores[1])
+    snapshot = decode_character(1, hot.snapshot(claim).cores[1])
     with database.transaction(engine) as connection:
         groups.save(connection, [Group({1: snapshot})], {})
     assert hot.requeue(10) == 1

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from statesync.command import Claim
+from statesync.hot.command import Claim
 
 if TYPE_CHECKING:
     from tests.conftest import Driver

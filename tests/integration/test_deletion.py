@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync.errors import CharacterNotFound, CharacterNotLoaded, RedisUnavailable
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.login import LoginService
-from statesync.members import MAX_TIED
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.game.login import LoginService
+from statesync.hot.keys import Keys
+from statesync.hot.members import MAX_TIED
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
 from tests.integration.test_backup import once, row, scalar
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import redis
 
-from statesync import Settings, session_types
-from statesync.embedded import Servers
+from statesync import Settings
+from statesync.embedded.servers import Servers
+from statesync.state import session_types
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine, text
 
-from statesync import database, durable, groups
-from statesync.codec import Character
-from statesync.durable import Deleted, Incomplete, Raced, Refused, Result, Saved
-from statesync.groups import Group
+from statesync import durable
+from statesync.durable import database
+from statesync.durable.characters import Deleted, Incomplete, Raced, Refused, Result, Saved
+from statesync.lifecycle import groups
+from statesync.lifecycle.groups import Group
+from statesync.state.characters import Character
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -34,7 +36,7 @@ def save(engine: Engine, *snapshots: Character) -> dict[int, Result]:
 
 def load(engine: Engine, *char_ids: int) -> dict[int, Character]:
     with database.transaction(engine) as connection:
-        return durable.load(connection, char_ids)
+        return durable.characters.load(connection, char_ids)
 
 
 def scalar(engine: Engine, query: str) -> Any:
@@ -196,7 +198,7 @@ def test_new_row_raced(engine: Engine, full_core: FullCore) -> None:
 
     thread = threading.Thread(target=second)
     with database.transaction(engine) as first:
-        durable.write(first, [character(full_core(gold="new"), 9)], [])
+        durable.characters.write(first, [character(full_core(gold="new"), 9)], [])
         thread.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         waiting += " AND datname = current_database()"
@@ -225,7 +227,7 @@ def test_conflict_is_recorded_whole_and_once_per_version(
     save(engine, character(full_core(), 10))
     for _ in range(2):
         with database.transaction(engine) as connection:
-            durable.record_conflict(connection, 1, "why")
+            durable.characters.record_conflict(connection, 1, "why")
     with engine.begin() as connection:
         row = connection.execute(text("SELECT * FROM state_conflicts")).mappings().one()
     assert (row["character_id"], row["version"], row["reason"]) == (1, 10, "why")
@@ -233,7 +235,7 @@ def test_conflict_is_recorded_whole_and_once_per_version(
     assert row["state"]["stats"]["luck"] == 17
     save(engine, character(full_core(gold="1"), 11))
     with database.transaction(engine) as connection:
-        durable.record_conflict(connection, 1, "why")
+        durable.characters.record_conflict(connection, 1, "why")
     assert scalar(engine, "SELECT count(*) FROM state_conflicts") == 2
 
 

@@ -16,7 +16,7 @@ import psycopg2
 import pytest
 import redis
 
-from statesync.embedded import Servers, servers
+from statesync.embedded.servers import Servers, servers
 from statesync.errors import EmbeddedServerError
 
 

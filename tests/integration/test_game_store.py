@@ -27,8 +27,8 @@ from statesync.errors import (
     NotDurable,
     TieFull,
 )
-from statesync.keys import Keys
-from statesync.members import MAX_TIED
+from statesync.hot.keys import Keys
+from statesync.hot.members import MAX_TIED
 
 
 @pytest.fixture

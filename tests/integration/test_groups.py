@@ -9,13 +9,15 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
-from statesync import database, groups
-from statesync.groups import Group, Outcome
-from statesync.hot import HotStore
-from statesync.keys import TIE_FIELD, Keys
-from statesync.orchestrator import GameStateOrchestrator
-from statesync.restore import Restore
-from statesync.snapshots import Taken, decode, read_logs
+from statesync.durable import database
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle import groups
+from statesync.lifecycle.groups import Group, Outcome
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.restore import Restore
+from statesync.lifecycle.snapshots import Taken, decode, read_logs
+from statesync.state.fields import TIE_FIELD
 from tests.conftest import FullCore
 
 PARTY = [1, 2, 3]

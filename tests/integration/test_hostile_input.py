@@ -21,7 +21,8 @@ from sqlalchemy import Engine
 from statesync import GameStateOrchestrator, HotStore, Settings, Together
 from statesync.cli import main
 from statesync.errors import InvalidInput, SettingsError, StatesyncError
-from statesync.keys import TIE_FIELD, Keys
+from statesync.hot.keys import Keys
+from statesync.state.fields import TIE_FIELD
 
 BATCH = 20
 SANE = 999

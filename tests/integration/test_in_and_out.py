@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, text
 
-import statesync.orchestrator
+import statesync.lifecycle.orchestrator
 from statesync import GameStateOrchestrator, HotStore
 from statesync.errors import CharacterNotSaved, CorruptState
-from statesync.keys import Keys
+from statesync.hot.keys import Keys
 from tests.conftest import FullCore
 
 PARTY = [1, 2, 3, 4]
@@ -41,7 +41,7 @@ def test_who_is_in_quarantine_is_not_evicted(
 def test_a_logout_that_takes_two_rounds_does_not_fail_where_each_is_slow(
     hot: HotStore, orchestrator: GameStateOrchestrator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statesync.orchestrator, "_EVICT_SECONDS", 0)
+    monkeypatch.setattr(statesync.lifecycle.orchestrator, "_EVICT_SECONDS", 0)
     fight = hot.open_session("combat", [1], {})
     hot.close_session("combat", fight)  # saving its end changes the core, which is saved then
     assert orchestrator.evict(1)

@@ -17,9 +17,9 @@ import redis
 from sqlalchemy import Engine, text
 
 from statesync import Settings
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 
 GOLD = 100
 """What every character begins with."""

@@ -22,9 +22,9 @@ from statesync.errors import (
     CharacterNotSaved,
     InvalidCharId,
 )
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from statesync import LoginService, Settings
 from statesync.errors import CharacterNotLoaded, CharacterNotSaved, SessionNotFound
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier, Event

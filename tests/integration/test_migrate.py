@@ -14,11 +14,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, event, inspect
 
-from statesync import database, migrate
-from statesync.embedded import Servers
+from statesync.durable import database, migrate
+from statesync.durable.tables import metadata
+from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseUnavailable, NotMigrated
-from statesync.models import metadata
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def test_migrations_lead_to_the_models(engine: Engine) -> None:
 
 
 MIGRATE = """
-from statesync import database, migrate
+from statesync.durable import database, migrate
 from statesync.settings import Settings
 
 print(migrate.upgrade(database.connect(Settings.from_env())))

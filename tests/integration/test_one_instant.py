@@ -25,9 +25,9 @@ from statesync.errors import (
     SessionClosed,
     SessionNotFound,
 )
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 
 PLAYERS = [1, 2, 3, 4, 5, 6]
 GOLD = 100

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from statesync.codec import Character
 from statesync.errors import (
     CharacterExists,
     CharacterNotLoaded,
@@ -15,7 +14,8 @@ from statesync.errors import (
     InvalidField,
     RedisUnavailable,
 )
-from statesync.hot import HotStore
+from statesync.hot.store import HotStore
+from statesync.state.characters import Character
 
 if TYPE_CHECKING:
     from tests.conftest import Driver, FullCore

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from statesync.operator_commands import Pending
+from statesync.hot.commands.operators import Pending
 
 if TYPE_CHECKING:
     from tests.conftest import Driver

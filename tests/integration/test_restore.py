@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from statesync.errors import InvalidCharId
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator, RestoreReport
+from statesync.hot.keys import Keys
+from statesync.lifecycle.orchestrator import GameStateOrchestrator, RestoreReport
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
-from statesync.scrub import scrub_page
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.scrub import scrub_page
 from tests.conftest import Driver, FullCore
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine
 
-from statesync import database, groups, sweep
-from statesync.embedded import Servers
+from statesync.durable import database
+from statesync.embedded.servers import Servers
 from statesync.errors import (
     CharacterNotSaved,
     CorruptState,
@@ -18,9 +18,10 @@ from statesync.errors import (
     NotMigrated,
     RedisUnavailable,
 )
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle import groups, sweep
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 from tests.conftest import FullCore, NewDatabase
 

@@ -10,9 +10,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, text
 
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
 
 PARTY = [1, 2, 3]

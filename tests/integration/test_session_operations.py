@@ -8,9 +8,6 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from statesync import session_commands
-from statesync.backup_commands import Ended, Settled
-from statesync.command import Command
 from statesync.errors import (
     CharacterNotLoaded,
     CorruptState,
@@ -22,8 +19,11 @@ from statesync.errors import (
     SessionExists,
     SessionNotFound,
 )
-from statesync.session_codec import Session
-from statesync.transfer_commands import Filling
+from statesync.hot.command import Command
+from statesync.hot.commands import sessions as session_commands
+from statesync.hot.commands.backup import Ended, Settled
+from statesync.hot.commands.transfer import Filling
+from statesync.state.sessions import Session
 
 if TYPE_CHECKING:
     from tests.conftest import Driver

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, text
 
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 
 _ids = itertools.count(1, 10)
 

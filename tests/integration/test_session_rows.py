@@ -10,16 +10,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from statesync import (
-    GameStateOrchestrator,
-    HotStore,
-    Session,
-    SessionOrchestrator,
-    Settings,
-    session_types,
-)
+from statesync import GameStateOrchestrator, HotStore, Session, SessionOrchestrator, Settings
 from statesync.errors import InvalidField, InvalidInput, InvalidSessionType
-from statesync.keys import Keys
+from statesync.hot.keys import Keys
+from statesync.state import session_types
 from tests.conftest import FullCore
 
 PARTY = [1, 2, 3]

@@ -15,10 +15,11 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from examples import fishing
-from statesync import LoginService, Session, SessionOrchestrator, session_types
+from statesync import LoginService, Session, SessionOrchestrator
 from statesync.errors import CharacterNotRestored, InSession, SessionClosed, SessionNotFound
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.state import session_types
 from tests.conftest import FullCore
 
 SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -19,7 +19,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
-from statesync import session_types
 from statesync.errors import (
     CharacterExists,
     CharacterNotLoaded,
@@ -29,9 +28,10 @@ from statesync.errors import (
     SessionClosed,
     SessionNotFound,
 )
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.state import session_types
 from tests.conftest import FullCore
 
 ROWS = "SELECT {}, xmin::text FROM {} ORDER BY 1"

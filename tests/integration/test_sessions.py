@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import Engine, text
 
 from statesync import errors
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore

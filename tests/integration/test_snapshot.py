@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from statesync.codec import MAX_CORE_BYTES
 from statesync.errors import CorruptState, LeaseLost
+from statesync.state.fields import MAX_CORE_BYTES
 
 if TYPE_CHECKING:
     from tests.conftest import Driver

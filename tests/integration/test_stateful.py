@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import text
 
-import statesync.orchestrator
+import statesync.lifecycle.orchestrator
 from statesync import GameStateOrchestrator, Settings, Together
 from statesync.errors import (
     CharacterExists,
@@ -281,7 +281,7 @@ class AnyGame(RuleBasedStateMachine):
 
 
 def play(base: Settings, monkeypatch: pytest.MonkeyPatch, games: int) -> None:
-    monkeypatch.setattr(statesync.orchestrator, "_EVICT_SECONDS", 0.01)
+    monkeypatch.setattr(statesync.lifecycle.orchestrator, "_EVICT_SECONDS", 0.01)
     machine = type("AnyGame", (AnyGame,), {"base": base})
     run_state_machine_as_test(
         machine,

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from statesync.command import Claim
 from statesync.errors import BrokerUnavailable, DatabaseUnavailable
-from statesync.hot import HotStore
-from statesync.keys import Keys
-from statesync.orchestrator import GameStateOrchestrator
+from statesync.hot.command import Claim
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.sweep import drain, sweep
 from statesync.settings import Settings
-from statesync.sweep import drain, sweep
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -197,7 +197,7 @@ def test_drain_takes_over_claims_that_stand_still(
     full_core: FullCore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("statesync.sweep._STILL_SECONDS", 0.1)
+    monkeypatch.setattr("statesync.lifecycle.sweep._STILL_SECONDS", 0.1)
     hot = orchestrator.hot
     for char_id in range(1, 26):
         hot.create(char_id, **full_core(char_id))

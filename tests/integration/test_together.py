@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import Engine, text
 
 from statesync import GameStateOrchestrator, HotStore, Settings, Together
-from statesync.backup_commands import Ended
 from statesync.errors import (
     CharacterNotLoaded,
     CorruptState,
@@ -21,8 +20,10 @@ from statesync.errors import (
     SessionNotFound,
     TieFull,
 )
-from statesync.keys import TIE_FIELD, Keys
-from statesync.members import MAX_TIED
+from statesync.hot.commands.backup import Ended
+from statesync.hot.keys import Keys
+from statesync.hot.members import MAX_TIED
+from statesync.state.fields import TIE_FIELD
 from tests.conftest import Driver
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statesync.keys import Keys
+from statesync.hot.keys import Keys
 
 
 def test_names_are_those_of_the_contract() -> None:

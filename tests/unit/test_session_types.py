@@ -9,11 +9,12 @@ from uuid import UUID
 
 import pytest
 
-from statesync import Settings, session_types
+from statesync import Settings
 from statesync.errors import InvalidInput, InvalidSessionType, SettingsError
-from statesync.orchestrator import GameStateOrchestrator
-from statesync.session_types import check_registry, find_type, register, session_uuid
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.sessions import CombatOrchestrator, SessionOrchestrator
+from statesync.state import session_types
+from statesync.state.session_types import check_registry, find_type, register, session_uuid
 
 
 @pytest.fixture(autouse=True)

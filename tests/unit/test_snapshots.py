@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from statesync.snapshots import merge
+from statesync.lifecycle.snapshots import merge
 
 
 def names(*texts: str) -> dict[int, frozenset[str]]:

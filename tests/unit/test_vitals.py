@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from statesync.errors import SettingsError
-from statesync.vitals import derive_vitals, load_function
+from statesync.state.vitals import derive_vitals, load_function
 
 
 def test_derived_vitals_are_full() -> None:
@@ -16,10 +16,10 @@ def test_derived_vitals_are_full() -> None:
 
 
 def test_function_is_found_by_its_path() -> None:
-    assert load_function("statesync.vitals:derive_vitals") is derive_vitals
+    assert load_function("statesync.state.vitals:derive_vitals") is derive_vitals
 
 
-@pytest.mark.parametrize("path", ["no.such.module:f", "statesync.vitals:nothing", "math:pi"])
+@pytest.mark.parametrize("path", ["no.such.module:f", "statesync.state.vitals:nothing", "math:pi"])
 def test_wrong_path_names_the_variable(path: str) -> None:
     with pytest.raises(SettingsError, match="STATESYNC_VITALS"):
         load_function(path)

@@ -1,0 +1,36 @@
+"""Owns the chart: how far everybody is from the floor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.arena import Result
+from statesync.errors import InvalidInput
+
+__all__ = ["plot"]
+
+_COLOURS = {"statesync": "tab:blue", "naive": "tab:orange"}
+
+
+def plot(results: Sequence[Result], path: Path) -> None:
+    """Write a bar for each ratio beside the floor. Raises InvalidInput where there is none."""
+    bars = [
+        (f"{result.name}, {result.unit}: {who}", ratios["floor"], _COLOURS.get(who, "tab:gray"))
+        for result in results
+        for who, _, _, _, ratios in result.rows()
+        if "floor" in ratios
+    ]
+    if not bars:
+        raise InvalidInput("no chart: none of these benchmarks has a floor")
+    labels, heights, colours = zip(*bars, strict=True)
+    figure = import_module("matplotlib.figure").Figure(figsize=(8, 1.2 + 0.35 * len(bars)))
+    axes = figure.subplots()
+    axes.bar_label(axes.barh(labels, heights, color=colours), fmt="%.2g", padding=2)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_xlim(left=min(heights) / 2)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlabel("beside the floor, which is 1; higher is better")
+    figure.savefig(path, bbox_inches="tight")

@@ -1,0 +1,5 @@
+"""PostgreSQL: the tables, and how characters and sessions are read and written in them."""
+
+from statesync.durable import characters, database, sessions
+
+__all__ = ["characters", "database", "sessions"]

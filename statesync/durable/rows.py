@@ -1,0 +1,101 @@
+"""Owns the form of a character in PostgreSQL: what goes to which column.
+
+Whatever a column cannot hold exactly (an unknown stat, a key of ``bio``, the game's own field, a
+time with another offset) goes to ``extra`` and comes back from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from statesync.durable.tables import STATS
+from statesync.state.characters import Character, parse_time
+
+__all__ = ["from_row", "to_row", "to_stats_row"]
+
+
+def to_row(character: Character) -> dict[str, Any]:
+    """Return the row of ``characters``."""
+    bio, more_bio = _split(character.bio, {"name": str, "gender": str, "created_at": _utc})
+    location, more_location = _split(character.location, {"current": str, "prev": str})
+    extra: dict[str, Any] = dict(character.fields)
+    if more_bio is not None:
+        extra["bio"] = more_bio
+    if more_location is not None:
+        extra["location"] = more_location
+    return {
+        "id": character.char_id,
+        **bio,
+        "game_stage": character.state,
+        "location_id": location["current"],
+        "prev_location_id": location["prev"],
+        "vitals": character.vitals,
+        "extra": extra,
+        "version": character.version,
+    }
+
+
+def _split(
+    value: Mapping[str, Any] | None, columns: Mapping[str, Callable[[Any], str]]
+) -> tuple[dict[str, str | None], dict[str, Any] | None]:
+    """Return what goes to the columns, and the rest that they cannot hold exactly, if any."""
+    held: dict[str, str | None] = dict.fromkeys(columns)
+    if value is None:
+        return held, None
+    rest = {}
+    for key, item in value.items():
+        if item is not None and key in columns:
+            held[key] = columns[key](item)
+        if item is None or held.get(key) != item:
+            rest[key] = item
+    return held, rest if rest or not any(held.values()) else None
+
+
+def _utc(moment: object) -> str:
+    return parse_time(moment).isoformat()
+
+
+def to_stats_row(character: Character) -> dict[str, Any]:
+    """Return the row of ``character_stats``."""
+    stats = dict(character.stats or {})
+    known = {name: stats.pop(name, None) for name in STATS}
+    return {"character_id": character.char_id, **known, "extra": stats}
+
+
+def from_row(row: RowMapping) -> Character:
+    """Return the character of a row that ``durable.LOAD`` gives."""
+    extra = dict(row["extra"])
+    created_at: datetime | None = row["created_at"]
+    bio = _present(
+        name=row["name"],
+        gender=row["gender"],
+        created_at=created_at and created_at.astimezone(UTC).isoformat(),
+    )
+    location = _present(current=row["location_id"], prev=row["prev_location_id"])
+    more_bio, more_location = extra.pop("bio", None), extra.pop("location", None)
+    stats = None
+    if row["has_stats"] is not None:
+        stats = _present(**{name: row[f"stat_{name}"] for name in STATS}) | row["stats_extra"]
+    return Character(
+        char_id=row["id"],
+        state=row["game_stage"],
+        location=_joined(location, more_location),
+        bio=_joined(bio, more_bio),
+        stats=stats,
+        vitals=row["vitals"],
+        fields=extra,
+        version=row["version"],
+        saved_version=row["version"],
+    )
+
+
+def _present(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _joined(columns: dict[str, Any], more: dict[str, Any] | None) -> dict[str, Any] | None:
+    return columns | (more or {}) if columns or more is not None else None

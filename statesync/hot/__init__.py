@@ -1,0 +1,1 @@
+"""Redis: keys, scripts, and the stores that run them."""

@@ -1,0 +1,254 @@
+"""Owns what a Command is: one atomic operation on Redis, as a value, and what its replies mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
+from itertools import chain
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from statesync import errors
+from statesync.state.fields import MAX_CORE_BYTES
+
+__all__ = [
+    "SCRIPT_MEMBERS",
+    "Claim",
+    "Command",
+    "Marks",
+    "QuarantineEntry",
+    "Raw",
+    "Script",
+    "Snapshot",
+    "Status",
+    "corrupt",
+    "error_of",
+    "flat",
+    "load_script",
+    "pack",
+    "packed",
+    "pairs",
+    "session_of",
+]
+
+SCRIPT_MEMBERS = 32
+"""How many characters and sessions one script for many is about: less than a millisecond."""
+
+T = TypeVar("T")
+U = TypeVar("U")
+Raw = Any
+"""What redis-py makes of a reply: bytes, int, or a list of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the name by which Redis caches it."""
+
+    source: bytes
+    sha: str
+
+
+def load_script(name: str) -> Script:
+    """Read a script, and before it what its ``-- Uses:`` line names of what scripts share."""
+    lua = files("statesync.hot.commands")
+    source = (lua / f"{name}.lua").read_bytes()
+    if used := _USES.search(source):
+        shared = [lua / "shared" / f"{part.strip()}.lua" for part in used[1].decode().split(",")]
+        source = b"".join([*(part.read_bytes() for part in shared), source])
+    # How Redis itself names a script; nothing secret hangs on it.
+    return Script(source, sha1(source, usedforsecurity=False).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[T]):
+    """One atomic operation: which script to run on what, and how to read the reply.
+
+    A script declares every key that it touches. Where it finds that it needs others, it does
+    nothing and says which; then ``parse`` returns the Command to run instead.
+    """
+
+    script: Script
+    keys: Sequence[str]
+    args: Iterable[str | int | bytes]
+    parse: Callable[[Raw], T | Command[T]]
+    char_id: int = 0
+    receipts: Callable[[Raw], Mapping[int, int]] | None = None
+    """Where the change is to be durable before the operation returns: who is to be saved, and the
+    version that must be in PostgreSQL; 0 where any save from now on will do."""
+
+    def then(self, convert: Callable[[T], U]) -> Command[U]:
+        """Return the Command whose result is what ``convert`` makes of this one's."""
+
+        def parse(reply: Raw) -> U | Command[U]:
+            result = self.parse(reply)
+            return result.then(convert) if isinstance(result, Command) else convert(result)
+
+        return Command(self.script, self.keys, self.args, parse, self.char_id, self.receipts)
+
+    def error(self, message: str) -> errors.StatesyncError | None:
+        """Return the error that a script's error reply means; None if it is none of ours."""
+        return error_of(message, self.keys, self.char_id) if _CODE.search(message) else None
+
+
+def error_of(message: str, keys: Sequence[str], char_id: int) -> errors.StatesyncError:
+    """Return the error that one of our codes means, in a script about ``char_id``."""
+    found = _CODE.search(message)
+    assert found  # noqa: S101
+    key = keys[int(found[2]) - 1] if found[2] else keys[0]
+    return _ERRORS[found[1]](char_id, key, found[3])
+
+
+def _char_id(key: str, known: int) -> int:
+    """Return the id of the character whose core ``key`` is."""
+    head, _, text = key.rpartition(":")
+    return int(text) if head.endswith("ac") and text.isdigit() else known
+
+
+def corrupt(char_id: int, key: str, field: str, reason: str) -> errors.CorruptState:
+    """Return the error for a field of a core or session; of ``char_id`` if ``key`` is no core."""
+    session = _SESSION.search(key)
+    if session:
+        return errors.CorruptState(char_id, f"{session[0]}.{field}", reason)
+    return errors.CorruptState(_char_id(key, char_id), field, reason)
+
+
+def _too_large(char_id: int, key: str, rest: str) -> errors.CorruptState:
+    size, _, field = rest.partition(" ")
+    return corrupt(
+        char_id,
+        key,
+        field,
+        f"the hash is {size} bytes, most of it here; at most {MAX_CORE_BYTES} can be saved",
+    )
+
+
+def session_of(key: str) -> str:
+    """Return how messages name the session of a key: ``combat:session:{uuid}``."""
+    found = _SESSION.search(key)
+    return found[0] if found else key
+
+
+_USES = re.compile(rb"^-- Uses: (.+)$", re.M)
+_SESSION = re.compile(r"[a-z0-9_]+:session:[0-9a-f-]{36}(:log)?$")
+
+_ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
+    "NOTLOADED": lambda char_id, key, _: errors.CharacterNotLoaded(_char_id(key, char_id)),
+    "EXISTS": lambda char_id, _key, _: errors.CharacterExists(char_id),
+    "LEASELOST": lambda char_id, _key, _: errors.LeaseLost(char_id),
+    "BADVERSION": lambda char_id, key, _: corrupt(
+        char_id, key, "version", "must be an integer from 0 to 2^53-1"
+    ),
+    "WRONGTYPE": lambda char_id, key, _: corrupt(
+        char_id, key, "(key)", "the key is not of the type that it must be"
+    ),
+    "TOOLARGE": _too_large,
+    "INSESSION": lambda char_id, key, _: errors.InSession(_char_id(key, char_id)),
+    "SESSIONEXISTS": lambda _char, key, _: errors.SessionExists(session_of(key)),
+    "SESSIONGONE": lambda _char, key, _: errors.SessionNotFound(session_of(key)),
+    "SESSIONCLOSED": lambda _char, key, _: errors.SessionClosed(session_of(key)),
+    "NOBODY": lambda char_id, key, _: corrupt(
+        char_id, key, "participants", "names nobody, so nothing would save the change"
+    ),
+    "BADLIST": lambda char_id, key, _: corrupt(
+        char_id, key, "participants", "must be a list of different character ids, such as [1,2]"
+    ),
+    "TIEFULL": lambda _char, _key, whom: errors.TieFull(tuple(map(int, whom.split()))),
+}
+
+
+# Redis 6.2 puts the place in the script before an error that the script did not catch. The number
+# is that of the key which the error is about.
+_CODE = re.compile(rf"(?:^|: )({'|'.join(_ERRORS)})\b ?(\d*) ?(.*)")
+
+
+pack = msgspec.msgpack.Encoder().encode
+"""Packs the arguments of a script for many: Redis takes one much faster than hundreds."""
+
+
+def packed(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
+    """Give items in lists of at most ``most`` together; one that is larger goes alone."""
+    part: list[T] = []
+    total = 0
+    for item in items:
+        total += size(item)
+        if part and total > most:
+            yield part
+            part, total = [], size(item)
+        part.append(item)
+    if part:
+        yield part
+
+
+def flat(mapping: Mapping[str, str]) -> list[str]:
+    """Return field, value, field, value, … as a script takes them."""
+    return list(chain.from_iterable(mapping.items()))
+
+
+def pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:
+    """Return what a script gives as field, value, field, value, …"""
+    return dict(zip(reply[::2], reply[1::2], strict=True))
+
+
+class Claim(NamedTuple):
+    """A lease on one character; ``token`` is its deadline in µs of Redis' clock."""
+
+    char_id: int
+    token: int
+
+
+class Snapshot(NamedTuple):
+    """What Redis held at ``at_ms`` of a character and of all that belongs to it."""
+
+    at_ms: int
+    claims: dict[int, Claim]
+    """Of every character that is loaded: the claim that we hold on it now."""
+    cores: dict[int, dict[bytes, bytes]]
+    """By character; empty where the core is gone."""
+    references: dict[int, dict[str, str]]
+    """By character: its sessions' ids, by type."""
+    sessions: dict[tuple[str, str], tuple[int, dict[bytes, bytes]]]
+    """By type and id: the length of its log, and its hash, empty where the session is gone."""
+    ties: dict[str, dict[bytes, bytes]]
+    """By id: each member's name, and the token of the last change that tied it."""
+
+    def members(self) -> frozenset[str]:
+        """Return the names of all members of the group, as ``members`` spells them."""
+        sessions = (f"{kind}:{session_id}" for kind, session_id in self.sessions)
+        return frozenset((*map(str, self.cores), *sessions, *self.ties))
+
+
+class QuarantineEntry(NamedTuple):
+    """Why a character could not be saved, and since when (Unix seconds)."""
+
+    name: str
+    error: str
+    field: str | None
+    attempts: int
+    first_at: float
+    last_at: float
+
+
+class Marks(NamedTuple):
+    """The marks of one character."""
+
+    dirty: bool
+    token: int | None
+    since_ms: int | None
+    quarantine: QuarantineEntry | None
+
+
+class Status(NamedTuple):
+    """How much is unsaved, and the shared counters."""
+
+    dirty: int
+    claimed: int
+    expired: int
+    """Of the claimed ones, those whose lease has ended."""
+    quarantined: int
+    oldest_ms: int | None
+    """Age of the oldest unsaved change."""
+    counters: dict[str, int]

@@ -1,0 +1,166 @@
+"""Owns what operators send to Redis: one function per operation, as in ``commands``. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from statesync.errors import InvalidCharId, InvalidInput
+from statesync.hot.command import Command, Raw, load_script
+from statesync.hot.commands.transfer import REMEMBER_MS
+from statesync.hot.keys import Keys
+from statesync.state.fields import MAX_VERSION, check_char_id, parse_char_id
+from statesync.state.session_types import names, reference_field, session_uuid
+
+__all__ = [
+    "Examined",
+    "Found",
+    "Pending",
+    "PendingList",
+    "examine",
+    "forget",
+    "heartbeat",
+    "mark_unsaved",
+    "pending",
+    "scan",
+]
+
+
+class Pending(NamedTuple):
+    """Somebody with unsaved changes."""
+
+    name: str
+    """A char_id, or what somebody took for one."""
+    age_ms: int | None
+    """Since the first unsaved change; None where a bare writer's mark was never claimed."""
+    marks: tuple[str, ...]
+    """Of ``dirty``, ``claimed`` and ``quarantined`` those that it has."""
+
+
+class PendingList(NamedTuple):
+    """How many have unsaved changes, by their marks, and who has had them for longest."""
+
+    dirty: int
+    claimed: int
+    quarantined: int
+    characters: list[Pending]
+
+
+_pending = load_script("pending")
+
+
+def pending(keys: Keys, limit: int, char_id: int | None = None, /) -> Command[PendingList]:
+    """Read up to ``limit`` of those with unsaved changes, oldest first; or of one alone."""
+
+    def parse(reply: Raw) -> PendingList:
+        rows = zip(reply[3::3], reply[4::3], reply[5::3], strict=True)
+        listed = [
+            Pending(
+                name.decode(errors="backslashreplace"),
+                int(age) if age else None,
+                tuple(marks.decode().split()),
+            )
+            for name, age, marks in rows
+        ]
+        dirty, claimed, quarantined = reply[:3]
+        return PendingList(dirty, claimed, quarantined, listed)
+
+    args = (limit, "" if char_id is None else check_char_id(char_id))
+    on = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
+    return Command(_pending, on, args, parse, char_id or 0)
+
+
+_scan = load_script("scan")
+
+
+class Found(NamedTuple):
+    """A page of a walk over all keys."""
+
+    cursor: int
+    """Where the next page starts; 0 at the end."""
+    keys: int
+    """How many keys there are in all, whosever they are."""
+    char_ids: list[int]
+    sessions: list[tuple[str, str]]
+    """Type and id, of types that are registered."""
+
+
+def scan(keys: Keys, cursor: int, count: int, /) -> Command[Found]:
+    """Look at about ``count`` keys and return the cores and sessions among them."""
+
+    def parse(reply: Raw) -> Found:
+        char_ids: list[int] = []
+        sessions: list[tuple[str, str]] = []
+        for raw in reply[2:]:
+            kind, _, text = raw.decode().partition(":")
+            try:
+                if kind == "ac":
+                    char_ids.append(parse_char_id(text))
+                elif kind in names():
+                    sessions.append((kind, session_uuid(text.removeprefix("session:"))))
+            except (InvalidCharId, InvalidInput):
+                continue  # looks like one of ours, and is none
+        return Found(int(reply[0]), reply[1], char_ids, sessions)
+
+    return Command(_scan, (), (cursor, count, keys.prefix), parse)
+
+
+_mark_unsaved = load_script("mark_unsaved")
+
+
+def mark_unsaved(
+    keys: Keys, char_id: int, unsaved: tuple[str, str] | None = None, /
+) -> Command[bool]:
+    """Mark a character whose core, or the session ``unsaved``, given as type and id, is not the
+    saved one, and that nothing marks. False where there was nothing to do."""
+    session = ("", "") if unsaved is None else (reference_field(unsaved[0]), unsaved[1])
+    on = (keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since, keys.quarantine)
+    return Command(_mark_unsaved, on, (char_id, *session), bool, char_id)
+
+
+_forget = load_script("forget")
+
+
+def forget(keys: Keys, char_id: int, sessions: Sequence[tuple[str, str]], /) -> Command[bool]:
+    """Remove what Redis holds of a deleted character, and of ``sessions``, given as type and id,
+    those that nobody else is in. False if it was not loaded."""
+    on = [keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since, keys.quarantine]
+    on += [keys.evicted(char_id), *(keys.session(*reference) for reference in sessions)]
+    on += [keys.session_log(*reference) for reference in sessions]
+    on += [keys.evicted(session_id) for _, session_id in sessions]
+    return Command(_forget, on, (char_id, REMEMBER_MS, MAX_VERSION), bool, char_id)
+
+
+_heartbeat = load_script("heartbeat")
+
+
+def heartbeat(keys: Keys, /) -> Command[None]:
+    """Note that the schedule works: a sweep that it sent has arrived."""
+    return Command(_heartbeat, (keys.heartbeat,), (), lambda _: None)
+
+
+_examine = load_script("examine")
+
+
+class Examined(NamedTuple):
+    """How Redis is set up."""
+
+    info: dict[str, str]
+    """What ``INFO`` says."""
+    now_us: int
+    heartbeat_ms: int | None
+    """Since a sweep of the schedule came in; None where there was none yet."""
+    expiring: list[int]
+    """Of the characters asked for, those whose core would expire."""
+
+
+def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
+    """Read how Redis is set up, and which of some cores would expire."""
+
+    def parse(reply: Raw) -> Examined:
+        lines = (line.partition(":") for line in reply[0].decode().splitlines())
+        info = {name: value for name, _, value in lines}
+        expiring = [i for i, expires in zip(char_ids, reply[3:], strict=True) if expires]
+        return Examined(info, int(reply[1]), int(reply[2]) if reply[2] else None, expiring)
+
+    return Command(_examine, (keys.heartbeat, *map(keys.core, char_ids)), (), parse)

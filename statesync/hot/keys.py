@@ -1,0 +1,77 @@
+"""Owns the name of every Redis key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Keys"]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys under one prefix. Ids are validated before they get here."""
+
+    prefix: str = ""
+
+    def core(self, char_id: int) -> str:
+        """HASH: the persistent core of a character."""
+        return f"{self.prefix}ac:{char_id}"
+
+    def session(self, kind: str, session_id: str) -> str:
+        """HASH: a temporary session."""
+        return f"{self.prefix}{kind}:session:{session_id}"
+
+    def session_log(self, kind: str, session_id: str) -> str:
+        """LIST: what happened in a session, only appended to."""
+        return f"{self.session(kind, session_id)}:log"
+
+    def evicted(self, item: int | str) -> str:
+        """STRING, expires: the version at which a character or session was last evicted."""
+        return f"{self.prefix}statesync:evicted:{item}"
+
+    def tie(self, tie: str) -> str:
+        """HASH: who was changed together; member to the token of the last change that tied it."""
+        return f"{self.prefix}statesync:tie:{tie}"
+
+    def once(self, token: str) -> str:
+        """STRING, expires: what this change answered, should it be sent again."""
+        return f"{self.prefix}statesync:once:{token}"
+
+    def staged(self, token: str) -> str:
+        """LIST, expires: a log that is being restored, not yet in its place."""
+        return f"{self.prefix}statesync:staged:{token}"
+
+    @property
+    def dirty(self) -> str:
+        """SET: characters with unsaved changes."""
+        return f"{self.prefix}dirty_accounts"
+
+    @property
+    def claimed(self) -> str:
+        """ZSET: char_id to lease deadline in µs, which is also the claim's token."""
+        return f"{self.prefix}dirty_accounts:claimed"
+
+    @property
+    def since(self) -> str:
+        """ZSET: char_id to ms of the first unsaved change."""
+        return f"{self.prefix}dirty_accounts:since"
+
+    @property
+    def sweep(self) -> str:
+        """HASH: how many passes over the dirty set are done, and where the one under way stands."""
+        return f"{self.prefix}statesync:sweep"
+
+    @property
+    def quarantine(self) -> str:
+        """HASH: char_id to JSON of why it could not be saved."""
+        return f"{self.prefix}dirty_accounts:quarantine"
+
+    @property
+    def stats(self) -> str:
+        """HASH: counters shared by all processes."""
+        return f"{self.prefix}statesync:stats"
+
+    @property
+    def heartbeat(self) -> str:
+        """STRING: ms at which the last sweep of the schedule came in."""
+        return f"{self.prefix}statesync:heartbeat"

@@ -1,0 +1,1 @@
+"""The ways between Redis and PostgreSQL: backup, restore, sweep, scrub, delete."""

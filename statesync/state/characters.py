@@ -1,0 +1,228 @@
+"""Owns the form of a character's state: Redis bytes <-> values, and what is valid in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from statesync.errors import CorruptState, InvalidField
+from statesync.state.fields import (
+    MAX_CORE_BYTES,
+    MAX_FIELDS,
+    TIE_FIELD,
+    InvalidValue,
+    dump_json,
+    fail,
+    json_type,
+    read_object,
+    read_text,
+    read_version,
+)
+
+__all__ = [
+    "CORE_FIELDS",
+    "JSON_FIELDS",
+    "Character",
+    "decode_character",
+    "encode_character",
+    "parse_time",
+    "write_character",
+]
+
+SESSION_FIELDS = ("combat_session_id", "inventory_session_id", "scenario_session_id")
+"""The fields of a core that point at its sessions."""
+
+CORE_FIELDS = ("state", "location", "bio", "stats", "vitals")
+"""The fields of a core that have columns of their own."""
+
+_OWN_BY_STATESYNC = ("version", "saved_version", TIE_FIELD)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NUMBERS = (int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Character:
+    """A character's persistent core, typed. A field that the core lacks is None or absent."""
+
+    char_id: int
+    state: str | None = None
+    location: dict[str, Any] | None = None
+    """``{"current": …, "prev": …}``"""
+    bio: dict[str, Any] | None = None
+    """``{"name": …, "gender": …, "created_at": …}`` and the game's own keys."""
+    stats: dict[str, int] | None = None
+    vitals: dict[str, dict[str, Any]] | None = None
+    """``{"hp": {"cur": …, "max": …}, …}``"""
+    fields: dict[str, str] = field(default_factory=dict)
+    """Every further field of the core: session ids and the game's own."""
+    version: int = 0
+    saved_version: int | None = None
+    """The newest version known to be in PostgreSQL; None if never saved."""
+
+    @property
+    def sessions(self) -> dict[str, UUID]:
+        """The active sessions, by the name of their type, such as ``combat``."""
+        end = "_session_id"
+        named = {n.removesuffix(end): v for n, v in self.fields.items() if n.endswith(end) and v}
+        return {kind: UUID(text) for kind, text in named.items() if _UUID.fullmatch(text)}
+
+    def core(self) -> dict[str, Any]:
+        """Return the fields that game code may set, as ``encode_character`` takes them."""
+        own = {name: getattr(self, name) for name in CORE_FIELDS}
+        return {name: value for name, value in own.items() if value is not None} | self.fields
+
+
+def decode_character(char_id: int, raw: Mapping[bytes, bytes]) -> Character:
+    """Read the core that Redis holds; CorruptState names the first field that cannot be saved."""
+    core: dict[str, Any] = {}
+    own: dict[str, str] = {}
+    for raw_name, raw_value in raw.items():
+        try:
+            if known := _COLUMNS.get(raw_name):
+                core[known[0]] = known[1](raw_value)
+            elif (name := read_text(raw_name, "the field's name ")) != TIE_FIELD:
+                own[name] = _FURTHER_CHECKS.get(name, read_text)(raw_value)
+        except InvalidValue as error:
+            name = raw_name.decode(errors="backslashreplace")
+            raise CorruptState(char_id, name + error.path, error.reason) from None
+    return Character(char_id, fields=own, **core)
+
+
+def encode_character(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``fields`` as a core holds them; InvalidField names the first that it cannot hold.
+
+    ``location``, ``bio``, ``stats`` and ``vitals`` are mappings; ``state`` and session ids are
+    strings, "" clearing a session id; any other field is the game's own: a string, or a number,
+    which is stored as its text.
+    """
+    encoded: dict[str, str] = {}
+    size = 0
+    if len(fields) > MAX_FIELDS:
+        raise InvalidField("(all)", f"{len(fields)} fields; at most {MAX_FIELDS} can be written")
+    for name, value in fields.items():
+        if not isinstance(name, str) or not name:
+            raise InvalidField(str(name), "the name of a field must be a non-empty string")
+        if name in _OWN_BY_STATESYNC:
+            raise InvalidField(name, "belongs to statesync and cannot be set")
+        try:
+            text = _written(name, value)
+            raw = text.encode()
+            if check := _OF_GAMES.get(name):
+                check(raw)
+            else:
+                read_text(name.encode(), "the field's name ")
+                read_text(raw)
+        except UnicodeEncodeError:
+            raise InvalidField(name, "holds a lone surrogate, which is no text") from None
+        except InvalidValue as error:
+            raise InvalidField(name + error.path, error.reason) from None
+        encoded[name] = text
+        size += len(name) + len(raw)
+    if size > MAX_CORE_BYTES:
+        largest = max(encoded, key=lambda name: len(encoded[name]))
+        raise InvalidField(largest, f"the fields are {size} bytes; at most {MAX_CORE_BYTES} can be")
+    return encoded
+
+
+def write_character(core: Mapping[str, Any]) -> dict[str, str]:
+    """Return fields that come from PostgreSQL as a core holds them, unchecked."""
+    return {k: value if isinstance(value, str) else dump_json(value) for k, value in core.items()}
+
+
+def _written(name: str, value: object) -> str:
+    if name in JSON_FIELDS:
+        if not isinstance(value, Mapping):
+            fail(f"must be a mapping, not {type(value).__name__}")
+        try:
+            return dump_json(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            if isinstance(error, UnicodeEncodeError):
+                raise
+            fail(f"cannot be written as JSON: {error}")
+    if isinstance(value, UUID) and name in SESSION_FIELDS:
+        return str(value)
+    if isinstance(value, str):
+        return value
+    if name not in _OF_GAMES and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return fail(f"must be a string, not {type(value).__name__}")
+
+
+def _state(raw: bytes) -> str:
+    text = read_text(raw)
+    if not 1 <= len(text) <= 200:
+        fail("must be 1 to 200 characters long")
+    return text
+
+
+def _location(raw: bytes) -> dict[str, Any]:
+    value = read_object(raw)
+    for key in ("current", "prev"):
+        place = value.get(key)
+        if place is not None and type(place) not in (str, int):
+            fail(f"must be a string, an integer or null, not {json_type(place)}", f".{key}")
+    return value
+
+
+def _bio(raw: bytes) -> dict[str, Any]:
+    value = read_object(raw)
+    for key in ("name", "gender"):
+        if value.get(key) is not None and not isinstance(value[key], str):
+            fail(f"must be a string or null, not {json_type(value[key])}", f".{key}")
+    if value.get("created_at") is not None:
+        parse_time(value["created_at"])
+    return value
+
+
+def parse_time(value: object) -> datetime:
+    """Return the moment that ISO 8601 text (UTC if it names no zone) or Unix seconds mean."""
+    try:
+        if isinstance(value, str):
+            moment = datetime.fromisoformat(value)
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return fail("must be an ISO 8601 time, Unix seconds or null", ".created_at")
+
+
+def _stats(raw: bytes) -> dict[str, int]:
+    value = read_object(raw)
+    for key, number in value.items():
+        if type(number) is not int:
+            fail(f"must be an integer, not {json_type(number)}", f".{key}")
+        if not -(2**31) <= number < 2**31:
+            fail(f"{number} is outside of -2^31 to 2^31-1", f".{key}")
+    return value
+
+
+def _vitals(raw: bytes) -> dict[str, dict[str, Any]]:
+    value = read_object(raw)
+    for key, vital in value.items():
+        if not isinstance(vital, dict):
+            fail(f"must be an object with cur and max, not {json_type(vital)}", f".{key}")
+        for bound in ("cur", "max"):
+            if type(vital.get(bound)) not in _NUMBERS:
+                shown = json_type(vital[bound]) if bound in vital else "absent"
+                fail(f"must be a number, not {shown}", f".{key}.{bound}")
+    return value
+
+
+def _session_id(raw: bytes) -> str:
+    text = read_text(raw)
+    if text and not _UUID.fullmatch(text):
+        fail("must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty")
+    return text
+
+
+JSON_FIELDS = {"location": _location, "bio": _bio, "stats": _stats, "vitals": _vitals}
+_CHECKS: dict[str, Any] = {"state": _state, **JSON_FIELDS}
+_CHECKS |= dict.fromkeys(("version", "saved_version"), read_version)
+_COLUMNS = {name.encode(): (name, check) for name, check in _CHECKS.items()}
+_FURTHER_CHECKS: dict[str, Any] = dict.fromkeys(SESSION_FIELDS, _session_id)
+_OF_GAMES = _CHECKS | _FURTHER_CHECKS

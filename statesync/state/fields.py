@@ -1,0 +1,191 @@
+"""Owns what any field may hold: ids, text, JSON and versions, with their limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+from statesync.errors import InvalidCharId, InvalidField
+
+__all__ = [
+    "MAX_CORE_BYTES",
+    "MAX_DEPTH",
+    "MAX_FIELDS",
+    "MAX_ID",
+    "MAX_VERSION",
+    "TIE_FIELD",
+    "InvalidValue",
+    "check_char_id",
+    "dump_json",
+    "fail",
+    "json_type",
+    "json_value",
+    "load_json",
+    "parse_char_id",
+    "read_json",
+    "read_object",
+    "read_text",
+    "read_version",
+    "text_value",
+    "version_value",
+]
+
+MAX_ID = 2**63 - 1
+MAX_CORE_BYTES = 1024 * 1024
+"""The largest core, names and values together, that is read and saved."""
+MAX_FIELDS = 1000
+"""How many fields one call may write."""
+MAX_DEPTH = 32
+"""How deep JSON in a field may nest."""
+MAX_VERSION = 2**53 - 1  # Lua counts in doubles
+
+TIE_FIELD = "statesync:tie"
+"""The field of a core or a session that names the tie it is in; it is never saved."""
+
+T = TypeVar("T")
+
+_MAX_DIGITS = len(str(MAX_ID))
+_ID_TEXT = re.compile(rf"[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}")
+_json = msgspec.json.Decoder()
+
+
+# Ids
+
+
+def check_char_id(char_id: object) -> int:
+    """Return ``char_id`` if it is an integer from 1 to 2**63 - 1; InvalidCharId if not."""
+    if type(char_id) is not int or not 1 <= char_id <= MAX_ID:
+        shown = repr(char_id)
+        shown = shown if len(shown) <= 60 else shown[:57] + "…"
+        raise InvalidCharId(
+            f"{shown} is not a character id: it must be an integer from 1 to 2^63-1"
+        )
+    return char_id
+
+
+def parse_char_id(text: str) -> int:
+    """Return the id that ``text`` spells in plain decimal digits; InvalidCharId if it does not."""
+    if not _ID_TEXT.fullmatch(text):
+        return check_char_id(text)
+    return check_char_id(int(text))
+
+
+# JSON
+
+
+def load_json(raw: bytes | str) -> Any:
+    """Decode strict JSON: no NaN, no lone surrogate; ValueError or RecursionError if it is not."""
+    return _json.decode(raw)
+
+
+def dump_json(value: Any) -> str:
+    """Return ``value`` as compact JSON; TypeError if it has no such form."""
+    return msgspec.json.encode(value).decode()
+
+
+# Values with the name of their field
+
+
+def text_value(name: str, raw: bytes) -> str:
+    """Return the text that a field's bytes are. Raises InvalidField."""
+    return _named(name, read_text, raw)
+
+
+def json_value(name: str, raw: bytes) -> Any:
+    """Return the value of a JSON field that PostgreSQL can hold. Raises InvalidField."""
+    return _named(name, read_json, raw)
+
+
+def version_value(name: str, raw: bytes) -> int:
+    """Return the version that a field's bytes are. Raises InvalidField."""
+    return _named(name, read_version, raw)
+
+
+def _named(name: str, read: Callable[[bytes], T], raw: bytes) -> T:
+    try:
+        return read(raw)
+    except InvalidValue as error:
+        raise InvalidField(name + error.path, error.reason) from None
+
+
+# Values
+
+
+class InvalidValue(Exception):
+    """Why a value cannot be held; ``path`` leads into the field, such as ``.hp.cur``."""
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        self.reason = reason
+        self.path = path
+
+
+def fail(reason: str, path: str = "") -> NoReturn:
+    """Raise InvalidValue."""
+    raise InvalidValue(reason, path)
+
+
+def read_text(raw: bytes, what: str = "") -> str:
+    """Return the text that bytes are, without a NUL. Raises InvalidValue."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        fail(f"{what}is not UTF-8 (byte {error.start})")
+    if "\0" in text:
+        fail(f"{what}holds a NUL, which PostgreSQL cannot store")
+    return text
+
+
+def read_json(raw: bytes) -> Any:
+    """Return the JSON value that bytes are, if PostgreSQL can hold it. Raises InvalidValue."""
+    try:
+        value = _json.decode(raw)
+    except RecursionError:
+        fail(f"JSON nests deeper than {MAX_DEPTH}")
+    except ValueError as error:
+        read_text(raw)  # the error is clearer if it is no text at all
+        fail(f"is not valid JSON: {error}")
+    # Almost always the bytes alone show that the tree needs no check.
+    if b"\\u0000" in raw or raw.count(b"{") + raw.count(b"[") > MAX_DEPTH:
+        _check_tree(value, "", MAX_DEPTH)
+    return value
+
+
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object that bytes are. Raises InvalidValue."""
+    value = read_json(raw)
+    if not isinstance(value, dict):
+        fail(f"must be a JSON object, not {json_type(value)}")
+    return value
+
+
+def read_version(raw: bytes) -> int:
+    """Return the version that bytes are. Raises InvalidValue."""
+    if not raw.isdigit() or len(raw) > 16 or int(raw) > MAX_VERSION:
+        fail("must be an integer from 0 to 2^53-1")
+    return int(raw)
+
+
+def json_type(value: object) -> str:
+    """Return the name of a JSON value's type, as errors show it."""
+    names = {str: "a string", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "an object" if isinstance(value, dict) else "null")
+
+
+def _check_tree(value: Any, path: str, depth: int) -> None:
+    """Refuse what PostgreSQL's jsonb cannot hold, or what nests too deep."""
+    if depth < 0:
+        fail(f"JSON nests deeper than {MAX_DEPTH}")
+    if isinstance(value, str):
+        if "\0" in value:
+            fail("holds a NUL, which PostgreSQL cannot store", path)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if "\0" in key:
+                fail("a key holds a NUL, which PostgreSQL cannot store", path)
+            _check_tree(item, f"{path}.{key}", depth - 1)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_tree(item, f"{path}[{index}]", depth - 1)

@@ -1,0 +1,229 @@
+"""Owns the form of a session: Redis bytes <-> values, and what is valid in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from statesync.errors import CorruptState, InvalidField, InvalidInput
+from statesync.state.fields import (
+    MAX_CORE_BYTES,
+    MAX_FIELDS,
+    TIE_FIELD,
+    check_char_id,
+    dump_json,
+    json_value,
+    text_value,
+    version_value,
+)
+from statesync.state.session_types import find_type, names, reference_field, session_uuid
+
+__all__ = [
+    "Session",
+    "decode_session",
+    "encode_log",
+    "encode_session",
+    "json_fields",
+    "read_participants",
+    "read_references",
+    "write_session",
+]
+
+_OWN = ("version", "closed_at", TIE_FIELD)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A temporary session: a fight, an open inventory, a quest."""
+
+    kind: str
+    """The name of its type, such as ``combat``."""
+    id: UUID
+    fields: dict[str, Any] = field(default_factory=dict)
+    """What the hash holds beside its version: values where the contract or the type says JSON,
+    ``participants`` among them; text otherwise."""
+    version: int = 0
+    closed: bool = False
+    log_length: int = 0
+    log_start: int = 0
+    """The index of the first entry in ``log``."""
+    log: tuple[Any, ...] = ()
+    members: tuple[int, ...] = ()
+    """In a snapshot and in PostgreSQL: the characters that are in it now."""
+    foreign: bool = False
+    """Loaded from a row that statesync has never saved: its payload may not name all there is."""
+
+    @property
+    def participants(self) -> tuple[int, ...]:
+        """The characters that the session itself names."""
+        return tuple(self.fields.get("participants") or ())
+
+    @property
+    def name(self) -> str:
+        """How messages name it: ``combat:session:{uuid}``."""
+        return f"{self.kind}:session:{self.id}"
+
+    def digest(self) -> str:
+        """Return a name of the content: equal only where nothing but the version differs."""
+        content = [self.fields, sorted(self.members), self.closed, self.log_length]
+        return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
+
+
+def decode_session(
+    kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int = 0
+) -> Session:
+    """Read a session's hash. Raises InvalidField, which names the first field that is not valid, as
+    in ``combat:session:{uuid}.monsters``."""
+    try:
+        return _decode(kind, session_id, raw, log_length)
+    except InvalidField as error:
+        field = f"{kind}:session:{session_id}.{error.field}"
+        raise InvalidField(field, error.reason) from None
+
+
+def _decode(kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int) -> Session:
+    json = json_fields(kind)
+    fields: dict[str, Any] = {}
+    version, closed = 0, False
+    for raw_name, raw_value in raw.items():
+        name = text_value("(name)", raw_name)
+        if name == "version":
+            version = version_value(name, raw_value)
+        elif name == "closed_at":
+            closed = True
+        elif name == TIE_FIELD:
+            continue
+        elif name in json:
+            fields[name] = json_value(name, raw_value)
+        else:
+            fields[name] = text_value(name, raw_value)
+    _check(kind, fields)
+    return Session(kind, UUID(session_id), fields, version, closed, log_length)
+
+
+def encode_session(kind: str, fields: Mapping[str, Any]) -> dict[str, str]:
+    """Return a session's fields as its hash holds them.
+
+    A string stays as it is where the type does not say JSON; anything else becomes JSON. Raises
+    InvalidField, or InvalidSessionType.
+    """
+    json = json_fields(kind)
+    if len(fields) > MAX_FIELDS:
+        raise InvalidField("(all)", f"{len(fields)} fields; at most {MAX_FIELDS} can be written")
+    encoded: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    for name, value in fields.items():
+        if not isinstance(name, str) or not name:
+            raise InvalidField(str(name), "the name of a field must be a non-empty string")
+        text_value("(name)", _bytes(name, name))
+        if name in _OWN:
+            raise InvalidField(name, "belongs to statesync and cannot be set")
+        if name in json or not isinstance(value, str):
+            encoded[name] = _dump(name, value)
+            values[name] = json_value(name, encoded[name].encode())
+        else:
+            values[name] = encoded[name] = text_value(name, _bytes(name, value))
+    _check(kind, values)
+    size = sum(len(name) + len(text.encode()) for name, text in encoded.items())
+    if size > MAX_CORE_BYTES:
+        raise InvalidField("(all)", f"the fields are {size} bytes; at most {MAX_CORE_BYTES} can be")
+    return encoded
+
+
+def write_session(session: Session) -> dict[str, str]:
+    """Return the fields of a session that comes from PostgreSQL as its hash holds them."""
+    json = json_fields(session.kind)
+    return {
+        name: value if name not in json and isinstance(value, str) else dump_json(value)
+        for name, value in session.fields.items()
+    }
+
+
+def encode_log(entries: Sequence[Any]) -> list[str]:
+    """Return log entries as JSON. Raises InvalidField."""
+    if isinstance(entries, str | bytes | Mapping):
+        raise InvalidField("log", "must be a list of entries")
+    texts = [_dump(f"log[{index}]", entry) for index, entry in enumerate(entries)]
+    for index, text in enumerate(texts):
+        json_value(f"log[{index}]", text.encode())
+    return texts
+
+
+def read_participants(session: str, char_id: int, raw: bytes) -> tuple[int, ...]:
+    """Return the ids in ``participants``. Raises CorruptState of ``char_id`` where it is no list
+    of them."""
+    try:
+        value = json_value("participants", raw) if raw else []
+        _check_participants(value)
+    except InvalidField as error:
+        raise CorruptState(char_id, f"{session}.{error.field}", error.reason) from None
+    return tuple(value)
+
+
+def read_references(char_id: int, held: Sequence[bytes]) -> dict[str, str]:
+    """Return the sessions that a core points at, by type. Raises CorruptState."""
+    found = {}
+    for kind, raw in zip(names(), held, strict=True):
+        if raw:
+            text = raw.decode(errors="backslashreplace")
+            try:
+                valid = session_uuid(text) == text
+            except InvalidInput:
+                valid = False
+            if not valid:
+                raise CorruptState(
+                    char_id,
+                    reference_field(kind),
+                    "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty",
+                )
+            found[kind] = text
+    return found
+
+
+def json_fields(kind: str) -> frozenset[str]:
+    """Return the fields of a session of a type that hold JSON."""
+    return frozenset(("participants", *find_type(kind).json_fields))
+
+
+def _check(kind: str, fields: Mapping[str, Any]) -> None:
+    if "participants" in fields:
+        _check_participants(fields["participants"])
+    try:
+        find_type(kind).check(fields)
+    except InvalidField:
+        raise
+    except Exception as error:
+        shown = f"the session type's check of it fails: {type(error).__name__}: {error}"
+        raise InvalidField("(all)", shown) from error
+
+
+def _check_participants(value: Any) -> None:
+    try:
+        valid = isinstance(value, list) and len(set(map(check_char_id, value))) == len(value)
+    except InvalidInput:
+        valid = False
+    if not valid:
+        raise InvalidField(
+            "participants", "must be a list of different character ids, such as [1,2]"
+        )
+
+
+def _dump(name: str, value: Any) -> str:
+    try:
+        return dump_json(value)
+    except UnicodeEncodeError:
+        raise InvalidField(name, "holds a lone surrogate, which is no text") from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidField(name, f"cannot be written as JSON: {error}") from None
+
+
+def _bytes(name: str, text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise InvalidField(name, "holds a lone surrogate, which is no text") from None

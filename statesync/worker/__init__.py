@@ -1,0 +1,1 @@
+"""Celery: the application, its settings and its tasks."""
