@@ -171,3 +171,7 @@ def _table(result: Result) -> Table:
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    bench()

@@ -15,8 +15,8 @@
     ├── SessionExists             there is a session of that id already
     ├── SessionClosed             the session is closed; nothing in it changes any more
     ├── InSession                 the character is in another session of that type
-    ├── GuardFailed               something is not as a change expects; nothing is changed
-    ├── TieFull                   too much is tied already; it must be saved first
+    ├── PreconditionFailed               something is not as a change expects; nothing is changed
+    ├── GroupTooLarge                   too much is tied already; it must be saved first
     ├── NotDurable                the change is in Redis and marked, but not in PostgreSQL yet
     ├── CorruptState              what Redis holds cannot be saved; names the field
     ├── LeaseLost                 the claim passed to another worker
@@ -45,7 +45,7 @@ __all__ = [
     "CorruptState",
     "DatabaseUnavailable",
     "EmbeddedServerError",
-    "GuardFailed",
+    "GroupTooLarge",
     "InSession",
     "InvalidCharId",
     "InvalidField",
@@ -54,6 +54,7 @@ __all__ = [
     "LeaseLost",
     "NotDurable",
     "NotMigrated",
+    "PreconditionFailed",
     "RedisUnavailable",
     "ServerUnavailable",
     "SessionClosed",
@@ -61,7 +62,6 @@ __all__ = [
     "SessionNotFound",
     "SettingsError",
     "StatesyncError",
-    "TieFull",
 ]
 
 
@@ -197,7 +197,7 @@ class CorruptState(StatesyncError):
         return f"{whose}field {self.field!r}: {self.reason}"
 
 
-class GuardFailed(StatesyncError):
+class PreconditionFailed(StatesyncError):
     """Something is not as a change expects it, so nothing is changed.
 
     ``args`` are (whose, field, expected, found): ``whose`` is ``character 7`` or
@@ -220,7 +220,7 @@ def _shown(text: str) -> str:
     return repr(text if len(text) <= 100 else text[:99] + "…")
 
 
-class TieFull(StatesyncError):
+class GroupTooLarge(StatesyncError):
     """Too much has been changed together since it was saved; ``args`` are (char_ids,).
 
     Save these characters, or let a GameStore do it, and try again.

@@ -23,9 +23,9 @@ from sqlalchemy import Engine
 
 from statesync.durable import database, migrate
 from statesync.embedded.servers import Child, Servers, servers
-from statesync.hot.commands.transfer import Filling
+from statesync.hot.commands.transfer import RestoreItem
 from statesync.hot.keys import Keys
-from statesync.hot.store import AsyncHotStore, HotStore, done
+from statesync.hot.store import AsyncHotStore, HotStore, unwrap
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import PREFIX, Settings
 
@@ -205,9 +205,9 @@ class Driver:
         """The names of the test's own keys."""
         return self.store.keys
 
-    def fill_one(self, *one: Any, **more: Any) -> Any:
-        """Restore one, as ``Filling`` takes it."""
-        return done(self.fill([Filling(*one, **more)])[0])
+    def restore_one(self, *one: Any, **more: Any) -> Any:
+        """Restore one, as ``RestoreItem`` takes it."""
+        return unwrap(self.restore([RestoreItem(*one, **more)])[0])
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         call = getattr(self.store, operation)
@@ -230,9 +230,9 @@ def store(request: pytest.FixtureRequest) -> Iterator[Driver]:
         url = request.getfixturevalue("embedded").redis_url()
     else:
         url = request.getfixturevalue("redis_62")
-    kind = HotStore if face == "sync" else AsyncHotStore
+    session_type = HotStore if face == "sync" else AsyncHotStore
     with asyncio.Runner() as runner, redis.Redis.from_url(url) as client:
-        driver = Driver(kind(url, prefix=f"s{next(_numbers)}:"), client, runner)
+        driver = Driver(session_type(url, prefix=f"s{next(_numbers)}:"), client, runner)
         yield driver
         driver.close()
 

@@ -164,11 +164,13 @@ class _Demo:
         count = len(self.sessions)
         yield _Step("open fights, inventories and quests", count, time.monotonic() - started)
 
-    def _open(self, kind: str, party: list[int], fields: dict[str, Any], **core: Any) -> None:
-        session = self.hot.open_session(kind, party, fields, **core)
-        self.sessions[kind, session] = {**fields, "participants": party, "log": 0}
+    def _open(
+        self, session_type: str, party: list[int], fields: dict[str, Any], **core: Any
+    ) -> None:
+        session = self.hot.open_session(session_type, party, fields, **core)
+        self.sessions[session_type, session] = {**fields, "participants": party, "log": 0}
         for i in party:
-            self.expected[i] |= {f"{kind}_session_id": str(session)} | core
+            self.expected[i] |= {f"{session_type}_session_id": str(session)} | core
 
     def play(self) -> Iterable[_Step]:
         stop = time.monotonic() + _PLAY_SECONDS
@@ -204,7 +206,7 @@ class _Demo:
         self.running.servers.valkey_command("FLUSHDB")
         gone = all(
             version is None
-            for version in self.hot.run_many([self.hot.commands.look(i) for i in self.expected])
+            for version in self.hot.run_many([self.hot.commands.peek(i) for i in self.expected])
         )
         yield _Step("wipe Redis", _CHARACTERS, time.monotonic() - started, gone)
         yield self._restore("restore everyone through Celery")
@@ -246,11 +248,11 @@ class _Demo:
         for i in ids:
             core = self.expected[i]
             change: Core = {"gold": str(chance.randrange(10_000))}
-            kind = chance.randrange(3)
-            if kind == 0:
+            session_type = chance.randrange(3)
+            if session_type == 0:
                 there = {"current": _place(chance), "prev": core["location"]["current"]}
                 change["location"] = there
-            elif kind == 1:
+            elif session_type == 1:
                 hp = core["vitals"]["hp"]
                 change["vitals"] = {"hp": {"cur": chance.randint(1, hp["max"]), "max": hp["max"]}}
             else:
@@ -262,12 +264,12 @@ class _Demo:
                 raise reply
         return len(todo)
 
-    def _act(self, kind: str, session: UUID) -> int:
+    def _act(self, session_type: str, session: UUID) -> int:
         """Change a session, and remember what it should be; returns how many changes that is."""
-        there = self.sessions[kind, session]
+        there = self.sessions[session_type, session]
         turn = {"turn": str(int(there["turn"]) + 1)}
-        log = [{"turn": turn["turn"], "hit": 3}] if kind == "combat" else []
-        self.hot.update_session(kind, session, turn, log=log)
+        log = [{"turn": turn["turn"], "hit": 3}] if session_type == "combat" else []
+        self.hot.update_session(session_type, session, turn, log=log)
         there |= turn
         there["log"] += len(log)
         return 1
@@ -302,7 +304,9 @@ class _Demo:
         replies = self.hot.run_many([self.hot.commands.get(i) for i in self.expected])
         live = {c.char_id: c for c in replies if isinstance(c, Character)}
         read = self.hot.commands.get_session
-        sessions = self.hot.run_many([read(kind, session) for kind, session in self.sessions])
+        sessions = self.hot.run_many(
+            [read(session_type, session) for session_type, session in self.sessions]
+        )
         return self._compared(name, live, [s for s in sessions if isinstance(s, Session)], started)
 
     def _compare_postgresql(self, name: str) -> _Step:
@@ -326,7 +330,7 @@ class _Demo:
         wrong: list[object] = [
             i for i, core in self.expected.items() if i not in found or found[i].core() != core
         ]
-        held = {(s.kind, s.id): {**s.fields, "log": s.log_length} for s in sessions}
+        held = {(s.session_type, s.id): {**s.fields, "log": s.log_length} for s in sessions}
         wrong += [key for key, fields in self.sessions.items() if held.get(key) != fields]
         note = f"{len(wrong)} differ, such as {wrong[0]}" if wrong else "every field equal"
         count = len(self.expected) + len(self.sessions)

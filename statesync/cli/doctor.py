@@ -94,7 +94,7 @@ def _sample(hot: HotStore) -> tuple[list[int], bool]:
     char_ids: list[int] = []
     cursor = 0
     for _ in range(_PAGES):
-        page = hot.scan(cursor, _SAMPLE)
+        page = hot.scan(cursor, count=_SAMPLE)
         char_ids += page.char_ids
         cursor = page.cursor
         if cursor == 0 or len(char_ids) >= _SAMPLE:

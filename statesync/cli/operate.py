@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
 from statesync.durable import migrate as migrations
-from statesync.hot.command import Status
+from statesync.hot.commands.operators import Status
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.scrub import PAUSE_SECONDS, scrub_page
 from statesync.lifecycle.sweep import drain as drain_all
@@ -93,7 +93,9 @@ def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool)
     else:
         for report in reports if len(reports) <= 20 else []:
             at = "" if report.version is None else f" at version {report.version}"
-            with_ = "".join(f", {kind} {outcome}" for kind, outcome in report.sessions.items())
+            with_ = "".join(
+                f", {session_type} {outcome}" for session_type, outcome in report.sessions.items()
+            )
             fell = report.fallback_from and f", no longer in state {report.fallback_from!r}"
             why = f" ({report.error})" if report.error else ""
             console.print(f"{report.char_id}: {report.outcome}{at}{with_}{fell or ''}{why}")
@@ -156,17 +158,17 @@ def drain(timeout: float, as_json: bool) -> None:
 
         report = drain_all(orchestrator, settings, timeout, show)
     if as_json:
-        print_json(asdict(report) | {"done": report.done})
+        print_json(asdict(report) | {"done": report.complete})
     else:
         console.print(f"Saved: {_counts(report.outcomes)}.")
-        if not report.done:
+        if not report.complete:
             console.print(
                 f"Left: {report.dirty} dirty, {report.claimed} claimed by workers. They are safe "
                 "in Redis; run it again, or with a longer --timeout."
             )
         if report.quarantined:
             console.print(f"In quarantine: {report.quarantined}; see `statesync quarantine list`.")
-    if not report.done:
+    if not report.complete:
         sys.exit(1)
 
 
@@ -189,7 +191,7 @@ def scrub(as_json: bool) -> None:
         while True:
             page = scrub_page(orchestrator, cursor)
             done.update(characters=page.characters, sessions=page.sessions, marked=page.marked)
-            bar.update(task, total=page.keys, advance=page.looked)
+            bar.update(task, total=page.keys, advance=page.peeked)
             cursor = page.cursor
             if cursor == 0:
                 break

@@ -33,7 +33,7 @@ def pending(char_id: int | None, limit: int, as_json: bool) -> None:
       statesync pending --json | jq .characters
     """
     with connected() as (orchestrator, _):
-        found = orchestrator.hot.pending(limit, char_id)
+        found = orchestrator.hot.pending(char_id, limit=limit)
     if as_json:
         characters = [item._asdict() for item in found.characters]
         print_json(found._asdict() | {"characters": characters})

@@ -10,7 +10,7 @@ import click
 
 from statesync.cli.common import as_json, connected, console, print_json, table
 from statesync.errors import InvalidCharId
-from statesync.hot.command import QuarantineEntry
+from statesync.hot.commands.operators import QuarantineEntry
 from statesync.hot.store import HotStore
 from statesync.state.fields import parse_char_id
 

@@ -18,7 +18,7 @@ from statesync.cli.common import CharId, as_json, connected, console, print_json
 from statesync.durable import database
 from statesync.durable import migrate as migrations
 from statesync.errors import CharacterNotLoaded, CorruptState, ServerUnavailable
-from statesync.hot.command import Marks
+from statesync.hot.commands.operators import SyncState
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 from statesync.state.characters import Character
@@ -144,7 +144,7 @@ def inspect(char_id: int, as_json: bool) -> None:
     hot: Character | None = None
     corrupt: CorruptState | None = None
     with connected() as (orchestrator, _):
-        marks = orchestrator.hot.marks(char_id)
+        sync_state = orchestrator.hot.sync_state(char_id)
         live: dict[str, Session] = {}
         try:
             hot, live = orchestrator.hot.get_full_state(char_id)
@@ -155,8 +155,8 @@ def inspect(char_id: int, as_json: bool) -> None:
         with database.transaction(orchestrator.engine) as connection:
             cold = durable.characters.load(connection, [char_id]).get(char_id)
             saved = {
-                kind: session
-                for kind, type_ in orchestrator.sessions.items()
+                session_type: session
+                for session_type, type_ in orchestrator.sessions.items()
                 if (session := type_.load(connection, [char_id]).get(char_id))
             }
     if as_json:
@@ -167,28 +167,31 @@ def inspect(char_id: int, as_json: bool) -> None:
                 "redis_error": corrupt and str(corrupt),
                 "postgresql": cold and asdict(cold),
                 "sessions": {
-                    kind: {"redis": _session(live, kind), "postgresql": _session(saved, kind)}
-                    for kind in sorted({*live, *saved})
+                    session_type: {
+                        "redis": _session(live, session_type),
+                        "postgresql": _session(saved, session_type),
+                    }
+                    for session_type in sorted({*live, *saved})
                 },
-                "marks": marks._asdict() | {"quarantine": _entry(marks)},
+                "marks": sync_state._asdict() | {"quarantine": _entry(sync_state)},
             }
         )
     else:
         sides = (_fields(hot, live), _fields(cold, saved))
-        _print_inspected(char_id, sides, corrupt, marks)
+        _print_inspected(char_id, sides, corrupt, sync_state)
     if hot is None and cold is None and corrupt is None:
         sys.exit(1)
 
 
-def _entry(marks: Marks) -> dict[str, Any] | None:
-    return marks.quarantine and marks.quarantine._asdict()
+def _entry(sync_state: SyncState) -> dict[str, Any] | None:
+    return sync_state.quarantine and sync_state.quarantine._asdict()
 
 
 def _print_inspected(
     char_id: int,
     sides: tuple[dict[str, str], dict[str, str]],
     corrupt: CorruptState | None,
-    marks: Marks,
+    sync_state: SyncState,
 ) -> None:
     if corrupt:
         console.print(f"[red]In Redis, but not readable:[/red] {corrupt}", markup=True)
@@ -198,10 +201,10 @@ def _print_inspected(
         a, b = left.get(name, "-"), right.get(name, "-")
         made.add_row(name, a, b, "" if a == b else "differs")
     console.print(made if left or right else f"Character {char_id} is on neither side.")
-    claim = f"claimed until {marks.token} µs" if marks.token else "not claimed"
-    console.print(f"Marks: {'dirty' if marks.dirty else 'not dirty'}, {claim}.")
-    if marks.quarantine:
-        console.print(f"Quarantined: {marks.quarantine.field}: {marks.quarantine.error}")
+    claim = f"claimed until {sync_state.token} µs" if sync_state.token else "not claimed"
+    console.print(f"Marks: {'dirty' if sync_state.dirty else 'not dirty'}, {claim}.")
+    if sync_state.quarantine:
+        console.print(f"Quarantined: {sync_state.quarantine.field}: {sync_state.quarantine.error}")
 
 
 def _fields(character: Character | None, sessions: dict[str, Session]) -> dict[str, str]:
@@ -209,17 +212,17 @@ def _fields(character: Character | None, sessions: dict[str, Session]) -> dict[s
         return {}
     core = {k: v if isinstance(v, str) else dump_json(v) for k, v in character.core().items()}
     core["version"] = str(character.version)
-    for kind, session in sessions.items():
+    for session_type, session in sessions.items():
         shown = {k: v if isinstance(v, str) else dump_json(v) for k, v in session.fields.items()}
-        core |= {f"{kind}: {name}": text for name, text in shown.items()}
-        core[f"{kind}: version"] = str(session.version)
+        core |= {f"{session_type}: {name}": text for name, text in shown.items()}
+        core[f"{session_type}: version"] = str(session.version)
         if session.log_length:
-            core[f"{kind}: log"] = f"{session.log_length} entries"
+            core[f"{session_type}: log"] = f"{session.log_length} entries"
     return core
 
 
-def _session(sessions: dict[str, Session], kind: str) -> dict[str, Any] | None:
-    found = sessions.get(kind)
+def _session(sessions: dict[str, Session], session_type: str) -> dict[str, Any] | None:
+    found = sessions.get(session_type)
     if found is None:
         return None
     return {

@@ -27,7 +27,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from statesync.durable.characters import LOAD, Accepted, Busy, Raced, Refused, Saved, recordset
 from statesync.durable.database import Rejected
 from statesync.durable.tables import characters, session_characters, sessions
-from statesync.state.session_types import reference_field
+from statesync.state.references import reference_field
 from statesync.state.sessions import Session
 
 __all__ = [
@@ -36,10 +36,10 @@ __all__ = [
     "decide",
     "end_memberships",
     "having_open",
+    "invalidate",
+    "invalidated",
     "memberships",
     "open_sessions",
-    "spoil",
-    "spoiled",
     "versions",
     "write",
 ]
@@ -131,7 +131,7 @@ _CLOSE_EMPTY = (
 )
 
 # Where what a row depends on has changed, the next save is written, whatever the session holds.
-_SPOIL = update(sessions).where(sessions.c.id == func.any(bindparam("ids"))).values(digest="")
+_INVALIDATE = update(sessions).where(sessions.c.id == func.any(bindparam("ids"))).values(digest="")
 _OF_OTHERS = (
     select(_members.c.session_id)
     .join(characters, characters.c.id == _members.c.character_id, isouter=True)
@@ -177,7 +177,7 @@ _OPEN = (
     select(_mine.c.character_id, _open)
     .join(_open, literal(value=True))
     .join(characters, characters.c.id == _mine.c.character_id)
-    .where(_open.c.session_type == bindparam("kind"))
+    .where(_open.c.session_type == bindparam("session_type"))
     # Where there are several, the one that the core points at; else the newest.
     .order_by(
         characters.c.extra.op("->>")(bindparam("field", type_=String)) == cast(_open.c.id, String),
@@ -203,10 +203,10 @@ def decide(
     decided.update(dict.fromkeys(there, Busy()))
     decided.update(dict.fromkeys(todo.keys() - there, Accepted(new=True)))
     lock = _LOCK if wait else _LOCK.with_for_update(skip_locked=True)
-    for session_id, version, digest, kind in connection.execute(lock, {"ids": list(there)}):
+    for session_id, version, digest, session_type in connection.execute(lock, {"ids": list(there)}):
         session = todo[session_id]
-        if kind != session.kind:
-            raise Rejected(f"{session.name}: a {kind} session has this id", locked=False)
+        if session_type != session.session_type:
+            raise Rejected(f"{session.name}: a {session_type} session has this id", locked=False)
         same = digest == session.digest()
         if version > session.version or (version == session.version and not same):
             decided[session_id] = Refused(version)
@@ -258,13 +258,13 @@ def write(
         away = [row for row in once if row["character_id"] not in saved]
         if away:
             unknown = connection.execute(_OF_OTHERS, {"rows": away}).scalars().all()
-            spoil(connection, unknown)
+            invalidate(connection, unknown)
 
 
 def end_memberships(
     connection: Connection,
     references: Mapping[int, Collection[str]],
-    kinds: Sequence[str],
+    type_names: Sequence[str],
     saved: Iterable[UUID],
 ) -> None:
     """Take characters out of the sessions that their cores do not point at any more.
@@ -276,8 +276,8 @@ def end_memberships(
     said_otherwise = set(saved)
     gone = [
         (session_id, char_id)
-        for char_id, kind, session_id in known
-        if kind in kinds
+        for char_id, session_type, session_id in known
+        if session_type in type_names
         and session_id not in said_otherwise
         and str(session_id) not in references[char_id]
     ]
@@ -285,16 +285,16 @@ def end_memberships(
         ids = [session_id for session_id, _ in gone]
         rows = [{"session_id": session_id, "character_id": i} for session_id, i in gone]
         connection.execute(_GO, {"rows": rows})
-        spoil(connection, ids)
+        invalidate(connection, ids)
         connection.execute(_CLOSE_EMPTY, {"ids": ids})
 
 
-def spoil(connection: Connection, session_ids: Sequence[UUID]) -> None:
+def invalidate(connection: Connection, session_ids: Sequence[UUID]) -> None:
     """Have sessions written again at their next save, whatever they hold."""
-    connection.execute(_SPOIL, {"ids": list(session_ids)})
+    connection.execute(_INVALIDATE, {"ids": list(session_ids)})
 
 
-def spoiled(connection: Connection, session_ids: Sequence[UUID]) -> set[UUID]:
+def invalidated(connection: Connection, session_ids: Sequence[UUID]) -> set[UUID]:
     """Return which of the sessions are to be written again, whatever they hold."""
     query = select(sessions.c.id).where(
         sessions.c.id == func.any(bindparam("ids")), sessions.c.digest == ""
@@ -305,14 +305,14 @@ def spoiled(connection: Connection, session_ids: Sequence[UUID]) -> set[UUID]:
 def memberships(connection: Connection, char_ids: Sequence[int]) -> list[tuple[int, str, UUID]]:
     """Return the open sessions that characters are in: character, type and id."""
     found = connection.execute(_MEMBERSHIPS, {"char_ids": list(char_ids)})
-    return [(char_id, kind, session_id) for char_id, kind, session_id in found]
+    return [(char_id, session_type, session_id) for char_id, session_type, session_id in found]
 
 
 def having_open(connection: Connection, char_ids: Sequence[int]) -> dict[str, list[int]]:
     """Return which of the characters are in an open session, by its type."""
     found: dict[str, list[int]] = defaultdict(list)
-    for char_id, kind, _ in memberships(connection, char_ids):
-        found[kind].append(char_id)
+    for char_id, session_type, _ in memberships(connection, char_ids):
+        found[session_type].append(char_id)
     return found
 
 
@@ -325,9 +325,15 @@ def versions(connection: Connection, session_ids: Iterable[str]) -> dict[str, in
     return {str(session_id): at for session_id, at in connection.execute(query, {"ids": ids})}
 
 
-def open_sessions(connection: Connection, kind: str, char_ids: Sequence[int]) -> dict[int, Session]:
+def open_sessions(
+    connection: Connection, session_type: str, char_ids: Sequence[int]
+) -> dict[int, Session]:
     """Return the open session of a type that each character is in, with what its payload holds."""
-    parameters = {"char_ids": list(char_ids), "kind": kind, "field": reference_field(kind)}
+    parameters = {
+        "char_ids": list(char_ids),
+        "session_type": session_type,
+        "field": reference_field(session_type),
+    }
     rows = {row["character_id"]: row for row in connection.execute(_OPEN, parameters).mappings()}
     members: dict[UUID, list[int]] = defaultdict(list)
     query = select(session_characters.c.session_id, session_characters.c.character_id).where(
@@ -343,7 +349,7 @@ def open_sessions(connection: Connection, kind: str, char_ids: Sequence[int]) ->
         among = sorted(members[row["id"]])
         fields = {"participants": among, **row["payload"]}
         made[row["id"]] = Session(
-            kind,
+            session_type,
             row["id"],
             fields,
             row["version"],
@@ -386,7 +392,7 @@ def _active_ids(hours: float) -> Select[int]:
 def _to_row(session: Session, payload: Mapping[str, Any], moment: Any) -> dict[str, Any]:
     return {
         "id": str(session.id),
-        "session_type": session.kind,
+        "session_type": session.session_type,
         "payload": payload,
         "version": session.version,
         "digest": session.digest(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
 from itertools import chain
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -17,14 +17,9 @@ from statesync.state.fields import MAX_CORE_BYTES
 
 __all__ = [
     "SCRIPT_MEMBERS",
-    "Claim",
     "Command",
-    "Marks",
-    "QuarantineEntry",
     "Raw",
     "Script",
-    "Snapshot",
-    "Status",
     "corrupt",
     "error_of",
     "flat",
@@ -156,7 +151,7 @@ _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "BADLIST": lambda char_id, key, _: corrupt(
         char_id, key, "participants", "must be a list of different character ids, such as [1,2]"
     ),
-    "TIEFULL": lambda _char, _key, whom: errors.TieFull(tuple(map(int, whom.split()))),
+    "GROUPTOOLARGE": lambda _char, _key, whom: errors.GroupTooLarge(tuple(map(int, whom.split()))),
 }
 
 
@@ -191,64 +186,3 @@ def flat(mapping: Mapping[str, str]) -> list[str]:
 def pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:
     """Return what a script gives as field, value, field, value, …"""
     return dict(zip(reply[::2], reply[1::2], strict=True))
-
-
-class Claim(NamedTuple):
-    """A lease on one character; ``token`` is its deadline in µs of Redis' clock."""
-
-    char_id: int
-    token: int
-
-
-class Snapshot(NamedTuple):
-    """What Redis held at ``at_ms`` of a character and of all that belongs to it."""
-
-    at_ms: int
-    claims: dict[int, Claim]
-    """Of every character that is loaded: the claim that we hold on it now."""
-    cores: dict[int, dict[bytes, bytes]]
-    """By character; empty where the core is gone."""
-    references: dict[int, dict[str, str]]
-    """By character: its sessions' ids, by type."""
-    sessions: dict[tuple[str, str], tuple[int, dict[bytes, bytes]]]
-    """By type and id: the length of its log, and its hash, empty where the session is gone."""
-    ties: dict[str, dict[bytes, bytes]]
-    """By id: each member's name, and the token of the last change that tied it."""
-
-    def members(self) -> frozenset[str]:
-        """Return the names of all members of the group, as ``members`` spells them."""
-        sessions = (f"{kind}:{session_id}" for kind, session_id in self.sessions)
-        return frozenset((*map(str, self.cores), *sessions, *self.ties))
-
-
-class QuarantineEntry(NamedTuple):
-    """Why a character could not be saved, and since when (Unix seconds)."""
-
-    name: str
-    error: str
-    field: str | None
-    attempts: int
-    first_at: float
-    last_at: float
-
-
-class Marks(NamedTuple):
-    """The marks of one character."""
-
-    dirty: bool
-    token: int | None
-    since_ms: int | None
-    quarantine: QuarantineEntry | None
-
-
-class Status(NamedTuple):
-    """How much is unsaved, and the shared counters."""
-
-    dirty: int
-    claimed: int
-    expired: int
-    """Of the claimed ones, those whose lease has ended."""
-    quarantined: int
-    oldest_ms: int | None
-    """Age of the oldest unsaved change."""
-    counters: dict[str, int]

@@ -17,15 +17,15 @@ class Keys:
         """HASH: the persistent core of a character."""
         return f"{self.prefix}ac:{char_id}"
 
-    def session(self, kind: str, session_id: str) -> str:
+    def session(self, session_type: str, session_id: str) -> str:
         """HASH: a temporary session."""
-        return f"{self.prefix}{kind}:session:{session_id}"
+        return f"{self.prefix}{session_type}:session:{session_id}"
 
-    def session_log(self, kind: str, session_id: str) -> str:
+    def session_log(self, session_type: str, session_id: str) -> str:
         """LIST: what happened in a session, only appended to."""
-        return f"{self.session(kind, session_id)}:log"
+        return f"{self.session(session_type, session_id)}:log"
 
-    def evicted(self, item: int | str) -> str:
+    def tombstone(self, item: int | str) -> str:
         """STRING, expires: the version at which a character or session was last evicted."""
         return f"{self.prefix}statesync:evicted:{item}"
 
@@ -33,7 +33,7 @@ class Keys:
         """HASH: who was changed together; member to the token of the last change that tied it."""
         return f"{self.prefix}statesync:tie:{tie}"
 
-    def once(self, token: str) -> str:
+    def idempotency(self, token: str) -> str:
         """STRING, expires: what this change answered, should it be sent again."""
         return f"{self.prefix}statesync:once:{token}"
 

@@ -14,7 +14,8 @@ from statesync.errors import InvalidInput, InvalidSessionType
 from statesync.hot.command import Raw, corrupt, session_of
 from statesync.hot.keys import Keys
 from statesync.state.fields import TIE_FIELD, parse_char_id
-from statesync.state.session_types import find_type, session_uuid
+from statesync.state.references import session_uuid
+from statesync.state.session_types import find_type
 from statesync.state.sessions import read_participants
 
 __all__ = ["MAX_TIED", "Members", "found_members", "session_name"]
@@ -23,9 +24,9 @@ MAX_TIED = 64
 """How many characters and sessions one tie may hold: what is tied is one transaction."""
 
 
-def session_name(kind: str, session_id: UUID | str) -> str:
+def session_name(session_type: str, session_id: UUID | str) -> str:
     """Return the name of a session among the members of a group."""
-    return f"{kind}:{session_id}"
+    return f"{session_type}:{session_id}"
 
 
 class Members:
@@ -42,8 +43,10 @@ class Members:
         characters = sorted(int(name) for name in self.names if name.isdigit())
         self.characters = sorted(characters, key=lambda char_id: char_id != first)
         self.sessions = [
-            (kind, session_id)
-            for kind, colon, session_id in sorted(name.partition(":") for name in self.names)
+            (session_type, session_id)
+            for session_type, colon, session_id in sorted(
+                name.partition(":") for name in self.names
+            )
             if colon
         ]
         self.ties = sorted(n for n in self.names if ":" not in n and not n.isdigit())
@@ -83,12 +86,12 @@ def found_members(char_id: int, keys: Sequence[str], found: Raw) -> frozenset[st
             names.update(map(str, read_participants(session_of(key), char_id, raw)))
             continue
         text = raw.decode(errors="backslashreplace")
-        kind = field.removesuffix("_session_id")
-        name = text if kind == field else session_name(kind, text)
+        session_type = field.removesuffix("_session_id")
+        name = text if session_type == field else session_name(session_type, text)
         if not _is_member(name):
             reason = (
                 "must name a tie or one of its members"
-                if kind == field
+                if session_type == field
                 else "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty"
             )
             raise corrupt(char_id, key, field or TIE_FIELD, reason)
@@ -97,12 +100,12 @@ def found_members(char_id: int, keys: Sequence[str], found: Raw) -> frozenset[st
 
 
 def _is_member(name: str) -> bool:
-    kind, colon, session_id = name.partition(":")
+    session_type, colon, session_id = name.partition(":")
     try:
         if name.isdigit():
             return parse_char_id(name) > 0
         if colon:
-            find_type(kind)
+            find_type(session_type)
         text = session_id if colon else name
         return session_uuid(text) == text
     except (InvalidInput, InvalidSessionType):

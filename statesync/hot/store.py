@@ -17,13 +17,21 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from statesync.errors import InvalidInput, RedisUnavailable, StatesyncError, TieFull
+from statesync.errors import GroupTooLarge, InvalidInput, RedisUnavailable, StatesyncError
 from statesync.hot.command import Command
-from statesync.hot.commands import backup, characters, operators, sessions, together, transfer
+from statesync.hot.commands import (
+    backup,
+    characters,
+    claims,
+    operators,
+    sessions,
+    together,
+    transfer,
+)
 from statesync.hot.keys import Keys
 from statesync.settings import Settings, mask_or_hide
 
-__all__ = ["AsyncHotStore", "Commands", "Committer", "HotStore", "done"]
+__all__ = ["AsyncHotStore", "Commands", "Committer", "HotStore", "unwrap"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -37,14 +45,16 @@ class _Operation(Generic[P, T]):
         self.__doc__ = build.__doc__
 
     @overload
-    def __get__(self, owner: None, kind: type[Any]) -> Self: ...
+    def __get__(self, owner: None, session_type: type[Any]) -> Self: ...
     @overload
-    def __get__(self, owner: HotStore, kind: type[Any]) -> Callable[P, T]: ...
+    def __get__(self, owner: HotStore, session_type: type[Any]) -> Callable[P, T]: ...
     @overload
-    def __get__(self, owner: AsyncHotStore, kind: type[Any]) -> Callable[P, Awaitable[T]]: ...
+    def __get__(
+        self, owner: AsyncHotStore, session_type: type[Any]
+    ) -> Callable[P, Awaitable[T]]: ...
     @overload
-    def __get__(self, owner: Commands, kind: type[Any]) -> Callable[P, Command[T]]: ...
-    def __get__(self, owner: Any, kind: type[Any]) -> Any:
+    def __get__(self, owner: Commands, session_type: type[Any]) -> Callable[P, Command[T]]: ...
+    def __get__(self, owner: Any, session_type: type[Any]) -> Any:
         if owner is None:
             return self
 
@@ -64,19 +74,19 @@ class _Operations:
     mark_dirty = _Operation(characters.mark_dirty)
     create = _Operation(characters.create)
     get = _Operation(characters.get)
-    claim = _Operation(characters.claim)
-    claim_dirty = _Operation(characters.claim_dirty)
-    requeue = _Operation(characters.requeue)
-    release = _Operation(characters.release)
-    quarantine = _Operation(characters.quarantine)
-    reconcile = _Operation(characters.reconcile)
-    look = _Operation(characters.look)
-    count = _Operation(characters.count)
-    status = _Operation(characters.status)
-    marks = _Operation(characters.marks)
-    list_quarantine = _Operation(characters.list_quarantine)
-    retry_quarantined = _Operation(characters.retry_quarantined)
-    discard_quarantined = _Operation(characters.discard_quarantined)
+    claim = _Operation(claims.claim)
+    claim_dirty = _Operation(claims.claim_dirty)
+    requeue = _Operation(claims.requeue)
+    release = _Operation(claims.release)
+    quarantine = _Operation(claims.quarantine)
+    reconcile = _Operation(transfer.reconcile)
+    peek = _Operation(transfer.peek)
+    count = _Operation(operators.count)
+    status = _Operation(operators.status)
+    sync_state = _Operation(operators.sync_state)
+    list_quarantine = _Operation(operators.list_quarantine)
+    retry_quarantined = _Operation(operators.retry_quarantined)
+    discard_quarantined = _Operation(operators.discard_quarantined)
     pending = _Operation(operators.pending)
     scan = _Operation(operators.scan)
     forget = _Operation(operators.forget)
@@ -94,10 +104,10 @@ class _Operations:
     get_session = _Operation(sessions.get_session)
     read_log = _Operation(sessions.read_log)
     get_full_state = _Operation(sessions.get_full_state)
-    look_session = _Operation(transfer.look_session)
+    peek_session = _Operation(transfer.peek_session)
     reconcile_session = _Operation(transfer.reconcile_session)
     stage = _Operation(transfer.stage)
-    fill = _Operation(transfer.fill)
+    restore = _Operation(transfer.restore)
     evict = _Operation(transfer.evict)
     try_snapshots = _Operation(backup.try_snapshots)
     snapshot = _Operation(backup.snapshot)
@@ -145,7 +155,7 @@ class _Run:
             self.results[i] = result = read(command, reply)
             if isinstance(result, Command):
                 again[i] = result
-            elif self.committer and isinstance(result, TieFull):
+            elif self.committer and isinstance(result, GroupTooLarge):
                 again[i] = command
                 self.saving[i] = self.committer.submit(dict.fromkeys(result.char_ids, 0))
             elif self.committer and command.receipts and not isinstance(result, StatesyncError):
@@ -211,7 +221,7 @@ def _missing(replies: Sequence[Any]) -> list[int]:
     return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
 
 
-def done(result: T | StatesyncError) -> T:
+def unwrap(result: T | StatesyncError) -> T:
     """Return what one Command of ``run_many`` gave, or raise its error."""
     if isinstance(result, StatesyncError):
         raise result
@@ -241,7 +251,7 @@ class HotStore(_Store):
 
     def run(self, command: Command[T]) -> T:
         """Run one Command; raises what its operation raises, and RedisUnavailable."""
-        return done(self.run_many([command])[0])
+        return unwrap(self.run_many([command])[0])
 
     def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
         """Run Commands in order in one round trip, each atomic by itself.
@@ -313,7 +323,7 @@ class AsyncHotStore(_Store):
 
     async def run(self, command: Command[T]) -> T:
         """Run one Command; raises what its operation raises, and RedisUnavailable."""
-        return done((await self.run_many([command]))[0])
+        return unwrap((await self.run_many([command]))[0])
 
     async def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
         """Run Commands in order in one round trip, as ``HotStore.run_many`` does."""

@@ -23,15 +23,16 @@ from statesync.errors import (
     ServerUnavailable,
     StatesyncError,
 )
-from statesync.hot.command import SCRIPT_MEMBERS, Claim, Snapshot, packed
-from statesync.hot.commands.backup import Ended, Settled, Settlement, Wider
+from statesync.hot.command import SCRIPT_MEMBERS, packed
+from statesync.hot.commands.backup import CoreAck, GroupAck, NeedsKeys, RawSnapshot, SessionAck
+from statesync.hot.commands.claims import Claim
 from statesync.hot.members import Members
-from statesync.hot.store import HotStore, done
+from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle import groups
 from statesync.lifecycle.conflicts import reconcile
-from statesync.lifecycle.failpoints import reach
+from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.groups import Outcome
-from statesync.lifecycle.snapshots import Taken, add, decode, merge, read_logs
+from statesync.lifecycle.snapshots import Snapshot, add, decode, merge, read_logs
 from statesync.sessions.base import SessionOrchestrator
 
 __all__ = ["Backup", "BackupReport"]
@@ -125,18 +126,18 @@ class _Batch:
         """The members of each one's group, as far as they are known."""
 
     def run(self) -> None:
-        reach("claimed")
+        failpoint("claimed")
         for turn in range(ROUNDS):
-            taken = self.snapshot()
-            reach("snapshot")
-            read_logs(self.hot, self.engine, self.types, taken, self.conflicts)
+            snapshots = self.snapshot()
+            failpoint("snapshot")
+            read_logs(self.hot, self.engine, self.types, snapshots, self.conflicts)
             # A locked row holds up nobody: it is waited for when the others are acknowledged.
-            fine = [item for item in taken if not item.corrupt]
+            fine = [item for item in snapshots if not item.corrupt]
             for chunk in packed(fine, lambda item: len(item.group.characters), self.batch_size):
                 self.commit(chunk, wait=turn > 0)
-            self.settle(taken)
-            reach("acknowledged")
-            left = [item for item in taken if item.outcome and not item.outcome.saved]
+            self.settle(snapshots)
+            failpoint("acknowledged")
+            left = [item for item in snapshots if item.outcome and not item.outcome.saved]
             if not self.pending or (turn > 0 and left and all(map(_busy, left))):
                 break
             self.conflicts |= reconcile(self.hot, self.engine, self.types, left, self.pending)
@@ -147,23 +148,23 @@ class _Batch:
         self.reports |= {i: BackupReport(i, "released") for i in self.pending}
         self.pending = {}
 
-    # Snapshot
+    # RawSnapshot
 
-    def snapshot(self) -> list[Taken]:
+    def snapshot(self) -> list[Snapshot]:
         """Take a snapshot for every pending claim; of a group that several are in, only one.
 
         Reports and drops from ``pending`` what has no snapshot to save, and adds the claims on
         those who came with it.
         """
-        taken: dict[int | UUID, Taken] = {}
+        snapshots: dict[int | UUID, Snapshot] = {}
         lost = []
         for claim, reply in self.try_all():
             try:
-                snapshot = done(reply)
+                snapshot = unwrap(reply)
                 if snapshot.cores[claim.char_id]:
                     self.pending |= snapshot.claims
                     self.known |= dict.fromkeys(snapshot.claims, snapshot.members())
-                    add(taken, Taken(claim.char_id, snapshot, decode(snapshot)))
+                    add(snapshots, Snapshot(claim.char_id, snapshot, decode(snapshot)))
                 else:
                     self.missing(claim, snapshot)
             except LeaseLost:
@@ -173,12 +174,12 @@ class _Batch:
                 self.quarantine({claim.char_id, *Members(group).characters}, error)
         for char_id in lost:
             # Whom our own snapshot of somebody else took in has lost nothing.
-            if char_id not in taken and char_id in self.pending:
+            if char_id not in snapshots and char_id in self.pending:
                 del self.pending[char_id]
                 self.reports[char_id] = BackupReport(char_id, "superseded")
-        return list({id(item): item for item in taken.values()}.values())
+        return list({id(item): item for item in snapshots.values()}.values())
 
-    def try_all(self) -> Iterator[tuple[Claim, Snapshot | StatesyncError]]:
+    def try_all(self) -> Iterator[tuple[Claim, RawSnapshot | StatesyncError]]:
         """Give each pending group's snapshot, or why there is none, with the claim that it is on.
 
         To whom a claimed character is tied shows only when it is tried. Of those that turn out to
@@ -190,27 +191,27 @@ class _Batch:
             todo = [(self.pending[i], known) for i, known in held.items()]
             scripts = list(packed(todo, lambda group: len(group[1]) or 1, SCRIPT_MEMBERS))
             replies = self.hot.run_many(
-                [self.commands.try_snapshots(part, self.lease_us) for part in scripts]
+                [self.commands.try_snapshots(part, lease_us=self.lease_us) for part in scripts]
             )
             left = {}
-            found = (reply for part in replies for reply in done(part))
+            found = (reply for part in replies for reply in unwrap(part))
             for (claim, _), reply in zip(todo, found, strict=True):
-                if isinstance(reply, Wider):
+                if isinstance(reply, NeedsKeys):
                     left[claim.char_id] = self.known[claim.char_id] = reply.members
                 else:
                     yield claim, reply
 
-    def missing(self, claim: Claim, snapshot: Snapshot) -> None:
+    def missing(self, claim: Claim, snapshot: RawSnapshot) -> None:
         """Report a character that is gone from Redis; where changes went with it, be loud."""
         char_id = claim.char_id
         self.pending |= snapshot.claims  # whoever came with it is saved in the next round
         error = "not in Redis: nothing to save"
         if char_id in self.clean:
-            self.hot.acknowledge(claim, 0, 0, snapshot.at_ms)
+            self.hot.acknowledge(claim, snapshot_version=0, durable_version=0, at_ms=snapshot.at_ms)
         else:
             error = "the character was dirty, but its core is gone from Redis: changes were lost"
             log.error("character %d: %s", char_id, error)
-            self.hot.quarantine(claim, error, "")
+            self.hot.quarantine(claim, error=error, field="")
         del self.pending[char_id]
         self.reports[char_id] = BackupReport(char_id, "missing", error=error)
 
@@ -224,14 +225,14 @@ class _Batch:
             if error.char_id != char_id:
                 reason = f"belongs together with character {error.char_id}: {reason}"
             log.error("character %d is quarantined: %s: %s", char_id, error.field, reason)
-            self.hot.quarantine(claim, reason, error.field)
+            self.hot.quarantine(claim, error=reason, field=error.field)
             self.reports[char_id] = BackupReport(
                 char_id, "quarantined", error=reason, field=error.field
             )
 
     # Commit
 
-    def commit(self, todo: Sequence[Taken], *, wait: bool, hurry: bool = False) -> None:
+    def commit(self, todo: Sequence[Snapshot], *, wait: bool, hurry: bool = False) -> None:
         """Save snapshots in one transaction; where PostgreSQL refuses it, halve it until the
         culprit is alone, so that the others are saved. Where a lock is the reason, ``hurry``."""
         if not todo:
@@ -242,8 +243,8 @@ class _Batch:
                     connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
                 groups_of = [item.group for item in todo]
                 outcomes = groups.save(connection, groups_of, self.types, wait=wait)
-                reach("written")
-            reach("committed")
+                failpoint("written")
+            failpoint("committed")
         except Raced:
             self.commit(todo, wait=wait, hurry=hurry)
         except database.Rejected as error:
@@ -263,23 +264,23 @@ class _Batch:
 
     # Acknowledge
 
-    def settle(self, taken: Sequence[Taken]) -> None:
+    def settle(self, snapshots: Sequence[Snapshot]) -> None:
         """Acknowledge and report what is decided; what is to be reconciled stays ``pending``."""
         todo = []
-        for item in taken:
+        for item in snapshots:
             if item.corrupt:
                 self.quarantine(item.group.characters, item.corrupt)
             elif item.outcome and item.outcome.saved:
                 todo.append(self.saved(item, item.outcome))
-        todo += self.stale([item for item in taken if item.outcome and not item.outcome.saved])
-        scripts = list(packed(todo, Settlement.size, SCRIPT_MEMBERS))
+        todo += self.stale([item for item in snapshots if item.outcome and not item.outcome.saved])
+        scripts = list(packed(todo, GroupAck.size, SCRIPT_MEMBERS))
         replies = self.hot.run_many([self.commands.acknowledge_many(part) for part in scripts])
         for part, reply in zip(scripts, replies, strict=True):
             if isinstance(reply, StatesyncError):  # their leases bring them back
                 ids = [ended.claim.char_id for group in part for ended in group.cores]
                 log.error("characters %s are saved, not acknowledged: %s", ids, reply)
 
-    def saved(self, item: Taken, outcome: Outcome) -> Settlement:
+    def saved(self, item: Snapshot, outcome: Outcome) -> GroupAck:
         """Report a group that is durable; returns what acknowledges it."""
         sessions = {
             str(session_id): (item.group.sessions[session_id], result)
@@ -292,10 +293,10 @@ class _Batch:
         }
         acknowledged = []
         for char_id, result in outcome.characters.items():
-            claim = item.snapshot.claims[char_id]
+            claim = item.raw.claims[char_id]
             if isinstance(result, Saved):
-                taken_at = item.group.characters[char_id].version
-                acknowledged.append(Ended(claim, taken_at, result.version))
+                snapshot_version = item.group.characters[char_id].version
+                acknowledged.append(CoreAck(claim, snapshot_version, result.version))
                 held = item.group.references[char_id]
                 changed = result.changed or any(
                     sessions[text][1].changed for text in held.values() if text in sessions
@@ -303,24 +304,26 @@ class _Batch:
                 name = "saved" if changed else "unchanged"
                 if not self.conflicts.isdisjoint((char_id, *map(UUID, held.values()))):
                     name = "conflict"
-                of_it = {kind: shown.get(text, "missing") for kind, text in held.items()}
+                of_it = {
+                    session_type: shown.get(text, "missing") for session_type, text in held.items()
+                }
                 error = _gone(char_id, held, of_it) if "missing" in of_it.values() else None
                 report = BackupReport(char_id, name, result.version, error, None, of_it)
             else:
                 report = BackupReport(char_id, "deleted")
-                acknowledged.append(Ended(claim))
+                acknowledged.append(CoreAck(claim))
             self.reports[char_id] = report
             self.pending.pop(char_id, None)
         acknowledged.sort(key=lambda ended: ended.claim.char_id != item.anchor)
-        away = item.snapshot.cores.keys() - item.snapshot.claims.keys()
-        acknowledged += [Ended(Claim(char_id, 0)) for char_id in away]
+        away = item.raw.cores.keys() - item.raw.claims.keys()
+        acknowledged += [CoreAck(Claim(char_id, 0)) for char_id in away]
         settled = [
-            Settled(session.kind, text, session.version, result.version, session.closed)
+            SessionAck(session.session_type, text, session.version, result.version, session.closed)
             for text, (session, result) in sessions.items()
         ]
-        return Settlement(item.snapshot.at_ms, acknowledged, settled, item.snapshot.ties)
+        return GroupAck(item.raw.at_ms, acknowledged, settled, item.raw.ties)
 
-    def stale(self, left: Sequence[Taken]) -> list[Settlement]:
+    def stale(self, left: Sequence[Snapshot]) -> list[GroupAck]:
         """Report characters whose rows are newer because another worker was faster: Redis is at the
         row's version, or the core is gone. Returns what acknowledges them."""
         refused = [
@@ -331,24 +334,28 @@ class _Batch:
             if isinstance(result, Refused)
             and result.version > item.group.characters[char_id].version
         ]
-        looks = self.hot.run_many([self.commands.look(char_id) for _, char_id, _ in refused])
+        peeks = self.hot.run_many([self.commands.peek(char_id) for _, char_id, _ in refused])
         todo = []
-        for (item, char_id, version), reply in zip(refused, looks, strict=True):
-            core = done(reply)
+        for (item, char_id, version), reply in zip(refused, peeks, strict=True):
+            core = unwrap(reply)
             if (core is None or core.version >= version) and char_id in self.pending:
-                todo.append(Settlement(item.snapshot.at_ms, [Ended(self.pending.pop(char_id))]))
+                todo.append(GroupAck(item.raw.at_ms, [CoreAck(self.pending.pop(char_id))]))
                 self.reports[char_id] = BackupReport(char_id, "stale", version)
         return todo
 
 
 def _gone(char_id: int, held: Mapping[str, str], of_it: Mapping[str, str]) -> str:
-    gone = [f"{kind}:session:{held[kind]}" for kind, o in of_it.items() if o == "missing"]
+    gone = [
+        f"{session_type}:session:{held[session_type]}"
+        for session_type, o in of_it.items()
+        if o == "missing"
+    ]
     error = f"gone from Redis: {', '.join(gone)}; what PostgreSQL has stays"
     log.warning("character %d: %s", char_id, error)
     return error
 
 
-def _busy(item: Taken) -> bool:
+def _busy(item: Snapshot) -> bool:
     if item.outcome is None:
         return False
     results = [*item.outcome.characters.values(), *item.outcome.sessions.values()]

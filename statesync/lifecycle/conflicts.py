@@ -17,9 +17,9 @@ from statesync.durable.characters import Incomplete, Refused
 from statesync.durable.database import Rejected, work_of
 from statesync.durable.tables import session_characters, sessions, state_conflicts
 from statesync.errors import CorruptState
-from statesync.hot.command import Claim
-from statesync.hot.store import HotStore, done
-from statesync.lifecycle.snapshots import Taken
+from statesync.hot.commands.claims import Claim
+from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.snapshots import Snapshot
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import write_character
 from statesync.state.sessions import Session
@@ -35,7 +35,7 @@ def reconcile(
     hot: HotStore,
     engine: Engine,
     types: Mapping[str, SessionOrchestrator],
-    left: Sequence[Taken],
+    left: Sequence[Snapshot],
     pending: Mapping[int, Claim],
 ) -> set[int | UUID]:
     """Bring the cores and sessions of refused and incomplete snapshots up to their rows.
@@ -47,8 +47,8 @@ def reconcile(
     results = {i: r for item in left if item.outcome for i, r in item.outcome.characters.items()}
     # Who has lost the claim knows nothing of conflicts any more.
     asked = [i for i in pending if i in results]
-    marks = hot.run_many([hot.commands.marks(i) for i in asked])
-    ours = {i for i, m in zip(asked, marks, strict=True) if done(m).token == pending[i].token}
+    marks = hot.run_many([hot.commands.sync_state(i) for i in asked])
+    ours = {i for i, m in zip(asked, marks, strict=True) if unwrap(m).token == pending[i].token}
     refused = [i for i in ours if isinstance(results[i], Refused)]
     behind = _sessions_behind(hot, [item for item in left if item.anchor in ours])
     if not refused and not behind and not any(isinstance(r, Incomplete) for r in results.values()):
@@ -60,25 +60,25 @@ def reconcile(
         for item, session, version in behind:
             log.warning("%s: PostgreSQL holds a newer state than Redis", session.name)
             try:
-                lost = _losing(connection, types[session.kind], session, version)
+                lost = _losing(connection, types[session.session_type], session, version)
             except Rejected as error:
                 item.corrupt = CorruptState(item.anchor, session.name, str(error))
                 continue
             whose = min(lost.members, default=item.anchor)  # the same, whoever finds it
             _record(connection, lost, whose)
             # Should we die before the next save, that one compares the whole log.
-            durable.sessions.spoil(connection, [session.id])
+            durable.sessions.invalidate(connection, [session.id])
         rows_of = durable.characters.load(connection, refused)
     rows_of |= {i: r.row for i, r in results.items() if isinstance(r, Incomplete)}
     broken = {i for item in left if item.corrupt for i in item.group.characters}
     behind = [one for one in behind if not one[0].corrupt]
     cores = [
-        hot.commands.reconcile(char_id, row.version, write_character(row.core()))
+        hot.commands.reconcile(char_id, version=row.version, missing=write_character(row.core()))
         for char_id, row in rows_of.items()
         if char_id not in broken
     ]
     raised = [
-        hot.commands.reconcile_session(session.kind, session.id, version)
+        hot.commands.reconcile_session(session.session_type, session.id, version=version)
         for _, session, version in behind
     ]
     hot.run_many([*cores, *raised])
@@ -86,20 +86,20 @@ def reconcile(
 
 
 def _losing(
-    connection: Connection, kind: SessionOrchestrator, session: Session, version: int
+    connection: Connection, session_type: SessionOrchestrator, session: Session, version: int
 ) -> Session:
     """Return a session as PostgreSQL holds it, open or not. Raises Rejected if its type fails."""
     with (
-        _as_if_open(connection, session.kind, session.id) as members,
-        work_of(f"the session type {session.kind!r} cannot load it", connection),
+        _as_if_open(connection, session.session_type, session.id) as members,
+        work_of(f"the session type {session.session_type!r} cannot load it", connection),
     ):
-        rows = kind.load(connection, members)
+        rows = session_type.load(connection, members)
     row = next((row for row in rows.values() if row.id == session.id), None)
     return row or replace(session, fields={}, log=(), version=version)
 
 
 @contextmanager
-def _as_if_open(connection: Connection, kind: str, session_id: UUID) -> Iterator[list[int]]:
+def _as_if_open(connection: Connection, session_type: str, session_id: UUID) -> Iterator[list[int]]:
     """Run a block in which a session is open, and the only one of whoever ever was in it.
 
     Gives these characters. A type's ``load`` finds it then, also where it has ended. Nothing of
@@ -111,7 +111,7 @@ def _as_if_open(connection: Connection, kind: str, session_id: UUID) -> Iterator
         query = select(session_characters.c.character_id).where(inside)
         members = sorted(connection.execute(query).scalars())
         known = durable.sessions.memberships(connection, members)
-        others = [i for _, its_kind, i in known if its_kind == kind]
+        others = [i for _, its_kind, i in known if its_kind == session_type]
         end = update(sessions).where(sessions.c.id.in_(others)).values(closed_at=func.now())
         connection.execute(end)
         connection.execute(
@@ -126,7 +126,7 @@ def _as_if_open(connection: Connection, kind: str, session_id: UUID) -> Iterator
 def _record(connection: Connection, session: Session, char_id: int) -> None:
     """Copy a session, whole, to ``state_conflicts``; the same state only once."""
     state = {
-        "session": {"id": str(session.id), "session_type": session.kind, **session.fields},
+        "session": {"id": str(session.id), "session_type": session.session_type, **session.fields},
         "log": list(session.log),
     }
     row = {
@@ -138,7 +138,9 @@ def _record(connection: Connection, session: Session, char_id: int) -> None:
     connection.execute(upsert(state_conflicts).values(row).on_conflict_do_nothing())
 
 
-def _sessions_behind(hot: HotStore, left: Sequence[Taken]) -> list[tuple[Taken, Session, int]]:
+def _sessions_behind(
+    hot: HotStore, left: Sequence[Snapshot]
+) -> list[tuple[Snapshot, Session, int]]:
     """Return the refused sessions of which Redis holds an older version than PostgreSQL, each
     with its group and the row's version. One that is gone has ended meanwhile."""
     refused = [
@@ -148,9 +150,9 @@ def _sessions_behind(hot: HotStore, left: Sequence[Taken]) -> list[tuple[Taken, 
         for i, result in item.outcome.sessions.items()
         if isinstance(result, Refused)
     ]
-    looks = hot.run_many([hot.commands.look_session(s.kind, s.id) for _, s, _ in refused])
+    peeks = hot.run_many([hot.commands.peek_session(s.session_type, s.id) for _, s, _ in refused])
     return [
         (item, session, version)
-        for (item, session, version), live in zip(refused, map(done, looks), strict=True)
+        for (item, session, version), live in zip(refused, map(unwrap, peeks), strict=True)
         if 0 <= live < version or (live >= 0 and version == session.version)
     ]

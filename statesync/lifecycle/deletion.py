@@ -31,14 +31,15 @@ from statesync.durable.tables import characters, session_characters, sessions
 from statesync.errors import (
     CorruptState,
     DatabaseUnavailable,
+    GroupTooLarge,
     InvalidInput,
     SessionClosed,
     SessionNotFound,
-    TieFull,
 )
 from statesync.hot.store import HotStore
 from statesync.state.fields import check_char_id
-from statesync.state.session_types import names, session_uuid
+from statesync.state.references import session_uuid
+from statesync.state.session_types import names
 
 __all__ = ["Deletion", "DeletionReport"]
 
@@ -70,7 +71,7 @@ class Deletion:
     def run(self, char_id: int) -> DeletionReport:
         """Delete one character. Raises InvalidCharId and ServerUnavailable."""
         check_char_id(char_id)
-        loaded = self._hot.look(char_id)
+        loaded = self._hot.peek(char_id)
         try:
             with database.transaction(self._engine) as connection:
                 if not _mark_deleted(connection, char_id, known=loaded is not None):
@@ -79,23 +80,23 @@ class Deletion:
         except database.Rejected as error:
             raise DatabaseUnavailable(f"character {char_id} is locked: {error}") from None
         # Read again: it may have been restored, or have joined something, until the commit.
-        loaded = self._hot.look(char_id)
+        loaded = self._hot.peek(char_id)
         held = _sessions(loaded.references) if loaded else []
         inside = sorted({*(item for item in inside if item[0] in names()), *held})
-        for kind, session_id in inside:
-            self._leave(kind, session_id, char_id)
+        for session_type, session_id in inside:
+            self._leave(session_type, session_id, char_id)
         if loaded:
             self._backup(char_id)
         self._hot.forget(char_id, [item for item in inside if item[1] not in shared])
         return DeletionReport(char_id, "deleted", [f"{k}:session:{text}" for k, text in inside])
 
-    def _leave(self, kind: str, session_id: str, char_id: int) -> None:
+    def _leave(self, session_type: str, session_id: str, char_id: int) -> None:
         try:
             try:
-                self._hot.leave_session(kind, session_id, char_id)
-            except TieFull:
+                self._hot.leave_session(session_type, session_id, char_id)
+            except GroupTooLarge:
                 self._backup(char_id)
-                self._hot.leave_session(kind, session_id, char_id)
+                self._hot.leave_session(session_type, session_id, char_id)
         except (SessionNotFound, SessionClosed):
             return
         except CorruptState as error:
@@ -105,9 +106,9 @@ class Deletion:
 def _sessions(references: Mapping[str, str]) -> list[Reference]:
     """Return those of a core's references that are session ids: nothing else makes a key."""
     found = []
-    for kind, text in references.items():
+    for session_type, text in references.items():
         with suppress(InvalidInput):
-            found.append((kind, session_uuid(text)))
+            found.append((session_type, session_uuid(text)))
     return found
 
 
@@ -135,7 +136,7 @@ def _end_memberships(connection: Connection, char_id: int) -> tuple[list[Referen
         .order_by(sessions.c.id)
         .with_for_update()
     )
-    found = [(kind, session_id) for kind, session_id in connection.execute(query)]
+    found = [(session_type, session_id) for session_type, session_id in connection.execute(query)]
     ids = [session_id for _, session_id in found]
     connection.execute(update(session_characters).where(mine).values(left_at=func.now()))
     # What a restore for the others brings back names it no more.
@@ -158,4 +159,6 @@ def _end_memberships(connection: Connection, char_id: int) -> tuple[list[Referen
         .where(sessions.c.id.in_(set(ids) - shared), sessions.c.closed_at.is_(None))
         .values(closed_at=func.now())
     )
-    return [(kind, str(session_id)) for kind, session_id in found], {str(i) for i in shared}
+    return [(session_type, str(session_id)) for session_type, session_id in found], {
+        str(i) for i in shared
+    }

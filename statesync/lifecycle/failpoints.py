@@ -11,17 +11,17 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["POINTS", "reach"]
+__all__ = ["FAILPOINTS", "failpoint"]
 
-POINTS = (
+FAILPOINTS = (
     *("swept", "claimed", "snapshot", "written", "committed", "acknowledged"),
-    *("loaded", "filled", "evicting"),
+    *("loaded", "restored", "evicting"),
 )
 """What may be named: in a sweep, in a backup, in a restore, in an eviction."""
 
 
 def _stopper(where: str, file: Path) -> Callable[[str], None]:
-    def reach(point: str) -> None:
+    def failpoint(point: str) -> None:
         if point == where:
             try:
                 with file.open("x") as mine:
@@ -30,7 +30,7 @@ def _stopper(where: str, file: Path) -> Callable[[str], None]:
                 return  # once
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    return reach
+    return failpoint
 
 
 def _nothing(_: str) -> None:
@@ -38,5 +38,7 @@ def _nothing(_: str) -> None:
 
 
 _where, _, _file = os.environ.get("STOP_SYNC_AT", "").partition(":")
-reach: Callable[[str], None] = _stopper(_where, Path(_file)) if _where in POINTS else _nothing
+failpoint: Callable[[str], None] = (
+    _stopper(_where, Path(_file)) if _where in FAILPOINTS else _nothing
+)
 """Call it with the name of a point, on the way from one step to the next."""

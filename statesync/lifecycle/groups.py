@@ -118,23 +118,23 @@ def _write_sessions(
 ) -> None:
     new: list[Session] = []
     over: list[Session] = []
-    by_kind: dict[str, list[Session]] = defaultdict(list)
+    by_type: dict[str, list[Session]] = defaultdict(list)
     for group in accepted:
         for session_id, session in group.sessions.items():
             decision = decided[session_id]
             if isinstance(decision, Accepted):
                 (new if decision.new else over).append(session)
-                by_kind[session.kind].append(session)
-    if not by_kind:
+                by_type[session.session_type].append(session)
+    if not by_type:
         return
     payloads: dict[UUID, dict[str, Any]] = {}
-    for kind, sessions in by_kind.items():
-        with work_of(f"the session type {kind!r} cannot save it"):
+    for session_type, sessions in by_type.items():
+        with work_of(f"the session type {session_type!r} cannot save it"):
             for session in sessions:
-                payloads[session.id] = types[kind].payload(session)
+                payloads[session.id] = types[session_type].payload(session)
                 dump_json(payloads[session.id])  # what is no JSON is the type's mistake
     saved = {char_id for group in accepted for char_id in group.characters}
     durable.sessions.write(connection, new, over, payloads, saved)
-    for kind, sessions in by_kind.items():
-        with work_of(f"the session type {kind!r} cannot save it", connection):
-            types[kind].save(connection, sessions)
+    for session_type, sessions in by_type.items():
+        with work_of(f"the session type {session_type!r} cannot save it", connection):
+            types[session_type].save(connection, sessions)

@@ -16,11 +16,11 @@ from statesync.errors import (
     SessionNotFound,
     SettingsError,
 )
-from statesync.hot.command import Claim
-from statesync.hot.store import HotStore, done
+from statesync.hot.commands.claims import Claim
+from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.backup import Backup, BackupReport
 from statesync.lifecycle.deletion import Deletion, DeletionReport
-from statesync.lifecycle.failpoints import reach
+from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.restore import Restore, RestoreReport
 from statesync.sessions.base import SessionOrchestrator, SessionReport
 from statesync.settings import Settings
@@ -122,9 +122,9 @@ class GameStateOrchestrator:
         """
         ids = list(dict.fromkeys(check_char_id(char_id) for char_id in char_ids))
         replies = self.hot.run_many(
-            [self.hot.commands.claim(char_id, self._lease_us) for char_id in ids]
+            [self.hot.commands.claim(char_id, lease_us=self._lease_us) for char_id in ids]
         )
-        claimed = [done(reply) for reply in replies]
+        claimed = [unwrap(reply) for reply in replies]
         clean = {held.char_id for held, known in claimed if not known}
         return self._backup.run([held for held, _ in claimed], clean)
 
@@ -132,10 +132,10 @@ class GameStateOrchestrator:
         """Save characters that a sweep has claimed. Raises as ``backup_many`` does."""
         return self._backup.run(claims)
 
-    def backup_sessions(self, kind: str, session_ids: Sequence[str]) -> list[SessionReport]:
+    def backup_sessions(self, session_type: str, session_ids: Sequence[str]) -> list[SessionReport]:
         """Save sessions of one type now, and with each its participants."""
         get = self.hot.commands.get_session
-        replies = self.hot.run_many([get(kind, session_id) for session_id in session_ids])
+        replies = self.hot.run_many([get(session_type, session_id) for session_id in session_ids])
         named: dict[str, Session] = {}
         reports: dict[str, SessionReport] = {}
         for session_id, reply in zip(session_ids, replies, strict=True):
@@ -152,9 +152,11 @@ class GameStateOrchestrator:
         }
         for session_id, session in named.items():
             of_it = [saved[char_id] for char_id in session.participants]
-            done_by = [r for r in of_it if r.sessions.get(kind) in ("saved", "unchanged", "closed")]
+            done_by = [
+                r for r in of_it if r.sessions.get(session_type) in ("saved", "unchanged", "closed")
+            ]
             if done_by:
-                reports[session_id] = SessionReport(done_by[0].sessions[kind], session_id)
+                reports[session_id] = SessionReport(done_by[0].sessions[session_type], session_id)
             else:
                 first = next((r for r in of_it if r.outcome != "missing"), None)
                 error = (first and first.error) or "no participant is loaded that points at it"
@@ -172,17 +174,17 @@ class GameStateOrchestrator:
         report = None
         deadline = time.monotonic() + _EVICT_SECONDS
         pause, rounds = 0.005, 0
-        while self.hot.look(char_id) is not None:
-            marks = self.hot.marks(char_id)
-            if report is None or marks.dirty or not marks.token:
+        while self.hot.peek(char_id) is not None:
+            sync_state = self.hot.sync_state(char_id)
+            if report is None or sync_state.dirty or not sync_state.token:
                 report = self.backup_full_state(char_id)
-                rounds += marks.dirty
-            reach("evicting")
+                rounds += sync_state.dirty
+            failpoint("evicting")
             if report.outcome != "quarantined" and self.hot.evict(char_id):
                 return report
             # What changed meanwhile is saved in another round, however long one takes; waiting for
             # somebody else has an end in time.
-            waited = not marks.dirty and time.monotonic() > deadline
+            waited = not sync_state.dirty and time.monotonic() > deadline
             if report.outcome == "quarantined" or rounds > _ROUNDS or waited:
                 raise CharacterNotSaved(char_id)
             # Whose claim is out, is being saved by somebody else in its group: that will do.
@@ -218,15 +220,15 @@ class GameStateOrchestrator:
         ids = list(dict.fromkeys(check_char_id(char_id) for char_id in char_ids))
         return self._restore.run(ids, progress)
 
-    def restore_sessions(self, kind: str, char_ids: Sequence[int]) -> list[SessionReport]:
+    def restore_sessions(self, session_type: str, char_ids: Sequence[int]) -> list[SessionReport]:
         """Restore characters and their sessions, and report on those of one type."""
         reports = self.restore_many(char_ids)
-        looks = self.hot.run_many([self.hot.commands.look(r.char_id) for r in reports])
+        peeks = self.hot.run_many([self.hot.commands.peek(r.char_id) for r in reports])
         made = []
-        for report, look in zip(reports, looks, strict=True):
-            found = done(look)
-            session_id = found.references.get(kind) if found else None
-            made.append(SessionReport(report.sessions.get(kind, "not_found"), session_id))
+        for report, peek in zip(reports, peeks, strict=True):
+            found = unwrap(peek)
+            session_id = found.references.get(session_type) if found else None
+            made.append(SessionReport(report.sessions.get(session_type, "not_found"), session_id))
         return made
 
     def active(self, hours: float) -> Iterator[list[int]]:

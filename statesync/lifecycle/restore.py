@@ -16,14 +16,14 @@ from statesync import durable
 from statesync.durable import database
 from statesync.errors import CorruptState, DatabaseUnavailable, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
-from statesync.hot.commands.characters import Look
-from statesync.hot.commands.transfer import Filling
-from statesync.hot.store import HotStore, done
-from statesync.lifecycle.failpoints import reach
+from statesync.hot.commands.transfer import Peek, RestoreItem
+from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.failpoints import failpoint
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character, write_character
 from statesync.state.fields import dump_json
-from statesync.state.session_types import names, reference_field
+from statesync.state.references import reference_field
+from statesync.state.session_types import names
 from statesync.state.sessions import Session, read_references
 from statesync.state.vitals import DeriveVitals
 
@@ -146,20 +146,20 @@ class Restore:
         """
         with database.statement(self._engine) as connection:
             rows = durable.characters.load(connection, ids, durable.sessions.LOAD_ALONE)
-        reach("loaded")
-        early = self._fill({i: self._plan(row, {}) for i, row in rows.items()}, reports)
-        reach("filled")
+        failpoint("loaded")
+        early = self._restore({i: self._plan(row, {}) for i, row in rows.items()}, reports)
+        failpoint("restored")
         left = [char_id for char_id in reports.undecided(ids) if char_id not in early]
-        return early + self._look(left, reports) if left else early
+        return early + self._peek(left, reports) if left else early
 
-    def _look(self, ids: Sequence[int], reports: _Reports) -> list[int]:
+    def _peek(self, ids: Sequence[int], reports: _Reports) -> list[int]:
         """Restore with their sessions who are in one, and the lost sessions of who is live."""
-        looks = self._hot.run_many([self._commands.look(char_id) for char_id in ids])
-        looked = dict(zip(ids, looks, strict=True))
-        live: dict[int, Look] = {}
-        for char_id, look in looked.items():
+        peeks = self._hot.run_many([self._commands.peek(char_id) for char_id in ids])
+        peeked = dict(zip(ids, peeks, strict=True))
+        live: dict[int, Peek] = {}
+        for char_id, peek in peeked.items():
             try:
-                if found := done(look):
+                if found := unwrap(peek):
                     _check(char_id, found)
                     live[char_id] = found
             except CorruptState as error:
@@ -170,28 +170,31 @@ class Restore:
                 k: "ended" if k in lost.get(char_id, {}) else "live" for k in core.references
             }
             reports[char_id] = RestoreReport(char_id, "live", core.version, sessions)
-        absent = [char_id for char_id, look in looked.items() if look is None]
+        absent = [char_id for char_id, peek in peeked.items() if peek is None]
         if not absent and not lost:
             return []
         with database.transaction(self._moment) as connection:
             rows = durable.characters.load(connection, absent)
             having = durable.sessions.having_open(connection, [*rows, *lost])
             sessions_of: dict[str, dict[int, Session]] = {}
-            for kind in having.keys() & self._types.keys():
-                with database.work_of(f"the session type {kind!r} cannot load it"):
-                    sessions_of[kind] = self._types[kind].load(connection, having[kind])
+            for session_type in having.keys() & self._types.keys():
+                with database.work_of(f"the session type {session_type!r} cannot load it"):
+                    sessions_of[session_type] = self._types[session_type].load(
+                        connection, having[session_type]
+                    )
         reports |= {i: RestoreReport(i, "not_found") for i in absent if i not in rows}
         planned = {char_id: self._plan(row, sessions_of) for char_id, row in rows.items()}
         for char_id, references in lost.items():
             there = {
                 uuid4().hex: session
-                for kind, text in references.items()
-                if (session := sessions_of.get(kind, {}).get(char_id)) and str(session.id) == text
+                for session_type, text in references.items()
+                if (session := sessions_of.get(session_type, {}).get(char_id))
+                and str(session.id) == text
             }
             planned[char_id] = _Planned({}, None, there)
-        reach("loaded")
-        early = self._fill(planned, reports)
-        reach("filled")
+        failpoint("loaded")
+        early = self._restore(planned, reports)
+        failpoint("restored")
         return early
 
     def _lost_sessions(
@@ -199,11 +202,11 @@ class Restore:
     ) -> dict[int, dict[str, str]]:
         """Return the sessions that live cores point at but that are gone, by character and type."""
         held = [(i, k, text) for i, of_it in references.items() for k, text in of_it.items()]
-        looks = self._hot.run_many([self._commands.look_session(k, text) for _, k, text in held])
+        peeks = self._hot.run_many([self._commands.peek_session(k, text) for _, k, text in held])
         lost: dict[int, dict[str, str]] = {}
-        for (char_id, kind, text), look in zip(held, looks, strict=True):
-            if not isinstance(look, CorruptState) and done(look) < 0:
-                lost.setdefault(char_id, {})[kind] = text
+        for (char_id, session_type, text), peek in zip(held, peeks, strict=True):
+            if not isinstance(peek, CorruptState) and unwrap(peek) < 0:
+                lost.setdefault(char_id, {})[session_type] = text
         return lost
 
     def _plan(self, row: Character, sessions_of: Mapping[str, Mapping[int, Session]]) -> _Planned:
@@ -212,20 +215,20 @@ class Restore:
         sessions: dict[str, Session] = {}
         ended = []
         changed = False
-        for kind in self._types:
-            name = reference_field(kind)
-            session = sessions_of.get(kind, {}).get(row.char_id)
+        for session_type in self._types:
+            name = reference_field(session_type)
+            session = sessions_of.get(session_type, {}).get(row.char_id)
             if session:
                 sessions[uuid4().hex] = session
                 changed |= core.get(name) != str(session.id)
                 core[name] = str(session.id)
             elif core.get(name):
-                ended.append(kind)
+                ended.append(session_type)
                 del core[name]
                 changed = True
         fallback_from = None
         asked = self._by_state.get(row.state or "")
-        if asked and asked not in {session.kind for session in sessions.values()}:
+        if asked and asked not in {session.session_type for session in sessions.values()}:
             fallback_from = row.state
             core["state"] = self._fallback_state
             changed = True
@@ -233,7 +236,7 @@ class Restore:
             core["vitals"] = self._vitals(row.stats)
         return _Planned(core, row.version, sessions, tuple(ended), fallback_from, changed)
 
-    def _fill(self, planned: Mapping[int, _Planned], reports: _Reports) -> list[int]:
+    def _restore(self, planned: Mapping[int, _Planned], reports: _Reports) -> list[int]:
         todo: list[Command[Any]] = []
         staged: set[object] = set()
         for plan in planned.values():
@@ -243,18 +246,20 @@ class Restore:
                     staged.add(session.id)
                     entries = [dump_json(entry) for entry in session.log]
                     todo += [
-                        self._commands.stage(token, at, entries[at : at + _LOG_STEP])
+                        self._commands.stage(token, entries[at : at + _LOG_STEP], start=at)
                         for at in range(0, len(entries), _LOG_STEP)
                     ]
         fillings = [
-            Filling(char_id, plan.version, write_character(plan.core), plan.sessions, plan.changed)
+            RestoreItem(
+                char_id, plan.version, write_character(plan.core), plan.sessions, plan.changed
+            )
             for char_id, plan in planned.items()
         ]
         scripts = packed(fillings, lambda filling: 1 + len(filling.sessions), SCRIPT_MEMBERS)
         first_fill = len(todo)
-        todo += map(self._commands.fill, scripts)
+        todo += map(self._commands.restore, scripts)
         again = []
-        replies = chain.from_iterable(map(done, self._hot.run_many(todo)[first_fill:]))
+        replies = chain.from_iterable(map(unwrap, self._hot.run_many(todo)[first_fill:]))
         for (char_id, plan), reply in zip(planned.items(), replies, strict=True):
             if isinstance(reply, StatesyncError):
                 reports[char_id] = _failed(char_id, reply)
@@ -264,7 +269,7 @@ class Restore:
                 again.append(char_id)
                 continue
             of_it = {
-                session.kind: result
+                session.session_type: result
                 for session, result in zip(plan.sessions.values(), outcomes, strict=True)
                 if result != "left"
             }
@@ -279,9 +284,11 @@ class Restore:
         return again
 
 
-def _check(char_id: int, found: Look) -> None:
+def _check(char_id: int, found: Peek) -> None:
     """Raise CorruptState where a core points at what is no session."""
-    read_references(char_id, [found.references.get(kind, "").encode() for kind in names()])
+    read_references(
+        char_id, [found.references.get(session_type, "").encode() for session_type in names()]
+    )
 
 
 def _failed(char_id: int, error: Exception) -> RestoreReport:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from statesync import durable
 from statesync.durable import database
-from statesync.hot.store import done
+from statesync.hot.store import unwrap
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state.sessions import Session
 
@@ -33,7 +33,7 @@ class ScrubPage:
     """Where the next page starts; 0 at the end."""
     keys: int
     """How many keys there are in all."""
-    looked: int
+    peeked: int
     """About how many keys were looked at."""
     characters: int
     sessions: int
@@ -48,12 +48,12 @@ def scrub_page(orchestrator: GameStateOrchestrator, cursor: int = 0) -> ScrubPag
     points at it is marked. Raises ServerUnavailable.
     """
     hot = orchestrator.hot
-    found = hot.scan(cursor, _LOOK_AT)
+    found = hot.scan(cursor, count=_LOOK_AT)
     todo: list[tuple[int, tuple[str, str] | None]] = [(char_id, None) for char_id in found.char_ids]
     for session in _unsaved_sessions(orchestrator, found.sessions):
-        todo += [(i, (session.kind, str(session.id))) for i in session.participants]
+        todo += [(i, (session.session_type, str(session.id))) for i in session.participants]
     replies = hot.run_many([hot.commands.mark_unsaved(*item) for item in todo])
-    marked = [char_id for (char_id, _), reply in zip(todo, replies, strict=True) if done(reply)]
+    marked = [char_id for (char_id, _), reply in zip(todo, replies, strict=True) if unwrap(reply)]
     if marked:
         log.warning("unsaved without a mark, now dirty: characters %s", marked)
         hot.count({"scrubbed": len(marked)})

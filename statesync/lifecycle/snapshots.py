@@ -11,25 +11,25 @@ from sqlalchemy import Engine
 from statesync import durable
 from statesync.durable import database
 from statesync.errors import CorruptState, InvalidField
-from statesync.hot.command import Snapshot
-from statesync.hot.store import HotStore, done
+from statesync.hot.commands.backup import RawSnapshot
+from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.groups import Group, Outcome
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import decode_character
 from statesync.state.sessions import Session, decode_session
 
-__all__ = ["Taken", "add", "decode", "merge", "read_logs"]
+__all__ = ["Snapshot", "add", "decode", "merge", "read_logs"]
 
 _LOG_STEP = 1000
 """How many log entries are read by one script."""
 
 
 @dataclass(slots=True)
-class Taken:
+class Snapshot:
     """A snapshot that can be saved."""
 
     anchor: int
-    snapshot: Snapshot
+    raw: RawSnapshot
     group: Group
     outcome: Outcome | None = None
     corrupt: CorruptState | None = None
@@ -59,34 +59,38 @@ def merge(known: Mapping[int, frozenset[str]]) -> dict[int, frozenset[str]]:
     return merged
 
 
-def add(taken: dict[int | UUID, Taken], new: Taken) -> None:
+def add(snapshots: dict[int | UUID, Snapshot], new: Snapshot) -> None:
     """Add a snapshot; where somebody is in two of them, only the later one stands."""
-    for old in {id(taken[key]): taken[key] for key in new.holds() if key in taken}.values():
+    for old in {
+        id(snapshots[key]): snapshots[key] for key in new.holds() if key in snapshots
+    }.values():
         key = next(key for key in new.holds() if key in old.holds())
         if old.version(key) > new.version(key):
             return
         for key in old.holds():
-            taken.pop(key, None)
-    taken.update(dict.fromkeys(new.holds(), new))
+            snapshots.pop(key, None)
+    snapshots.update(dict.fromkeys(new.holds(), new))
 
 
-def decode(snapshot: Snapshot) -> Group:
+def decode(snapshot: RawSnapshot) -> Group:
     """Decode a snapshot. Raises CorruptState, which names whose field it is."""
     characters = {
         char_id: decode_character(char_id, core) for char_id, core in snapshot.cores.items() if core
     }
     sessions: dict[UUID, Session] = {}
-    for (kind, session_id), (log_length, raw) in snapshot.sessions.items():
+    for (session_type, session_id), (log_length, raw) in snapshot.sessions.items():
         if not raw:
             continue
-        inside = [i for i, held in snapshot.references.items() if held.get(kind) == session_id]
+        inside = [
+            i for i, held in snapshot.references.items() if held.get(session_type) == session_id
+        ]
         try:
-            session = decode_session(kind, session_id, raw, log_length)
+            session = decode_session(session_type, session_id, raw, log_length)
         except InvalidField as error:
             whose = min(inside, default=min(characters))
             raise CorruptState(whose, error.field, error.reason) from None
         if session.id in sessions:
-            reason = f"the id is that of a {sessions[session.id].kind} session as well"
+            reason = f"the id is that of a {sessions[session.id].session_type} session as well"
             raise CorruptState(min(inside, default=min(characters)), session.name, reason)
         away = [i for i in session.participants if i not in characters]
         sessions[session.id] = replace(session, members=tuple(sorted({*inside, *away})))
@@ -98,7 +102,7 @@ def read_logs(
     hot: HotStore,
     engine: Engine,
     types: Mapping[str, SessionOrchestrator],
-    taken: Sequence[Taken],
+    snapshots: Sequence[Snapshot],
     conflicts: Collection[object],
 ) -> None:
     """Read what of the sessions' logs is not in PostgreSQL yet.
@@ -106,20 +110,20 @@ def read_logs(
     A log only grows, so what was in it at the snapshot's instant can be read afterwards.
     """
     logs: dict[str, list[UUID]] = {}
-    for item in taken:
+    for item in snapshots:
         for session in item.group.sessions.values():
-            if session.log_length and types[session.kind].has_log:
-                logs.setdefault(session.kind, []).append(session.id)
+            if session.log_length and types[session.session_type].has_log:
+                logs.setdefault(session.session_type, []).append(session.id)
     if not logs:
         return
     ends: dict[UUID, int] = {}
     with database.transaction(engine) as connection:
-        for kind, ids in logs.items():
-            ends |= types[kind].saved_log(connection, ids)
-        whole = durable.sessions.spoiled(connection, [i for ids in logs.values() for i in ids])
-    for item in taken:
+        for session_type, ids in logs.items():
+            ends |= types[session_type].saved_log(connection, ids)
+        whole = durable.sessions.invalidated(connection, [i for ids in logs.values() for i in ids])
+    for item in snapshots:
         for session in item.group.sessions.values():
-            if session.id in logs.get(session.kind, ()):
+            if session.id in logs.get(session.session_type, ()):
                 # Where PostgreSQL was ahead of Redis, the whole log is compared.
                 start = ends.get(session.id, 0)
                 if session.id in conflicts or session.id in whole or start > session.log_length:
@@ -136,11 +140,13 @@ def _with_log(hot: HotStore, session: Session, start: int) -> Session:
     end = session.log_length
     parts = hot.run_many(
         [
-            hot.commands.read_log(session.kind, session.id, at, min(at + _LOG_STEP, end) - 1)
+            hot.commands.read_log(
+                session.session_type, session.id, start=at, stop=min(at + _LOG_STEP, end) - 1
+            )
             for at in range(start, end, _LOG_STEP)
         ]
     )
-    entries = tuple(entry for part in parts for entry in done(part))
+    entries = tuple(entry for part in parts for entry in unwrap(part))
     if len(entries) < end - start:
         raise InvalidField("log", "is shorter than it was: it may only be appended to")
     return replace(session, log=entries, log_start=start)

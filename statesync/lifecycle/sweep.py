@@ -13,15 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from statesync.errors import ServerUnavailable
-from statesync.hot.command import Claim, Status
+from statesync.hot.commands.claims import Claim
+from statesync.hot.commands.operators import Status
 from statesync.hot.store import HotStore
-from statesync.lifecycle.failpoints import reach
+from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 
-__all__ = ["DrainReport", "HandOver", "SweepReport", "drain", "sweep"]
+__all__ = ["Dispatch", "DrainReport", "SweepReport", "drain", "sweep"]
 
-HandOver = Callable[[Sequence[Claim]], object]
+Dispatch = Callable[[Sequence[Claim]], object]
 """Sends claims to the workers; raises BrokerUnavailable where it cannot."""
 
 _REQUEUE_STEP = 100
@@ -44,7 +45,7 @@ class SweepReport:
     """Still dirty: in flight already, or above what may be in flight."""
 
 
-def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> SweepReport:
+def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:
     """Put back expired claims, claim what is dirty, and hand it over.
 
     A backlog of more than ``batch_above`` goes to ``batch``, ``batch_size`` claims at a time; a
@@ -61,20 +62,20 @@ def sweep(hot: HotStore, settings: Settings, one: HandOver, batch: HandOver) -> 
         # Of what does not fit now, leave so much that a batch goes on with it, or nothing.
         most = max(settings.batch_size, most - settings.batch_above)
     size = settings.batch_size if in_batches else 1
-    hand_over = batch if in_batches else one
+    dispatch = batch if in_batches else one
     held: list[Claim] = []
     claimed, batches = 0, 0
     last, ended = None, False
     try:
         while not ended:
-            step = hot.claim_dirty(settings.lease_us, most, _SCAN_STEP)
+            step = hot.claim_dirty(lease_us=settings.lease_us, max_in_flight=most, count=_SCAN_STEP)
             last = last or step.last
-            ended = step.done is None or step.done >= last
+            ended = step.passes is None or step.passes >= last
             claimed += len(step.claims)
             held += step.claims
-            reach("swept")
+            failpoint("swept")
             while len(held) >= size or (held and ended):
-                hand_over(held[:size])
+                dispatch(held[:size])
                 del held[:size]
                 batches += in_batches
     except BaseException:  # whatever it is, nobody has to wait for the leases
@@ -104,7 +105,7 @@ class DrainReport:
     """Cannot be saved until somebody repairs them."""
 
     @property
-    def done(self) -> bool:
+    def complete(self) -> bool:
         """Whether nothing is left."""
         return not self.dirty and not self.claimed
 
@@ -147,7 +148,7 @@ def drain(
             if status.dirty or status.claimed != claimed:
                 claimed, moved_at = status.claimed, time.monotonic()
             elif time.monotonic() > moved_at + _STILL_SECONDS:
-                hot.requeue(_REQUEUE_STEP, held=True)
+                hot.requeue(_REQUEUE_STEP, include_unexpired=True)
         except ServerUnavailable as error:
             failed = error
         if time.monotonic() > deadline:

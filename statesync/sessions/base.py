@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from uuid import UUID
 
 from statesync import durable
-from statesync.state.session_types import session_uuid
+from statesync.state.references import session_uuid
 from statesync.state.sessions import Session
 
 if TYPE_CHECKING:
@@ -32,8 +32,12 @@ class SessionReport:
 class _Game(Protocol):
     """What an orchestrator of sessions asks of the one of the game."""
 
-    def backup_sessions(self, kind: str, session_ids: Sequence[str]) -> list[SessionReport]: ...
-    def restore_sessions(self, kind: str, char_ids: Sequence[int]) -> list[SessionReport]: ...
+    def backup_sessions(
+        self, session_type: str, session_ids: Sequence[str]
+    ) -> list[SessionReport]: ...
+    def restore_sessions(
+        self, session_type: str, char_ids: Sequence[int]
+    ) -> list[SessionReport]: ...
 
 
 class SessionOrchestrator:

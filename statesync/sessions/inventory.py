@@ -103,7 +103,9 @@ class InventoryOrchestrator(SessionOrchestrator):
             if robbed:
                 # Their open inventories are not in the rows any more as they were last saved.
                 known = durable.sessions.memberships(connection, list(robbed))
-                durable.sessions.spoil(connection, [i for _, kind, i in known if kind == self.name])
+                durable.sessions.invalidate(
+                    connection, [i for _, session_type, i in known if session_type == self.name]
+                )
 
     def _one_owner_each(self, connection: Connection, rows: Sequence[Item]) -> list[Item]:
         """Return ``rows`` with each item once. One that two inventories hold is on its way from the

@@ -68,7 +68,11 @@ class Character:
         """The active sessions, by the name of their type, such as ``combat``."""
         end = "_session_id"
         named = {n.removesuffix(end): v for n, v in self.fields.items() if n.endswith(end) and v}
-        return {kind: UUID(text) for kind, text in named.items() if _UUID.fullmatch(text)}
+        return {
+            session_type: UUID(text)
+            for session_type, text in named.items()
+            if _UUID.fullmatch(text)
+        }
 
     def core(self) -> dict[str, Any]:
         """Return the fields that game code may set, as ``encode_character`` takes them."""

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeVar
-from uuid import UUID
 
-from statesync.errors import InvalidInput, InvalidSessionType
+from statesync.errors import InvalidSessionType
 
 __all__ = [
     "ENTRY_POINTS",
@@ -20,10 +19,8 @@ __all__ = [
     "check_registry",
     "find_type",
     "names",
-    "reference_field",
     "register",
     "session_types",
-    "session_uuid",
     "types_by_state",
 ]
 
@@ -82,8 +79,8 @@ def find_type(name: str) -> SessionType:
             f"there is no session type {name!r}; there are {', '.join(names())}. "
             f"A type of your own must be registered in every process"
         )
-    kind: SessionType = found
-    return kind
+    session_type: SessionType = found
+    return session_type
 
 
 def types_by_state() -> dict[str, str]:
@@ -113,19 +110,6 @@ def check_registry(classes: Iterable[Any]) -> dict[str, Any]:
                 )
             by_state[state] = cls.name
     return by_name
-
-
-def reference_field(kind: str) -> str:
-    """Return the field of a core that points at its session of a type."""
-    return f"{kind}_session_id"
-
-
-def session_uuid(session_id: object) -> str:
-    """Return the one spelling of a session's id that keys bear. Raises InvalidInput."""
-    try:
-        return str(session_id if isinstance(session_id, UUID) else UUID(str(session_id)))
-    except ValueError:
-        raise InvalidInput(f"{session_id!r:.60} is not a session id: it must be a UUID") from None
 
 
 def _check(cls: Any) -> None:

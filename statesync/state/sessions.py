@@ -21,7 +21,8 @@ from statesync.state.fields import (
     text_value,
     version_value,
 )
-from statesync.state.session_types import find_type, names, reference_field, session_uuid
+from statesync.state.references import reference_field, session_uuid
+from statesync.state.session_types import find_type, names
 
 __all__ = [
     "Session",
@@ -41,7 +42,7 @@ _OWN = ("version", "closed_at", TIE_FIELD)
 class Session:
     """A temporary session: a fight, an open inventory, a quest."""
 
-    kind: str
+    session_type: str
     """The name of its type, such as ``combat``."""
     id: UUID
     fields: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class Session:
     @property
     def name(self) -> str:
         """How messages name it: ``combat:session:{uuid}``."""
-        return f"{self.kind}:session:{self.id}"
+        return f"{self.session_type}:session:{self.id}"
 
     def digest(self) -> str:
         """Return a name of the content: equal only where nothing but the version differs."""
@@ -75,19 +76,21 @@ class Session:
 
 
 def decode_session(
-    kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int = 0
+    session_type: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int = 0
 ) -> Session:
     """Read a session's hash. Raises InvalidField, which names the first field that is not valid, as
     in ``combat:session:{uuid}.monsters``."""
     try:
-        return _decode(kind, session_id, raw, log_length)
+        return _decode(session_type, session_id, raw, log_length)
     except InvalidField as error:
-        field = f"{kind}:session:{session_id}.{error.field}"
+        field = f"{session_type}:session:{session_id}.{error.field}"
         raise InvalidField(field, error.reason) from None
 
 
-def _decode(kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int) -> Session:
-    json = json_fields(kind)
+def _decode(
+    session_type: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int
+) -> Session:
+    json = json_fields(session_type)
     fields: dict[str, Any] = {}
     version, closed = 0, False
     for raw_name, raw_value in raw.items():
@@ -102,17 +105,17 @@ def _decode(kind: str, session_id: str, raw: Mapping[bytes, bytes], log_length: 
             fields[name] = json_value(name, raw_value)
         else:
             fields[name] = text_value(name, raw_value)
-    _check(kind, fields)
-    return Session(kind, UUID(session_id), fields, version, closed, log_length)
+    _check(session_type, fields)
+    return Session(session_type, UUID(session_id), fields, version, closed, log_length)
 
 
-def encode_session(kind: str, fields: Mapping[str, Any]) -> dict[str, str]:
+def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, str]:
     """Return a session's fields as its hash holds them.
 
     A string stays as it is where the type does not say JSON; anything else becomes JSON. Raises
     InvalidField, or InvalidSessionType.
     """
-    json = json_fields(kind)
+    json = json_fields(session_type)
     if len(fields) > MAX_FIELDS:
         raise InvalidField("(all)", f"{len(fields)} fields; at most {MAX_FIELDS} can be written")
     encoded: dict[str, str] = {}
@@ -128,7 +131,7 @@ def encode_session(kind: str, fields: Mapping[str, Any]) -> dict[str, str]:
             values[name] = json_value(name, encoded[name].encode())
         else:
             values[name] = encoded[name] = text_value(name, _bytes(name, value))
-    _check(kind, values)
+    _check(session_type, values)
     size = sum(len(name) + len(text.encode()) for name, text in encoded.items())
     if size > MAX_CORE_BYTES:
         raise InvalidField("(all)", f"the fields are {size} bytes; at most {MAX_CORE_BYTES} can be")
@@ -137,7 +140,7 @@ def encode_session(kind: str, fields: Mapping[str, Any]) -> dict[str, str]:
 
 def write_session(session: Session) -> dict[str, str]:
     """Return the fields of a session that comes from PostgreSQL as its hash holds them."""
-    json = json_fields(session.kind)
+    json = json_fields(session.session_type)
     return {
         name: value if name not in json and isinstance(value, str) else dump_json(value)
         for name, value in session.fields.items()
@@ -168,7 +171,7 @@ def read_participants(session: str, char_id: int, raw: bytes) -> tuple[int, ...]
 def read_references(char_id: int, held: Sequence[bytes]) -> dict[str, str]:
     """Return the sessions that a core points at, by type. Raises CorruptState."""
     found = {}
-    for kind, raw in zip(names(), held, strict=True):
+    for session_type, raw in zip(names(), held, strict=True):
         if raw:
             text = raw.decode(errors="backslashreplace")
             try:
@@ -178,23 +181,23 @@ def read_references(char_id: int, held: Sequence[bytes]) -> dict[str, str]:
             if not valid:
                 raise CorruptState(
                     char_id,
-                    reference_field(kind),
+                    reference_field(session_type),
                     "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty",
                 )
-            found[kind] = text
+            found[session_type] = text
     return found
 
 
-def json_fields(kind: str) -> frozenset[str]:
+def json_fields(session_type: str) -> frozenset[str]:
     """Return the fields of a session of a type that hold JSON."""
-    return frozenset(("participants", *find_type(kind).json_fields))
+    return frozenset(("participants", *find_type(session_type).json_fields))
 
 
-def _check(kind: str, fields: Mapping[str, Any]) -> None:
+def _check(session_type: str, fields: Mapping[str, Any]) -> None:
     if "participants" in fields:
         _check_participants(fields["participants"])
     try:
-        find_type(kind).check(fields)
+        find_type(session_type).check(fields)
     except InvalidField:
         raise
     except Exception as error:

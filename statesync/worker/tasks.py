@@ -18,7 +18,7 @@ from kombu.exceptions import OperationalError
 
 from statesync.durable import database
 from statesync.errors import BrokerUnavailable, InvalidInput, ServerUnavailable, StatesyncError
-from statesync.hot.command import Claim
+from statesync.hot.commands.claims import Claim
 from statesync.lifecycle.scrub import PAUSE_SECONDS, scrub_page
 from statesync.lifecycle.sweep import sweep
 from statesync.worker.app import app, orchestrator, settings
@@ -132,15 +132,15 @@ def scrub(cursor: int = 0) -> dict[str, int]:
 
 
 def _sweep() -> dict[str, int]:
-    return asdict(sweep(orchestrator().hot, settings(), _hand_over_one, _hand_over_batch))
+    return asdict(sweep(orchestrator().hot, settings(), _dispatch_one, _dispatch_batch))
 
 
-def _hand_over_one(claims: Sequence[Claim]) -> None:
+def _dispatch_one(claims: Sequence[Claim]) -> None:
     for claim in claims:
         _send(backup_full_state, claim.char_id, claim.token)
 
 
-def _hand_over_batch(claims: Sequence[Claim]) -> None:
+def _dispatch_batch(claims: Sequence[Claim]) -> None:
     _send(backup_batch, [list(claim) for claim in claims])
 
 

@@ -16,10 +16,10 @@ from click import ClickException
 from click.testing import CliRunner
 from sqlalchemy import Engine, func, insert, select
 
+from benchmarks import __main__ as command
 from benchmarks.arena import Contest, compete
 from benchmarks.games import BENCHMARKS
 from statesync import Settings
-from statesync.cli import bench as command
 from statesync.durable.tables import characters
 from statesync.embedded.servers import Servers
 from statesync.errors import InvalidInput
@@ -29,9 +29,9 @@ QUICK = ("--size", "200", "--rounds", "1")
 
 def run(*words: str, env: dict[str, str] | None = None) -> Any:
     """Run the command in a process of its own and return its JSON."""
-    program = "from statesync.cli import main; main()"
+    command_line = [sys.executable, "-m", "benchmarks"]
     ran = subprocess.run(
-        [sys.executable, "-c", program, "bench", "--json", *QUICK, *words],
+        [*command_line, "--json", *QUICK, *words],
         capture_output=True,
         text=True,
         check=False,

@@ -22,7 +22,7 @@ def test_pending(settings: Settings, hot: HotStore, full_core: FullCore) -> None
     assert "0 dirty, 0 claimed, 0 quarantined" in run(settings, "pending")
     hot.create(1, **full_core())
     hot.create(2, **full_core())
-    hot.claim(2, settings.lease_us)
+    hot.claim(2, lease_us=settings.lease_us)
     found: dict[str, Any] = run_json(settings, "pending")
     assert [(c["name"], c["marks"]) for c in found["characters"]] == [
         ("1", ["dirty"]),
@@ -96,14 +96,14 @@ def test_scrub(settings: Settings, hot: HotStore, raw: Any) -> None:
     raw.delete(hot.keys.dirty)
     found = run_json(settings, "scrub")
     assert (found["characters"], found["marked"]) == (1, 1)
-    assert hot.marks(1).dirty
+    assert hot.sync_state(1).dirty
     assert "Looked at 1 characters" in run(settings, "scrub")
 
 
 def test_delete(settings: Settings, hot: HotStore) -> None:
     hot.create(1, **FULL)
     assert "interrupted" in run(settings, "delete", "1", status=1)  # nobody says yes
-    assert hot.look(1)
+    assert hot.peek(1)
     assert run_json(settings, "delete", "1", "--yes")["outcome"] == "deleted"
     assert "1: deleted" in run(settings, "delete", "1", "--yes")
     assert "not_found" in run(settings, "restore", "1", status=1)

@@ -107,13 +107,13 @@ def test_one_broken_character_does_not_hold_up_29(
     raw.hset(f"{settings.key_prefix}ac:17", "stats", "{broken")
     game.sync_until_clean(hot)
     assert len(rows(engine, "SELECT 1 FROM characters WHERE id <> 17")) == 29
-    entry = hot.marks(17).quarantine
+    entry = hot.sync_state(17).quarantine
     assert entry
     assert entry.field == "stats"
     assert raw.hget(f"{settings.key_prefix}ac:17", "stats") == b"{broken"
     raw.hset(f"{settings.key_prefix}ac:17", "stats", '{"luck": 2}')
     assert game.call("backup_full_state", 17)["outcome"] == "saved"
-    assert hot.marks(17).quarantine is None
+    assert hot.sync_state(17).quarantine is None
 
 
 def test_hostile_values_are_quarantined_by_name_and_hold_up_nobody(
@@ -127,7 +127,7 @@ def test_hostile_values_are_quarantined_by_name_and_hold_up_nobody(
     assert len(rows(engine, "SELECT 1 FROM characters WHERE id > 1000")) == len(HOSTILE)
     assert not rows(engine, "SELECT 1 FROM characters WHERE id < 1000")
     for i, (field, value) in enumerate(HOSTILE.values(), start=1):
-        entry = hot.marks(i).quarantine
+        entry = hot.sync_state(i).quarantine
         assert entry
         assert (entry.field or "").split(".")[0] == field
         assert raw.hget(f"{settings.key_prefix}ac:{i}", field) == value
@@ -148,7 +148,7 @@ def test_a_change_during_the_write_is_still_dirty_and_saved_next(
         bare_write(raw, settings, 1, state="scenario")
     assert result.get(timeout=60)["outcome"] == "saved"
     assert rows(engine, "SELECT game_stage FROM characters") == [("combat",)]
-    assert hot.marks(1).dirty
+    assert hot.sync_state(1).dirty
     game.sync_until_clean(hot)
     assert rows(engine, "SELECT game_stage FROM characters") == [("scenario",)]
 
@@ -159,7 +159,7 @@ def test_the_same_message_delivered_twice_does_no_harm(
     ids = list(range(1, 21))
     for i in ids:
         bare_write(raw, settings, i, state="exploration")
-    claims = [list(hot.claim(i, settings.lease_us)[0]) for i in ids]
+    claims = [list(hot.claim(i, lease_us=settings.lease_us)[0]) for i in ids]
     results = [game.send("backup_batch", claims) for _ in range(3)]
     counts = [result.get(timeout=60) for result in results]
     assert sum(count.get("saved", 0) for count in counts) == len(ids)

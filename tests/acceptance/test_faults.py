@@ -87,7 +87,7 @@ def test_a_broker_that_forgets_everything_costs_one_lease(
     game.signal_worker(signal.SIGSTOP)
     for i in range(1, 6):
         bare_write(raw, settings, i, state="first")
-        hot.claim(i, settings.lease_us)  # handed over, and the message is lost
+        hot.claim(i, lease_us=settings.lease_us)  # handed over, and the message is lost
     game.signal_worker(signal.SIGCONT)
     assert hot.status().dirty == 0
     game.sync_until_clean(hot)

@@ -39,17 +39,17 @@ def bare_session(raw: Any, settings: Settings) -> BareSession:
     """Write a session as a game does that knows nothing of statesync; returns its id."""
 
     def write(
-        kind: str, char_ids: list[int], fields: dict[str, Any], log: Any = (), **core: Any
+        session_type: str, char_ids: list[int], fields: dict[str, Any], log: Any = (), **core: Any
     ) -> str:
         session = str(uuid4())
-        key = f"{settings.key_prefix}{kind}:session:{session}"
+        key = f"{settings.key_prefix}{session_type}:session:{session}"
         held = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
         with raw.pipeline(transaction=True) as pipe:
             pipe.hset(key, mapping=held | {"participants": json.dumps(char_ids), "version": 1})
             if log:
                 pipe.rpush(f"{key}:log", *map(json.dumps, log))
             for i in char_ids:
-                mapping = {f"{kind}_session_id": session} | core
+                mapping = {f"{session_type}_session_id": session} | core
                 pipe.hset(f"{settings.key_prefix}ac:{i}", mapping=mapping)
             pipe.sadd(f"{settings.key_prefix}dirty_accounts", *char_ids)
             pipe.execute()
@@ -166,15 +166,15 @@ def test_everybody_comes_back_after_a_loss_of_redis(
     chance = random.Random(3)
     for i in range(1, 2001, 4):
         party = [i, i + 1, i + 2, i + 3]
-        kind = chance.choice(["combat", "scenario", "alone"])
-        if kind == "combat":
+        session_type = chance.choice(["combat", "scenario", "alone"])
+        if session_type == "combat":
             log = [{"turn": n} for n in range(chance.randrange(5))]
             bare_session("combat", party, {"monsters": MONSTERS}, log, state="combat")
-        elif kind == "scenario":
+        elif session_type == "scenario":
             bare_session("scenario", party, QUEST, state="scenario")
         for j in party:
-            if kind == "alone" or chance.random() < 0.3:
-                state = {"state": "inventory"} if kind == "alone" else {}
+            if session_type == "alone" or chance.random() < 0.3:
+                state = {"state": "inventory"} if session_type == "alone" else {}
                 items = [{"item_id": f"{j}-{n}", "kind": "x", "quantity": n} for n in range(3)]
                 bare_session("inventory", [j], {"items": items, "filters": {}}, **state)
     game.sync_until_clean(hot)

@@ -65,14 +65,19 @@ class Bare:
             pipe.execute()
 
     def open(
-        self, kind: str, char_ids: list[int], fields: dict[str, Any], log: Any = (), **core: Any
+        self,
+        session_type: str,
+        char_ids: list[int],
+        fields: dict[str, Any],
+        log: Any = (),
+        **core: Any,
     ) -> str:
         """Open a session and return its name."""
         session_id = str(uuid4())
-        name = f"{kind}:session:{session_id}"
+        name = f"{session_type}:session:{session_id}"
         values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in fields.items()}
         values["participants"] = json.dumps(char_ids)
-        core[f"{kind}_session_id"] = session_id
+        core[f"{session_type}_session_id"] = session_id
         self.write(char_ids, core, {name: values}, {name: list(log)})
         return name
 

@@ -116,7 +116,7 @@ def test_drain_finishes_what_the_last_worker_left_in_its_queue(
     here = GameStateOrchestrator.from_settings(settings)
     report = drain(here, settings, 60)
     here.close()
-    assert (report.done, hot.status().claimed) == (True, 0)
+    assert (report.complete, hot.status().claimed) == (True, 0)
     assert saved(engine) == dict.fromkeys(range(1, CHARACTERS + 1), 1) | {1: 2}
     # Their messages are still there; they are about claims that have ended.
     game.stack.start_worker("worker-2")

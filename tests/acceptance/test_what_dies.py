@@ -27,7 +27,7 @@ FAULTS = (
     *("kill_valkey", "empty_broker", "double_messages", "cut_connections", "slow_connections"),
     "read_only_database",
 )
-POINTS = ("swept", "claimed", "snapshot", "written", "committed", "acknowledged")
+FAILPOINTS = ("swept", "claimed", "snapshot", "written", "committed", "acknowledged")
 
 _first = itertools.count(1, 1000)
 
@@ -54,7 +54,7 @@ def test_one_fault(playing: World, fault: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["dies", "goes on"])
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", FAILPOINTS)
 def test_worker_at_every_step(playing: World, point: str, end: str, tmp_path: Path) -> None:
     """It stops there; others go on, its lease ends; then it dies, or goes on where it was."""
     file = tmp_path / "stopped"

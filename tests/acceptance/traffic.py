@@ -22,20 +22,27 @@ from statesync.errors import (
     CharacterNotLoaded,
     CharacterNotRestored,
     CharacterNotSaved,
-    GuardFailed,
+    GroupTooLarge,
     InSession,
     NotDurable,
+    PreconditionFailed,
     ServerUnavailable,
     SessionClosed,
     SessionNotFound,
-    TieFull,
 )
 
 GOLD = 100
 ITEMS = 2
 """What every character of the bank starts with."""
 
-EXPECTED = (CharacterNotSaved, GuardFailed, InSession, NotDurable, SessionClosed, TieFull)
+EXPECTED = (
+    CharacterNotSaved,
+    PreconditionFailed,
+    InSession,
+    NotDurable,
+    SessionClosed,
+    GroupTooLarge,
+)
 
 
 class Player:
@@ -184,6 +191,6 @@ def open_bank(store: GameStore, ids: range) -> None:
 
 
 if __name__ == "__main__":
-    kind, seed, first, count, journal = sys.argv[1:]
-    player: type[Counter | Trader] = {"play": Counter, "bank": Trader}[kind]
+    session_type, seed, first, count, journal = sys.argv[1:]
+    player: type[Counter | Trader] = {"play": Counter, "bank": Trader}[session_type]
     player(int(seed), int(first), int(count), Path(journal)).start()

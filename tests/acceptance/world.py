@@ -176,9 +176,9 @@ class World:
         self.stack.wait_worker(worker)
         return worker
 
-    def start_player(self, kind: str, seed: int, first: int, count: int) -> None:
+    def start_player(self, session_type: str, seed: int, first: int, count: int) -> None:
         journal = self.on.folder / f"journal-{next(self.numbers)}"
-        command = [sys.executable, "-m", "tests.acceptance.traffic", kind]
+        command = [sys.executable, "-m", "tests.acceptance.traffic", session_type]
         command += [*map(str, (seed, first, count)), str(journal)]
         env = {**os.environ, **self.settings.to_env()}
         log = self.on.folder / "players.log"

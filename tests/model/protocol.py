@@ -137,7 +137,7 @@ def steps(state: State, wrong: str = "") -> Iterator[Step]:
         if worker.step != "idle" and state.budget.crashes:
             yield f"{of} crashes", spend(set_worker(state, w, Worker()), "crashes")
     if state.reader:
-        yield "a restore fills", fill(state, wrong)
+        yield "a restore fills", restore(state, wrong)
 
 
 def game(state: State, i: int, character: Character, wrong: str) -> Iterator[Step]:
@@ -294,7 +294,7 @@ def acknowledge(state: State, w: int, wrong: str) -> State:
     return set_worker(state, w, Worker())
 
 
-def fill(state: State, wrong: str) -> State:
+def restore(state: State, wrong: str) -> State:
     """Restore a core from the row that was read, only where it is absent and not outdated."""
     assert state.reader
     i, row = state.reader

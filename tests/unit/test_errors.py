@@ -17,8 +17,8 @@ EXAMPLES: dict[type[errors.StatesyncError], tuple[object, ...]] = {
     errors.CharacterExists: (7,),
     errors.CharacterNotSaved: (7,),
     errors.LeaseLost: (7,),
-    errors.GuardFailed: ("character 7", "gold", "100", None),
-    errors.TieFull: ([7, 8],),
+    errors.PreconditionFailed: ("character 7", "gold", "100", None),
+    errors.GroupTooLarge: ([7, 8],),
     errors.NotDurable: ([7], "why"),
 }
 
@@ -38,9 +38,9 @@ def drawn() -> dict[str, str | None]:
     return tree
 
 
-def public_parent(kind: type) -> str | None:
+def public_parent(session_type: type) -> str | None:
     """Return the nearest public ancestor among our errors."""
-    for ancestor in kind.__mro__[1:]:
+    for ancestor in session_type.__mro__[1:]:
         if ancestor.__name__ in errors.__all__:
             return ancestor.__name__
     return None
@@ -53,9 +53,9 @@ def test_docstring_draws_the_real_tree() -> None:
 
 @pytest.mark.parametrize("name", errors.__all__)
 def test_error_survives_json(name: str) -> None:
-    kind = getattr(errors, name)
-    error = kind(*EXAMPLES.get(kind, ("what happened",)))
-    again = kind(*json.loads(json.dumps(error.args)))
+    session_type = getattr(errors, name)
+    error = session_type(*EXAMPLES.get(session_type, ("what happened",)))
+    again = session_type(*json.loads(json.dumps(error.args)))
     assert str(again) == str(error)
     assert again.args == error.args
     assert vars(again) == vars(error)

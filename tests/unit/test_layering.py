@@ -172,7 +172,7 @@ def test_public_names_are_sorted_and_there(module: str, monkeypatch: pytest.Monk
 
 
 def test_scripts_are_found() -> None:
-    assert {path.stem for path in SCRIPTS} >= {"claim", "snapshot", "acknowledge", "fill"}
+    assert {path.stem for path in SCRIPTS} >= {"claim", "snapshot", "acknowledge", "restore"}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -10,18 +10,21 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from statesync.errors import StatesyncError
-from statesync.hot.command import Claim, Command, Raw, Snapshot, error_of, load_script, pack, pairs
-from statesync.hot.commands.transfer import REMEMBER_MS
+from statesync.hot.command import Command, Raw, error_of, load_script, pack, pairs
+from statesync.hot.commands.claims import Claim
+from statesync.hot.commands.transfer import TOMBSTONE_MS
 from statesync.hot.keys import Keys
 from statesync.hot.members import Members, found_members, session_name
 from statesync.state.fields import MAX_CORE_BYTES
-from statesync.state.session_types import names, reference_field
+from statesync.state.references import reference_field
+from statesync.state.session_types import names
 
 __all__ = [
-    "Ended",
-    "Settled",
-    "Settlement",
-    "Wider",
+    "CoreAck",
+    "GroupAck",
+    "NeedsKeys",
+    "RawSnapshot",
+    "SessionAck",
     "acknowledge",
     "acknowledge_many",
     "snapshot",
@@ -29,28 +32,49 @@ __all__ = [
 ]
 
 
-class Wider(NamedTuple):
+class NeedsKeys(NamedTuple):
     """Why there is no snapshot yet: more belongs to it than was thought."""
 
     members: frozenset[str]
+
+
+class RawSnapshot(NamedTuple):
+    """What Redis held at ``at_ms`` of a character and of all that belongs to it."""
+
+    at_ms: int
+    claims: dict[int, Claim]
+    """Of every character that is loaded: the claim that we hold on it now."""
+    cores: dict[int, dict[bytes, bytes]]
+    """By character; empty where the core is gone."""
+    references: dict[int, dict[str, str]]
+    """By character: its sessions' ids, by type."""
+    sessions: dict[tuple[str, str], tuple[int, dict[bytes, bytes]]]
+    """By type and id: the length of its log, and its hash, empty where the session is gone."""
+    ties: dict[str, dict[bytes, bytes]]
+    """By id: each member's name, and the token of the last change that tied it."""
+
+    def members(self) -> frozenset[str]:
+        """Return the names of all members of the group, as ``members`` spells them."""
+        sessions = (f"{session_type}:{session_id}" for session_type, session_id in self.sessions)
+        return frozenset((*map(str, self.cores), *sessions, *self.ties))
 
 
 _snapshot = load_script("snapshot")
 
 
 def try_snapshots(
-    keys: Keys, todo: Sequence[tuple[Claim, Collection[str]]], lease_us: int, /
-) -> Command[list[Snapshot | Wider | StatesyncError]]:
+    keys: Keys, todo: Sequence[tuple[Claim, Collection[str]]], /, *, lease_us: int
+) -> Command[list[RawSnapshot | NeedsKeys | StatesyncError]]:
     """Read claimed characters, each with all that belongs to it, at one instant.
 
     Raises all their versions, and claims those who are not claimed yet. With each claim goes what
-    is known of its group; where there is more, nothing is done for it: Wider names all. In place of
+    is known of its group; where there is more, nothing is done for it: NeedsKeys names all.
     a snapshot may be LeaseLost, or CorruptState where one of the group cannot be read.
     """
-    kinds = names()
-    fields = [(kind, reference_field(kind).encode()) for kind in kinds]
+    type_names = names()
+    fields = [(session_type, reference_field(session_type).encode()) for session_type in type_names]
     on = [keys.dirty, keys.claimed, keys.since]
-    args: list[str | int] = [MAX_CORE_BYTES, lease_us, len(kinds), *kinds]
+    args: list[str | int] = [MAX_CORE_BYTES, lease_us, len(type_names), *type_names]
     groups = []
     for held, known in todo:
         members = Members(known, first=held.char_id)
@@ -58,20 +82,20 @@ def try_snapshots(
         on += members.keys(keys)
         args += [str(held.token), *members.counts(), *members.listed()]
 
-    def parse(reply: Raw) -> list[Snapshot | Wider | StatesyncError]:
+    def parse(reply: Raw) -> list[RawSnapshot | NeedsKeys | StatesyncError]:
         rest = _Reply(reply)
         at_ms = int(rest.next())
         return [one(*group, at_ms, rest) for group in groups]
 
     def one(
         char_id: int, members: Members, at_ms: int, rest: _Reply
-    ) -> Snapshot | Wider | StatesyncError:
+    ) -> RawSnapshot | NeedsKeys | StatesyncError:
         head = rest.next()
         try:
             if isinstance(head, bytes):
                 return error_of(head.decode(errors="backslashreplace"), on, char_id)
             if isinstance(head, list):
-                return Wider(members.names | found_members(char_id, on, head))
+                return NeedsKeys(members.names | found_members(char_id, on, head))
         except StatesyncError as error:
             return error
         claims, cores, references = {}, {}, {}
@@ -81,11 +105,13 @@ def try_snapshots(
             if token:
                 claims[i] = Claim(i, int(token))
             references[i] = {
-                kind: held[field].decode() for kind, field in fields if held.get(field)
+                session_type: held[field].decode()
+                for session_type, field in fields
+                if held.get(field)
             }
         sessions = {session: rest.hash() for session in members.sessions}
         ties = {tie: pairs(rest.some(rest.next())) for tie in members.ties}
-        return Snapshot(at_ms, claims, cores, references, sessions, ties)
+        return RawSnapshot(at_ms, claims, cores, references, sessions, ties)
 
     return Command(_snapshot, on, (pack(args),), parse)
 
@@ -117,55 +143,55 @@ class _Reply:
 
 
 def snapshot(
-    keys: Keys, held: Claim, lease_us: int = 120_000_000, /, *, known: Collection[str] = ()
-) -> Command[Snapshot]:
+    keys: Keys, claim: Claim, /, *, lease_us: int = 120_000_000, known: Collection[str] = ()
+) -> Command[RawSnapshot]:
     """Take one snapshot, and try again until it is of all that belongs.
 
     Raises LeaseLost or CorruptState.
     """
-    first = try_snapshots(keys, [(held, known)], lease_us)
+    first = try_snapshots(keys, [(claim, known)], lease_us=lease_us)
 
-    def parse(reply: Raw) -> Snapshot | Command[Snapshot]:
+    def parse(reply: Raw) -> RawSnapshot | Command[RawSnapshot]:
         found = first.parse(reply)
         assert isinstance(found, list)  # noqa: S101
-        if isinstance(found[0], Wider):
-            return snapshot(keys, held, lease_us, known=found[0].members)
+        if isinstance(found[0], NeedsKeys):
+            return snapshot(keys, claim, lease_us=lease_us, known=found[0].members)
         if isinstance(found[0], StatesyncError):
             raise found[0]
         return found[0]
 
-    return Command(first.script, first.keys, first.args, parse, held.char_id)
+    return Command(first.script, first.keys, first.args, parse, claim.char_id)
 
 
-class Ended(NamedTuple):
+class CoreAck(NamedTuple):
     """A claim that is to end: the version of the snapshot, and the one that is durable.
 
     Its token is 0 for somebody who was not loaded at the snapshot.
     """
 
     claim: Claim
-    taken: int = 0
-    durable: int = 0
+    snapshot_version: int = 0
+    durable_version: int = 0
 
 
-class Settled(NamedTuple):
+class SessionAck(NamedTuple):
     """What became of a session: the version of its snapshot, and the one that is durable."""
 
-    kind: str
+    session_type: str
     session_id: str
-    taken: int
-    durable: int
+    snapshot_version: int
+    durable_version: int
     closed: bool = False
     """Whether it was closed at the snapshot; closed since, its end is not durable yet."""
 
 
-class Settlement(NamedTuple):
+class GroupAck(NamedTuple):
     """A group that is durable."""
 
     at_ms: int
     """When the snapshot was taken."""
-    cores: Sequence[Ended]
-    sessions: Sequence[Settled] = ()
+    cores: Sequence[CoreAck]
+    sessions: Sequence[SessionAck] = ()
     ties: Mapping[str, Mapping[bytes, bytes]] = {}
     """As they were at the snapshot."""
 
@@ -177,13 +203,13 @@ class Settlement(NamedTuple):
 _acknowledge = load_script("acknowledge")
 
 
-def acknowledge_many(keys: Keys, groups: Sequence[Settlement], /) -> Command[list[bool]]:
+def acknowledge_many(keys: Keys, groups: Sequence[GroupAck], /) -> Command[list[bool]]:
     """End the claims of groups that are in PostgreSQL. False where the first was not ours any more.
 
     The versions of a core are both 0 where nothing was saved on its account.
     """
     on = [keys.dirty, keys.claimed, keys.since, keys.quarantine]
-    args: list[str | int] = [REMEMBER_MS]
+    args: list[str | int] = [TOMBSTONE_MS]
     for at_ms, cores, sessions, ties in groups:
         first = len(on) + 1
         on += [keys.core(ended.claim.char_id) for ended in cores]
@@ -192,14 +218,20 @@ def acknowledge_many(keys: Keys, groups: Sequence[Settlement], /) -> Command[lis
             args += map(str, (char_id, token, taken, durable))
         if not sessions and not ties:
             continue
-        on += [keys.session(s.kind, s.session_id) for s in sessions]
-        on += [keys.session_log(s.kind, s.session_id) for s in sessions]
-        on += [keys.evicted(s.session_id) for s in sessions]
+        on += [keys.session(s.session_type, s.session_id) for s in sessions]
+        on += [keys.session_log(s.session_type, s.session_id) for s in sessions]
+        on += [keys.tombstone(s.session_id) for s in sessions]
         on += map(keys.tie, ties)
-        for kind, session_id, taken, durable, closed in sessions:
-            args += [reference_field(kind), session_id, str(taken), str(durable), int(closed)]
+        for session_type, session_id, taken, durable, closed in sessions:
+            args += [
+                reference_field(session_type),
+                session_id,
+                str(taken),
+                str(durable),
+                int(closed),
+            ]
         members = [str(ended.claim.char_id) for ended in cores]
-        members += [session_name(s.kind, s.session_id) for s in sessions]
+        members += [session_name(s.session_type, s.session_id) for s in sessions]
         number = {name: first + i for i, name in enumerate(members)}
         for tie, entries in ties.items():
             args += [tie, len(entries)]
@@ -214,16 +246,18 @@ def acknowledge_many(keys: Keys, groups: Sequence[Settlement], /) -> Command[lis
 
 def acknowledge(
     keys: Keys,
-    held: Claim,
-    taken: int = 0,
-    durable: int = 0,
-    at_ms: int = 0,
+    claim: Claim,
     /,
     *,
-    others: Sequence[Ended] = (),
-    sessions: Sequence[Settled] = (),
+    snapshot_version: int = 0,
+    durable_version: int = 0,
+    at_ms: int = 0,
+    others: Sequence[CoreAck] = (),
+    sessions: Sequence[SessionAck] = (),
     ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
 ) -> Command[bool]:
     """End a claim, and those of all that belongs to it, as ``acknowledge_many`` does."""
-    group = Settlement(at_ms, [Ended(held, taken, durable), *others], sessions, ties or {})
+    group = GroupAck(
+        at_ms, [CoreAck(claim, snapshot_version, durable_version), *others], sessions, ties or {}
+    )
     return acknowledge_many(keys, [group]).then(lambda ours: ours[0])

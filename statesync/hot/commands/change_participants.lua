@@ -10,7 +10,7 @@
 --       members' names
 -- Returns: 1 and the session's version; or 0 and what else belongs to it
 -- Errors: with the key's number SESSIONGONE, SESSIONCLOSED, NOTLOADED, INSESSION, BADLIST,
---         BADVERSION, WRONGTYPE; TIEFULL with the characters to save first
+--         BADVERSION, WRONGTYPE; GROUPTOOLARGE with the characters to save first
 local cores, sessions, ties = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 name_members(ARGV, 2, 10, cores, sessions, ties)
 local joiner, leaver = ARGV[8], ARGV[9]
@@ -45,7 +45,7 @@ end
 local plan = leaver ~= '' and points and plan_tie({name, leaver}, ARGV[5], tonumber(ARGV[4]))
 if #found > 0 then return {0, found} end
 if plan and plan.full then
-  return redis.error_reply('TIEFULL 1 ' .. leaver .. ' ' .. table.concat(ids, ' '))
+  return redis.error_reply('GROUPTOOLARGE 1 ' .. leaver .. ' ' .. table.concat(ids, ' '))
 end
 
 -- From here on nothing can be refused.

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from statesync.errors import InvalidCharId, InvalidInput
-from statesync.hot.command import Command, Raw, load_script
-from statesync.hot.commands.transfer import REMEMBER_MS
+from statesync.hot.command import Command, Raw, load_script, pairs
+from statesync.hot.commands.transfer import TOMBSTONE_MS
 from statesync.hot.keys import Keys
-from statesync.state.fields import MAX_VERSION, check_char_id, parse_char_id
-from statesync.state.session_types import names, reference_field, session_uuid
+from statesync.state.fields import MAX_VERSION, check_char_id, load_json, parse_char_id
+from statesync.state.references import reference_field, session_uuid
+from statesync.state.session_types import names
 
 __all__ = [
     "Examined",
     "Found",
     "Pending",
     "PendingList",
+    "QuarantineEntry",
+    "Status",
+    "SyncState",
+    "count",
+    "discard_quarantined",
     "examine",
     "forget",
     "heartbeat",
+    "list_quarantine",
     "mark_unsaved",
     "pending",
+    "retry_quarantined",
     "scan",
+    "status",
+    "sync_state",
 ]
 
 
@@ -49,7 +59,7 @@ class PendingList(NamedTuple):
 _pending = load_script("pending")
 
 
-def pending(keys: Keys, limit: int, char_id: int | None = None, /) -> Command[PendingList]:
+def pending(keys: Keys, char_id: int | None = None, /, *, limit: int) -> Command[PendingList]:
     """Read up to ``limit`` of those with unsaved changes, oldest first; or of one alone."""
 
     def parse(reply: Raw) -> PendingList:
@@ -85,19 +95,19 @@ class Found(NamedTuple):
     """Type and id, of types that are registered."""
 
 
-def scan(keys: Keys, cursor: int, count: int, /) -> Command[Found]:
+def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
     """Look at about ``count`` keys and return the cores and sessions among them."""
 
     def parse(reply: Raw) -> Found:
         char_ids: list[int] = []
         sessions: list[tuple[str, str]] = []
         for raw in reply[2:]:
-            kind, _, text = raw.decode().partition(":")
+            session_type, _, text = raw.decode().partition(":")
             try:
-                if kind == "ac":
+                if session_type == "ac":
                     char_ids.append(parse_char_id(text))
-                elif kind in names():
-                    sessions.append((kind, session_uuid(text.removeprefix("session:"))))
+                elif session_type in names():
+                    sessions.append((session_type, session_uuid(text.removeprefix("session:"))))
             except (InvalidCharId, InvalidInput):
                 continue  # looks like one of ours, and is none
         return Found(int(reply[0]), reply[1], char_ids, sessions)
@@ -125,10 +135,10 @@ def forget(keys: Keys, char_id: int, sessions: Sequence[tuple[str, str]], /) -> 
     """Remove what Redis holds of a deleted character, and of ``sessions``, given as type and id,
     those that nobody else is in. False if it was not loaded."""
     on = [keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since, keys.quarantine]
-    on += [keys.evicted(char_id), *(keys.session(*reference) for reference in sessions)]
+    on += [keys.tombstone(char_id), *(keys.session(*reference) for reference in sessions)]
     on += [keys.session_log(*reference) for reference in sessions]
-    on += [keys.evicted(session_id) for _, session_id in sessions]
-    return Command(_forget, on, (char_id, REMEMBER_MS, MAX_VERSION), bool, char_id)
+    on += [keys.tombstone(session_id) for _, session_id in sessions]
+    return Command(_forget, on, (char_id, TOMBSTONE_MS, MAX_VERSION), bool, char_id)
 
 
 _heartbeat = load_script("heartbeat")
@@ -164,3 +174,134 @@ def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
         return Examined(info, int(reply[1]), int(reply[2]) if reply[2] else None, expiring)
 
     return Command(_examine, (keys.heartbeat, *map(keys.core, char_ids)), (), parse)
+
+
+class QuarantineEntry(NamedTuple):
+    """Why a character could not be saved, and since when (Unix seconds)."""
+
+    name: str
+    error: str
+    field: str | None
+    attempts: int
+    first_at: float
+    last_at: float
+
+
+class SyncState(NamedTuple):
+    """The marks of one character."""
+
+    dirty: bool
+    token: int | None
+    since_ms: int | None
+    quarantine: QuarantineEntry | None
+
+
+class Status(NamedTuple):
+    """How much is unsaved, and the shared counters."""
+
+    dirty: int
+    claimed: int
+    expired: int
+    """Of the claimed ones, those whose lease has ended."""
+    quarantined: int
+    oldest_ms: int | None
+    """Age of the oldest unsaved change."""
+    counters: dict[str, int]
+
+
+_count = load_script("count")
+
+
+def count(keys: Keys, numbers: Mapping[str, int], /) -> Command[None]:
+    """Add to the shared counters."""
+    args = [part for item in numbers.items() for part in item]
+    return Command(_count, (keys.stats,), args, lambda _: None)
+
+
+_status = load_script("status")
+
+
+def status(keys: Keys, /) -> Command[Status]:
+    """Read how much is unsaved, since when, and the shared counters."""
+
+    def parse(reply: Raw) -> Status:
+        oldest = int(reply[5]) - int(float(reply[4])) if reply[4] else None
+        counters = {name.decode(): int(value) for name, value in pairs(reply[6:]).items()}
+        dirty, claimed, expired, quarantined = reply[:4]
+        return Status(dirty, claimed, expired, quarantined, oldest, counters)
+
+    return Command(
+        _status, (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.stats), (), parse
+    )
+
+
+_sync_state = load_script("sync_state")
+
+
+def sync_state(keys: Keys, char_id: int, /) -> Command[SyncState]:
+    """Read the marks of one character."""
+
+    def parse(reply: Raw) -> SyncState:
+        return SyncState(
+            dirty=bool(reply[0]),
+            token=int(float(reply[1])) if reply[1] else None,
+            since_ms=int(float(reply[2])) if reply[2] else None,
+            quarantine=_entry(str(char_id).encode(), reply[3]) if reply[3] else None,
+        )
+
+    check_char_id(char_id)
+    return Command(
+        _sync_state,
+        (keys.dirty, keys.claimed, keys.since, keys.quarantine),
+        (char_id,),
+        parse,
+        char_id,
+    )
+
+
+_list_quarantine = load_script("list_quarantine")
+
+
+def list_quarantine(
+    keys: Keys, cursor: int = 0, /, *, count: int = 500
+) -> Command[tuple[int, list[QuarantineEntry]]]:
+    """Read a page of the quarantine: the next cursor (0 at the end) and the entries."""
+
+    def parse(reply: Raw) -> tuple[int, list[QuarantineEntry]]:
+        return int(reply[0]), [_entry(name, raw) for name, raw in pairs(reply[1:]).items()]
+
+    return Command(_list_quarantine, (keys.quarantine,), (cursor, count), parse)
+
+
+_retry_quarantined = load_script("retry_quarantined")
+
+
+def retry_quarantined(keys: Keys, char_id: int, /) -> Command[bool]:
+    """Mark a quarantined character dirty again. False if it was not in quarantine."""
+    args = (check_char_id(char_id),)
+    return Command(_retry_quarantined, (keys.quarantine, keys.dirty), args, bool, char_id)
+
+
+_discard_quarantined = load_script("discard_quarantined")
+
+
+def discard_quarantined(keys: Keys, name: str, /) -> Command[bool]:
+    """Forget a quarantine entry; the data in Redis is not touched. False if there was none."""
+    on = (keys.quarantine, keys.dirty, keys.claimed, keys.since)
+    return Command(_discard_quarantined, on, (name,), bool)
+
+
+def _entry(name: bytes, raw: bytes) -> QuarantineEntry:
+    try:
+        entry = load_json(raw)
+        return QuarantineEntry(
+            name=name.decode(errors="backslashreplace"),
+            error=str(entry["error"]),
+            field=entry.get("field"),
+            attempts=int(entry["attempts"]),
+            first_at=float(entry["first_at"]),
+            last_at=float(entry["last_at"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        text = name.decode(errors="backslashreplace")
+        return QuarantineEntry(text, "(this entry is not statesync's)", None, 0, 0.0, 0.0)

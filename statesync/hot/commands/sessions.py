@@ -23,7 +23,8 @@ from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members, found_members, session_name
 from statesync.state.characters import Character, decode_character, encode_character
 from statesync.state.fields import check_char_id, json_value
-from statesync.state.session_types import find_type, names, reference_field, session_uuid
+from statesync.state.references import reference_field, session_uuid
+from statesync.state.session_types import find_type, names
 from statesync.state.sessions import (
     Session,
     decode_session,
@@ -50,7 +51,7 @@ _open_session = load_script("open_session")
 
 def open_session(
     keys: Keys,
-    kind: str,
+    session_type: str,
     char_ids: Iterable[int],
     fields: Mapping[str, Any],
     /,
@@ -71,14 +72,22 @@ def open_session(
         raise InvalidInput("a session needs at least one participant")
     chosen = UUID(session_uuid(session_id or uuid4()))
     text = str(chosen)
-    encoded = encode_session(kind, {**fields, "participants": list(dict.fromkeys(members))})
-    for name in find_type(kind).required_fields:
+    encoded = encode_session(session_type, {**fields, "participants": list(dict.fromkeys(members))})
+    for name in find_type(session_type).required_fields:
         if name not in fields:
-            raise InvalidField(name, f"a session of the type {kind!r} cannot be opened without it")
+            raise InvalidField(
+                name, f"a session of the type {session_type!r} cannot be opened without it"
+            )
     members = list(dict.fromkeys(members))
-    args: list[str | int] = [reference_field(kind), text, len(members), len(encoded), *members]
+    args: list[str | int] = [
+        reference_field(session_type),
+        text,
+        len(members),
+        len(encoded),
+        *members,
+    ]
     args += [*flat(encoded), *flat(encode_character(core))]
-    on = (keys.session(kind, text), keys.dirty, keys.since, *map(keys.core, members))
+    on = (keys.session(session_type, text), keys.dirty, keys.since, *map(keys.core, members))
 
     def receipts(_: Raw) -> dict[int, int]:
         return dict.fromkeys(members, 0)
@@ -89,7 +98,7 @@ def open_session(
 
 def update_session(
     keys: Keys,
-    kind: str,
+    session_type: str,
     session_id: UUID | str,
     fields: Mapping[str, Any] | None = None,
     /,
@@ -103,13 +112,13 @@ def update_session(
     InvalidSessionType, InvalidField, InvalidInput or CorruptState; then nothing is written. With
     ``durable`` it returns when PostgreSQL has it, or raises NotDurable.
     """
-    todo = Together().update_session(kind, session_id, fields, log=log).changes
+    todo = Together().update_session(session_type, session_id, fields, log=log).changes
     return change(keys, todo, durable=durable).then(_only)
 
 
 def close_session(
     keys: Keys,
-    kind: str,
+    session_type: str,
     session_id: UUID | str,
     fields: Mapping[str, Any] | None = None,
     /,
@@ -122,7 +131,7 @@ def close_session(
     from Redis, in that order, so that no crash loses its end. Returns its version. Raises what
     ``update_session`` does; a session that is closed already stays as it is.
     """
-    todo = Together().close_session(kind, session_id, fields).changes
+    todo = Together().close_session(session_type, session_id, fields).changes
     return change(keys, {n: replace(c, what="end") for n, c in todo.items()}, durable=durable).then(
         _only
     )
@@ -138,7 +147,7 @@ _change_participants = load_script("change_participants")
 
 def change_participants(
     keys: Keys,
-    kind: str,
+    session_type: str,
     session_id: UUID | str,
     *,
     joiner: int = 0,
@@ -147,7 +156,7 @@ def change_participants(
     known: frozenset[str] = frozenset(),
 ) -> Command[int]:
     """Take a character into a session, or out of it. Returns the session's version."""
-    name = session_name(kind, session_uuid(session_id))
+    name = session_name(session_type, session_uuid(session_id))
     fresh = str(uuid4())
     members = Members({name, fresh, *known}, first=joiner or leaver)
     on = [keys.dirty, keys.since, *members.keys(keys)]
@@ -158,7 +167,7 @@ def change_participants(
         found = found_members(joiner or leaver, on, reply[1])
         return change_participants(
             keys,
-            kind,
+            session_type,
             session_id,
             joiner=joiner,
             leaver=leaver,
@@ -169,7 +178,13 @@ def change_participants(
     def receipts(_: Raw) -> dict[int, int]:
         return dict.fromkeys(members.characters, 0)
 
-    args: list[str | int] = [*members.counts(), MAX_TIED, fresh, name, reference_field(kind)]
+    args: list[str | int] = [
+        *members.counts(),
+        MAX_TIED,
+        fresh,
+        name,
+        reference_field(session_type),
+    ]
     args += [joiner or "", leaver or "", *members.listed()]
     return Command(
         _change_participants, on, args, parse, joiner or leaver, receipts if durable else None
@@ -177,48 +192,51 @@ def change_participants(
 
 
 def join_session(
-    keys: Keys, kind: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
+    keys: Keys, session_type: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
 ) -> Command[int]:
     """Take a loaded character into a session. Returns the session's version.
 
     Raises CharacterNotLoaded, InSession and what ``update_session`` does.
     """
-    find_type(kind)
+    find_type(session_type)
     joiner = check_char_id(char_id)
-    return change_participants(keys, kind, session_id, joiner=joiner, durable=durable)
+    return change_participants(keys, session_type, session_id, joiner=joiner, durable=durable)
 
 
 def leave_session(
-    keys: Keys, kind: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
+    keys: Keys, session_type: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
 ) -> Command[int]:
     """Take a character out of a session; the last one to leave closes it.
 
     Who leaves is tied to the session until both are saved. Returns the session's version. Raises
-    TieFull, and what ``update_session`` does but for SessionClosed.
+    GroupTooLarge, and what ``update_session`` does but for SessionClosed.
     """
-    find_type(kind)
+    find_type(session_type)
     leaver = check_char_id(char_id)
-    return change_participants(keys, kind, session_id, leaver=leaver, durable=durable)
+    return change_participants(keys, session_type, session_id, leaver=leaver, durable=durable)
 
 
 _get_session = load_script("get_session")
 
 
-def get_session(keys: Keys, kind: str, session_id: UUID | str, /) -> Command[Session]:
+def get_session(keys: Keys, session_type: str, session_id: UUID | str, /) -> Command[Session]:
     """Read a session, without the entries of its log.
 
     Raises SessionNotFound, InvalidSessionType, InvalidInput or InvalidField.
     """
     text = session_uuid(session_id)
-    find_type(kind)
+    find_type(session_type)
 
     def parse(reply: Raw) -> Session:
         if len(reply) == 1:
-            raise SessionNotFound(f"{kind}:session:{text}")
-        return decode_session(kind, text, pairs(reply[1:]), reply[0])
+            raise SessionNotFound(f"{session_type}:session:{text}")
+        return decode_session(session_type, text, pairs(reply[1:]), reply[0])
 
     return Command(
-        _get_session, (keys.session(kind, text), keys.session_log(kind, text)), (), parse
+        _get_session,
+        (keys.session(session_type, text), keys.session_log(session_type, text)),
+        (),
+        parse,
     )
 
 
@@ -226,7 +244,7 @@ _read_log = load_script("read_log")
 
 
 def read_log(
-    keys: Keys, kind: str, session_id: UUID | str, start: int = 0, stop: int = -1, /
+    keys: Keys, session_type: str, session_id: UUID | str, /, *, start: int = 0, stop: int = -1
 ) -> Command[list[Any]]:
     """Read entries ``start`` to ``stop`` of a session's log; both count, -1 is the last.
 
@@ -237,7 +255,7 @@ def read_log(
     def parse(reply: Raw) -> list[Any]:
         return [json_value(f"log[{start + i}]", entry) for i, entry in enumerate(reply)]
 
-    return Command(_read_log, (keys.session_log(kind, text),), (start, stop), parse)
+    return Command(_read_log, (keys.session_log(session_type, text),), (start, stop), parse)
 
 
 _get_full_state = load_script("get_full_state")
@@ -259,7 +277,7 @@ def get_full_state(
     Raises CharacterNotLoaded, InvalidCharId or CorruptState.
     """
     known = references or {}
-    kinds = names()
+    type_names = names()
     sessions = list(known.items())
 
     def parse(reply: Raw) -> FullState | Command[FullState]:
@@ -269,8 +287,8 @@ def get_full_state(
             raise CharacterNotLoaded(char_id)
         try:
             read = {
-                kind: decode_session(kind, session_id, pairs(raw[1:]), raw[0])
-                for (kind, session_id), raw in zip(sessions, reply[2:], strict=True)
+                session_type: decode_session(session_type, session_id, pairs(raw[1:]), raw[0])
+                for (session_type, session_id), raw in zip(sessions, reply[2:], strict=True)
                 if len(raw) > 1
             }
         except InvalidField as error:
@@ -282,5 +300,7 @@ def get_full_state(
         *(keys.session(*reference) for reference in sessions),
         *(keys.session_log(*reference) for reference in sessions),
     )
-    args: list[str | int] = [len(sessions), len(kinds), *map(reference_field, kinds)]
-    return Command(_get_full_state, on, [*args, *(known.get(k, "") for k in kinds)], parse, char_id)
+    args: list[str | int] = [len(sessions), len(type_names), *map(reference_field, type_names)]
+    return Command(
+        _get_full_state, on, [*args, *(known.get(k, "") for k in type_names)], parse, char_id
+    )

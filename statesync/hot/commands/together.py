@@ -8,18 +8,19 @@ from functools import partial
 from typing import Any, Self
 from uuid import UUID, uuid4
 
-from statesync.errors import GuardFailed, InvalidField, InvalidInput
+from statesync.errors import InvalidField, InvalidInput, PreconditionFailed
 from statesync.hot.command import Command, Raw, flat, load_script
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members, found_members, session_name
 from statesync.state.characters import JSON_FIELDS, encode_character
 from statesync.state.fields import check_char_id, load_json
-from statesync.state.session_types import find_type, session_uuid
+from statesync.state.references import session_uuid
+from statesync.state.session_types import find_type
 from statesync.state.sessions import encode_log, encode_session, json_fields
 
 __all__ = ["Change", "Together", "change", "update_together"]
 
-_REMEMBER_MS = 120_000
+_IDEMPOTENCY_MS = 120_000
 """How long a change is remembered, should it be sent again: longer than any client retries."""
 
 
@@ -27,11 +28,11 @@ _REMEMBER_MS = 120_000
 class Change:
     """What is expected of one character or session, and what is to change in it."""
 
-    kind: str
+    session_type: str
     """The session's type; empty for a character."""
     what: str = "guard"
     """``guard`` changes nothing, ``write``, ``close``; ``end`` closes it if it is open."""
-    guards: dict[str, str | None] = field(default_factory=dict)
+    preconditions: dict[str, str | None] = field(default_factory=dict)
     """The text that each field must hold; None where it must be absent."""
     fields: dict[str, str] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -62,12 +63,12 @@ class Together:
         is not changed.
         """
         held = encode_character({n: v for n, v in fields.items() if v is not None})
-        _guard(self._character(char_id), version, fields, held)
+        _add_precondition(self._character(char_id), version, fields, held)
         return self
 
     def update_session(
         self,
-        kind: str,
+        session_type: str,
         session_id: UUID | str,
         fields: Mapping[str, Any] | None = None,
         /,
@@ -75,25 +76,25 @@ class Together:
         log: Sequence[Any] = (),
     ) -> Self:
         """Write fields of an open session and append to its log, as the store's method does."""
-        change = self._session(kind, session_id)
+        change = self._session(session_type, session_id)
         change.what = "write" if change.what == "guard" else change.what
-        change.fields |= _session_fields(kind, fields or {})
+        change.fields |= _session_fields(session_type, fields or {})
         change.log += encode_log(log)
-        if change.log and not find_type(kind).has_log:
-            raise InvalidInput(f"a session of the type {kind!r} has no log")
+        if change.log and not find_type(session_type).has_log:
+            raise InvalidInput(f"a session of the type {session_type!r} has no log")
         return self
 
     def close_session(
-        self, kind: str, session_id: UUID | str, fields: Mapping[str, Any] | None = None, /
+        self, session_type: str, session_id: UUID | str, fields: Mapping[str, Any] | None = None, /
     ) -> Self:
         """Close an open session, with a last change if given; one that is closed is refused."""
-        self.update_session(kind, session_id, fields)
-        self._session(kind, session_id).what = "close"
+        self.update_session(session_type, session_id, fields)
+        self._session(session_type, session_id).what = "close"
         return self
 
     def expect_session(
         self,
-        kind: str,
+        session_type: str,
         session_id: UUID | str,
         fields: Mapping[str, Any] | None = None,
         /,
@@ -102,33 +103,33 @@ class Together:
     ) -> Self:
         """Let all of it happen only if the session holds these values; None means none."""
         given = fields or {}
-        held = encode_session(kind, {n: v for n, v in given.items() if v is not None})
-        _guard(self._session(kind, session_id), version, given, held)
+        held = encode_session(session_type, {n: v for n, v in given.items() if v is not None})
+        _add_precondition(self._session(session_type, session_id), version, given, held)
         return self
 
     def _character(self, char_id: int) -> Change:
         return self.changes.setdefault(str(check_char_id(char_id)), Change(""))
 
-    def _session(self, kind: str, session_id: UUID | str) -> Change:
-        find_type(kind)
-        name = session_name(kind, session_uuid(session_id))
-        return self.changes.setdefault(name, Change(kind))
+    def _session(self, session_type: str, session_id: UUID | str) -> Change:
+        find_type(session_type)
+        name = session_name(session_type, session_uuid(session_id))
+        return self.changes.setdefault(name, Change(session_type))
 
 
-def _guard(
+def _add_precondition(
     change: Change, version: int | None, given: Mapping[str, Any], held: Mapping[str, str]
 ) -> None:
-    change.guards |= {name: held.get(name) for name in given}
+    change.preconditions |= {name: held.get(name) for name in given}
     if version is not None:
         if type(version) is not int or version < 0:
             raise InvalidInput(f"the expected version must be an integer from 0, not {version!r}")
-        change.guards["version"] = str(version)
+        change.preconditions["version"] = str(version)
 
 
-def _session_fields(kind: str, fields: Mapping[str, Any]) -> dict[str, str]:
+def _session_fields(session_type: str, fields: Mapping[str, Any]) -> dict[str, str]:
     if "participants" in fields:
         raise InvalidField("participants", "changes by join_session and leave_session")
-    return encode_session(kind, fields)
+    return encode_session(session_type, fields)
 
 
 def update_together(
@@ -138,9 +139,9 @@ def update_together(
 
     ``changes`` is a ``Together``, or fields by character: ``{1: {"gold": 90}, 2: {"gold": 110}}``.
     What is changed together is saved together, in one transaction. Returns the new version of each
-    character that is changed. Raises GuardFailed where something is not as expected,
-    CharacterNotLoaded, SessionNotFound, SessionClosed, TieFull, InvalidInput or CorruptState; then
-    nothing is written. With ``durable`` it returns when PostgreSQL has it, or raises NotDurable.
+    character that is changed. Raises PreconditionFailed where something is not as expected,
+    CharacterNotLoaded, SessionNotFound, SessionClosed, GroupTooLarge, InvalidInput or CorruptState;
+    then nothing is written. With ``durable`` it returns when PostgreSQL has it, or raises NotDurable.
     """
     if not isinstance(changes, Together):
         given, changes = changes, Together()
@@ -176,7 +177,7 @@ def change(
     """Change members in one atomic step. Returns the version of each, by name."""
     token = token or str(uuid4())
     members = Members({*todo, *known, token})
-    on = [keys.dirty, keys.since, keys.once(token), *members.keys(keys)]
+    on = [keys.dirty, keys.since, keys.idempotency(token), *members.keys(keys)]
     anchor = members.characters[0] if members.characters else 0
     again = partial(change, keys, durable=durable, token=token)
 
@@ -197,12 +198,12 @@ def change(
         return str(char_id) not in todo or todo[str(char_id)].what != "guard"
 
     # Plain writes of one thing may be sent again; what counts, compares or appends may not.
-    once = len(todo) > 1 or any(c.guards or c.log for c in todo.values())
-    args: list[str | int] = [*members.counts(), MAX_TIED, token, _REMEMBER_MS if once else 0]
+    once = len(todo) > 1 or any(c.preconditions or c.log for c in todo.values())
+    args: list[str | int] = [*members.counts(), MAX_TIED, token, _IDEMPOTENCY_MS if once else 0]
     args += [len(todo), *members.listed()]
     for name, one in todo.items():
-        args += [name, one.what, len(one.guards)]
-        for name_of, text in one.guards.items():
+        args += [name, one.what, len(one.preconditions)]
+        for name_of, text in one.preconditions.items():
             args += [name_of, "-" if text is None else "=", text or ""]
         args += [len(one.fields), *flat(one.fields), len(one.log), *one.log]
     return Command(_update_together, on, args, parse, anchor, receipts if durable else None)
@@ -211,17 +212,19 @@ def change(
 def _as_found(name: str, one: Change, field: str, raw: bytes | None) -> Change:
     """Return the change with the guard as the field is written, if that means the same.
 
-    JSON may be written in many ways. Raises GuardFailed if it does not mean the same.
+    JSON may be written in many ways. Raises PreconditionFailed if it does not mean the same.
     """
-    expected = one.guards[field]
+    expected = one.preconditions[field]
     found = None if raw is None else raw.decode(errors="backslashreplace")
     if expected is not None and found is not None:
-        is_json = field in json_fields(one.kind) if one.kind else field in JSON_FIELDS
+        is_json = (
+            field in json_fields(one.session_type) if one.session_type else field in JSON_FIELDS
+        )
         try:
             if is_json and load_json(expected) == load_json(found):
-                return replace(one, guards={**one.guards, field: found})
+                return replace(one, preconditions={**one.preconditions, field: found})
         except (ValueError, RecursionError):
             pass
-    kind, colon, session_id = name.partition(":")
-    whose = f"{kind}:session:{session_id}" if colon else f"character {name}"
-    raise GuardFailed(whose, field, expected, found)
+    session_type, colon, session_id = name.partition(":")
+    whose = f"{session_type}:session:{session_id}" if colon else f"character {name}"
+    raise PreconditionFailed(whose, field, expected, found)

@@ -12,7 +12,7 @@
 -- Returns: 1 and the new versions in the order of the changes; or 0 and what else belongs to it; or
 --          2, the number of the change, the field that is not as expected, what it holds if at all
 -- Errors: with the key's number NOTLOADED, SESSIONGONE, SESSIONCLOSED, NOBODY, BADLIST,
---         BADVERSION, WRONGTYPE; TIEFULL with the characters to save first
+--         BADVERSION, WRONGTYPE; GROUPTOOLARGE with the characters to save first
 local cores, sessions, ties = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local fresh, remember = ARGV[5], tonumber(ARGV[6])
 if remember > 0 then
@@ -101,7 +101,7 @@ if plan and plan.full then
   for id, key in pairs(at) do
     if key <= 3 + cores and redis.call('EXISTS', KEYS[key]) == 1 then whom[#whom + 1] = id end
   end
-  return redis.error_reply('TIEFULL 1 ' .. table.concat(whom, ' '))
+  return redis.error_reply('GROUPTOOLARGE 1 ' .. table.concat(whom, ' '))
 end
 
 -- From here on nothing can be refused.

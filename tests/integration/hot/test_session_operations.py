@@ -1,0 +1,531 @@
+"""The operations on sessions: atomic, safe to run twice, on both faces and on every server."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from statesync.errors import (
+    CharacterNotLoaded,
+    CorruptState,
+    InSession,
+    InvalidField,
+    InvalidInput,
+    InvalidSessionType,
+    SessionClosed,
+    SessionExists,
+    SessionNotFound,
+)
+from statesync.hot.command import Command
+from statesync.hot.commands import sessions as session_commands
+from statesync.hot.commands.backup import CoreAck, SessionAck
+from statesync.hot.commands.transfer import RestoreItem
+from statesync.state.sessions import Session
+
+if TYPE_CHECKING:
+    from tests.conftest import Driver
+
+LEASE = 60_000_000
+BIG = 2**53 + 1
+
+
+@pytest.fixture
+def party(store: Driver) -> list[int]:
+    ids = [1, 2, BIG]
+    for i in ids:
+        store.create(i, state="exploration")
+    store.raw.delete(store.keys.dirty)
+    return ids
+
+
+@pytest.fixture
+def fight(store: Driver, party: list[int]) -> UUID:
+    """An open fight of three, with no marks."""
+    session = store.open_session("combat", party, {"monsters": [], "round": "1"}, state="combat")
+    store.raw.delete(store.keys.dirty)
+    assert isinstance(session, UUID)
+    return session
+
+
+def dirty(store: Driver) -> set[int]:
+    return {int(i) for i in store.raw.smembers(store.keys.dirty)}
+
+
+def log(store: Driver, session: UUID) -> list[Any]:
+    return [
+        json.loads(e)
+        for e in store.raw.lrange(store.keys.session_log("combat", str(session)), 0, -1)
+    ]
+
+
+def test_open_writes_all_in_one_step(store: Driver, party: list[int]) -> None:
+    session = store.open_session(
+        "combat", party, {"monsters": [1], "mood": "grim"}, state="combat", gold=5
+    )
+    held = store.raw.hgetall(store.keys.session("combat", str(session)))
+    assert held == {
+        b"version": b"1",
+        b"monsters": b"[1]",
+        b"mood": b"grim",
+        b"participants": f"[1,2,{BIG}]".encode(),
+    }
+    assert dirty(store) == set(party)
+    for i in party:
+        core = store.get(i)
+        assert (core.state, core.fields["gold"], core.sessions) == (
+            "combat",
+            "5",
+            {"combat": session},
+        )
+        assert core.version == 2
+
+
+def test_open_twice_is_open_once(store: Driver, party: list[int]) -> None:
+    session = uuid4()
+    for _ in range(2):
+        assert store.open_session("combat", party, {}, session_id=session) == session
+    assert store.get(1).version == 2
+
+
+@pytest.mark.parametrize(
+    ("ids", "error"), [([2, 99], CharacterNotLoaded), ([2, 1], InSession), ([], InvalidInput)]
+)
+def test_refused_open_changes_nothing(
+    store: Driver, party: list[int], ids: list[int], error: type[Exception]
+) -> None:
+    store.open_session("combat", [1], {})
+    before = [store.get(i) for i in party]
+    session = uuid4()
+    with pytest.raises(error):
+        store.open_session("combat", ids, {}, session_id=session)
+    assert [store.get(i) for i in party] == before
+    assert not store.raw.exists(store.keys.session("combat", str(session)))
+
+
+def test_open_over_another_session_is_refused(store: Driver, fight: UUID) -> None:
+    store.create(7)
+    with pytest.raises(SessionExists, match=str(fight)):
+        store.open_session("combat", [7], {}, session_id=fight)
+
+
+@pytest.mark.parametrize(
+    ("session_type", "fields", "field"),
+    [
+        (
+            "inventory",
+            {"items": [{"item_id": "a", "kind": "k", "quantity": -1}]},
+            "items[0].quantity",
+        ),
+        (
+            "inventory",
+            {"items": [{"item_id": "a", "kind": "k", "quantity": True}]},
+            "items[0].quantity",
+        ),
+        ("inventory", {"items": [{"item_id": "a", "quantity": 1}]}, "items[0].kind"),
+        (
+            "inventory",
+            {"items": [{"item_id": "a", "kind": "k", "quantity": 1}] * 2},
+            "items[1].item_id",
+        ),
+        ("inventory", {"items": {}}, "items"),
+        ("scenario", {"graph": 5}, "graph"),
+        ("scenario", {"quest_id": ""}, "quest_id"),
+        ("combat", {"version": 5}, "version"),
+        ("combat", {"closed_at": "1"}, "closed_at"),
+        ("combat", {"mood": "\0"}, "mood"),
+        ("combat", {"mood": "\ud800"}, "mood"),
+        ("combat", {"monsters": ["\0"]}, "monsters[0]"),
+        ("combat", {"monsters": object()}, "monsters"),
+    ],
+)
+def test_field_that_cannot_be_saved_is_refused_by_name(
+    store: Driver, session_type: str, fields: Any, field: str
+) -> None:
+    store.create(1)
+    with pytest.raises(InvalidField) as caught:
+        store.open_session(session_type, [1], fields)
+    assert caught.value.field == field
+    assert store.get(1).sessions == {}
+
+
+def test_unknown_type_is_refused_by_name(store: Driver, fight: UUID) -> None:
+    for name, *args in (
+        ("open_session", "combta", [1], {}),
+        ("update_session", "combta", fight, {}),
+        ("get_session", "combta", fight),
+        ("leave_session", "combta", fight, 1),
+    ):
+        with pytest.raises(InvalidSessionType, match="'combta'; there are combat, inventory"):
+            getattr(store, name)(*args)
+    with pytest.raises(InvalidInput, match="must be a UUID"):
+        store.get_session("combat", "x:y")
+
+
+def test_change_marks_every_loaded_participant(
+    store: Driver, party: list[int], fight: UUID
+) -> None:
+    store.raw.delete(store.keys.core(2))
+    assert store.update_session("combat", fight, {"round": "2"}, log=[{"hit": 1}, None]) == 2
+    assert dirty(store) == {1, BIG}
+    read = store.get_session("combat", fight)
+    assert (read.fields["round"], read.version, read.log_length) == ("2", 2, 2)
+    assert read.participants == tuple(party)
+    assert store.read_log("combat", fight) == [{"hit": 1}, None]
+    assert store.read_log("combat", fight, start=-1) == [None]
+
+
+def test_participants_may_not_be_written(store: Driver, fight: UUID) -> None:
+    with pytest.raises(InvalidField, match="join_session"):
+        store.update_session("combat", fight, {"participants": [1]})
+
+
+def send_twice(store: Driver, command: Command[Any]) -> None:
+    """Run a Command, and once more what was sent last: the reply was lost on the way."""
+    while True:
+        reply = store.raw.eval(
+            command.script.source, len(command.keys), *command.keys, *command.args
+        )
+        result = command.parse(reply)
+        if not isinstance(result, Command):
+            break
+        command = result
+    store.raw.eval(command.script.source, len(command.keys), *command.keys, *command.args)
+
+
+def test_sent_twice_the_log_has_it_once(store: Driver, fight: UUID) -> None:
+    send_twice(store, session_commands.update_session(store.keys, "combat", fight, log=[1, 2]))
+    send_twice(store, session_commands.update_session(store.keys, "combat", fight, log=[3]))
+    assert log(store, fight) == [1, 2, 3]
+
+
+def test_sent_twice_one_joins_and_leaves_once(store: Driver, fight: UUID) -> None:
+    store.create(9)
+    send_twice(store, session_commands.join_session(store.keys, "combat", fight, 9))
+    assert store.get_session("combat", fight).participants == (1, 2, BIG, 9)
+    send_twice(store, session_commands.leave_session(store.keys, "combat", fight, 2))
+    assert store.get_session("combat", fight).participants == (1, BIG, 9)
+    send_twice(store, session_commands.close_session(store.keys, "combat", fight))
+    assert store.get_session("combat", fight).closed
+
+
+def test_leaving_marks_everybody_and_clears_one_reference(store: Driver, fight: UUID) -> None:
+    store.leave_session("combat", fight, BIG)
+    assert dirty(store) == {1, 2, BIG}
+    assert store.get(BIG).sessions == {}
+    assert store.get(1).sessions == {"combat": fight}
+    assert not store.get_session("combat", fight).closed
+    store.leave_session("combat", fight, 1)
+    store.leave_session("combat", fight, 2)
+    assert store.get_session("combat", fight).closed
+    assert store.get(2).sessions == {"combat": fight}, "until its end is saved"
+
+
+def test_closed_one_does_not_change(store: Driver, fight: UUID) -> None:
+    store.close_session("combat", fight, {"result": "won"})
+    assert dirty(store) == {1, 2, BIG}
+    before = store.get_session("combat", fight)
+    store.create(9)
+    for name, *args in (
+        ("update_session", "combat", fight, {"round": "9"}),
+        ("join_session", "combat", fight, 9),
+    ):
+        with pytest.raises(SessionClosed, match=str(fight)):
+            getattr(store, name)(*args)
+    assert store.leave_session("combat", fight, 1) == before.version
+    assert store.get_session("combat", fight) == before
+
+
+def test_what_is_not_there_is_not_made(store: Driver) -> None:
+    session = uuid4()
+    for name, *args in (
+        ("update_session", "combat", session, {"round": "9"}),
+        ("close_session", "combat", session),
+        ("leave_session", "combat", session, 1),
+        ("get_session", "combat", session),
+    ):
+        with pytest.raises(SessionNotFound, match=f"combat:session:{session} is not in Redis"):
+            getattr(store, name)(*args)
+    assert not store.raw.exists(store.keys.session("combat", str(session)))
+
+
+def test_many_in_one_call(store: Driver, fight: UUID) -> None:
+    results = store.run_many(
+        [
+            store.store.commands.update_session("combat", fight, {"round": "2"}),
+            store.store.commands.update(1, gold=1),
+            store.store.commands.update_session("combat", uuid4(), {}),
+            store.store.commands.get_session("combat", fight),
+        ]
+    )
+    assert isinstance(results[2], SessionNotFound)
+    assert isinstance(results[3], Session)
+    assert results[:2] == [2, 3]
+
+
+def test_large_log_in_one_call(store: Driver, fight: UUID) -> None:
+    store.update_session("combat", fight, log=list(range(20_000)))
+    assert log(store, fight) == list(range(20_000))
+
+
+@pytest.mark.parametrize("held", [None, b"[]", b"[1,1]", b"{", b"[0]", b'["1"]', b"[1.5]"])
+def test_odd_participants(store: Driver, fight: UUID, held: bytes | None) -> None:
+    key = store.keys.session("combat", str(fight))
+    if held is None:
+        store.raw.hdel(key, "participants")
+    else:
+        store.raw.hset(key, "participants", held)
+    before = store.raw.hgetall(key)
+    with pytest.raises(CorruptState, match=r"^field 'combat:session:.*\.participants'"):
+        store.update_session("combat", fight, {"round": "2"})
+    assert store.raw.hgetall(key) == before
+
+
+def test_full_state_is_the_core_and_its_sessions(store: Driver, fight: UUID) -> None:
+    bag = store.open_session("inventory", [1], {"items": []})
+    gone = store.open_session("scenario", [1], {"quest_id": "q"})
+    store.raw.delete(store.keys.session("scenario", str(gone)))
+    character, sessions = store.get_full_state(1)
+    assert character == store.get(1)
+    assert {session_type: session.id for session_type, session in sessions.items()} == {
+        "combat": fight,
+        "inventory": bag,
+    }
+    with pytest.raises(CharacterNotLoaded):
+        store.get_full_state(99)
+    store.raw.hset(store.keys.session("combat", str(fight)), "monsters", "{")
+    with pytest.raises(CorruptState, match=r"combat:session:.*\.monsters"):
+        store.get_full_state(1)
+
+
+# A group
+
+
+def test_snapshot_takes_in_whom_a_session_ties(
+    store: Driver, party: list[int], fight: UUID
+) -> None:
+    store.create(8)
+    quest = store.open_session("scenario", [BIG, 8], {"quest_id": "q"})
+    store.update_session("combat", fight, log=[1, 2])
+    mine, _ = store.claim(1, lease_us=LEASE)
+    theirs, _ = store.claim(2, lease_us=LEASE)
+    taken = store.snapshot(mine, lease_us=LEASE)
+    assert taken.cores.keys() == taken.claims.keys() == {1, 2, BIG, 8}
+    assert taken.claims[1] == mine
+    assert taken.claims[2].token > theirs.token
+    assert taken.sessions.keys() == {("combat", str(fight)), ("scenario", str(quest))}
+    assert taken.sessions["combat", str(fight)][0] == 2
+    assert dirty(store) == set()
+    for i, claim in taken.claims.items():
+        assert store.sync_state(i).token == claim.token
+        assert int(taken.cores[i][b"version"]) == store.get(i).version
+
+
+def test_snapshot_leaves_out_who_is_not_loaded(store: Driver, fight: UUID) -> None:
+    store.raw.delete(store.keys.core(2))
+    claim, _ = store.claim(1, lease_us=LEASE)
+    taken = store.snapshot(claim, lease_us=LEASE)
+    assert taken.claims.keys() == {1, BIG}
+    assert taken.cores[2] == {}
+    assert store.sync_state(2).token is None
+
+
+def test_refused_snapshot_changes_nothing(store: Driver, fight: UUID) -> None:
+    store.raw.hset(store.keys.session("combat", str(fight)), "version", "x")
+    store.raw.sadd(store.keys.dirty, 2)
+    claim, _ = store.claim(1, lease_us=LEASE)
+    with pytest.raises(CorruptState, match=r"combat:session:.*\.version"):
+        store.snapshot(claim, lease_us=LEASE)
+    assert store.sync_state(2).dirty
+    assert store.sync_state(2).token is None
+
+
+@pytest.mark.parametrize("reference", ["x", "123E4567-E89B-12D3-A456-426614174000", "a" * 36])
+def test_reference_that_is_no_uuid(store: Driver, reference: str) -> None:
+    store.raw.hset(store.keys.core(1), mapping={"state": "a", "combat_session_id": reference})
+    claim, _ = store.claim(1, lease_us=LEASE)
+    with pytest.raises(CorruptState) as caught:
+        store.snapshot(claim, lease_us=LEASE)
+    assert (caught.value.char_id, caught.value.field) == (1, "combat_session_id")
+
+
+def test_acknowledge_ends_all_claims_and_gives_versions_back(
+    store: Driver, party: list[int], fight: UUID
+) -> None:
+    claim, _ = store.claim(1, lease_us=LEASE)
+    taken = store.snapshot(claim, lease_us=LEASE)
+    others = [CoreAck(taken.claims[i], 3, 3) for i in (2, BIG)]
+    sessions = [SessionAck("combat", str(fight), 2, 2)]
+    assert store.acknowledge(
+        claim,
+        snapshot_version=3,
+        durable_version=3,
+        at_ms=taken.at_ms,
+        others=others,
+        sessions=sessions,
+    )
+    assert store.status().claimed == 0
+    claim, _ = store.claim(1, lease_us=LEASE)
+    taken = store.snapshot(claim, lease_us=LEASE)
+    others = [CoreAck(taken.claims[i], 4, 3) for i in (2, BIG)]
+    sessions = [SessionAck("combat", str(fight), 3, 2)]
+    for ours in (True, False):
+        done = store.acknowledge(
+            claim,
+            snapshot_version=4,
+            durable_version=3,
+            at_ms=taken.at_ms,
+            others=others,
+            sessions=sessions,
+        )
+        assert done is ours
+    assert [store.get(i).version for i in party] == [3, 3, 3]
+    assert store.get_session("combat", fight).version == 2
+
+
+def test_acknowledge_clears_a_closed_session_away(
+    store: Driver, party: list[int], fight: UUID
+) -> None:
+    store.update_session("combat", fight, log=[1])
+    store.close_session("combat", fight)
+    claim, _ = store.claim(1, lease_us=LEASE)
+    taken = store.snapshot(claim, lease_us=LEASE)
+    others = [CoreAck(taken.claims[i], 3, 3) for i in (2, BIG)]
+    sessions = [SessionAck("combat", str(fight), 4, 4, closed=True)]
+    newer, _ = store.claim(1, lease_us=LEASE)
+    assert not store.acknowledge(
+        claim,
+        snapshot_version=3,
+        durable_version=3,
+        at_ms=taken.at_ms,
+        others=others,
+        sessions=sessions,
+    )
+    assert store.get(1).sessions == {"combat": fight}, "not under a claim that is lost"
+    assert store.acknowledge(
+        newer,
+        snapshot_version=3,
+        durable_version=3,
+        at_ms=taken.at_ms,
+        others=others,
+        sessions=sessions,
+    )
+    assert store.get(1).sessions == {}
+    assert 1 in dirty(store), "the cleared reference is to be saved"
+    assert not store.raw.exists(store.keys.session("combat", str(fight)))
+    assert not store.raw.exists(store.keys.session_log("combat", str(fight)))
+
+
+# In and out
+
+
+def saved(store: Driver, *ids: int) -> None:
+    for i in ids:
+        store.raw.hset(store.keys.core(i), "saved_version", store.get(i).version)
+
+
+def test_evict_takes_a_session_with_the_last_of_its_participants(
+    store: Driver, party: list[int], fight: UUID
+) -> None:
+    saved(store, *party)
+    key = store.keys.session("combat", str(fight))
+    assert store.evict(1)
+    assert store.raw.exists(key)
+    assert store.evict(2)
+    store.raw.sadd(store.keys.dirty, 2)
+    assert not store.evict(BIG), "somebody who is not loaded has a change in it"
+    store.raw.srem(store.keys.dirty, 2)
+    assert store.evict(BIG)
+    assert not store.raw.exists(key)
+    assert store.raw.get(store.keys.tombstone(str(fight))) == b"1"
+
+
+def restored(session: UUID, version: int, entries: int = 0) -> Session:
+    return Session("combat", session, {"monsters": []}, version, log=tuple(range(entries)))
+
+
+def test_fill_brings_a_session_with_its_log(store: Driver) -> None:
+    session = uuid4()
+    core = {"state": "combat", "combat_session_id": str(session)}
+    sessions = {"t": restored(session, 7, 3)}
+    assert store.restore_one(1, 5, core, sessions=sessions) == ("stale", []), (
+        "its log is not staged"
+    )
+    assert not store.raw.exists(store.keys.core(1))
+    for _ in range(2):
+        store.stage("t", ["0", "1"], start=0)
+    store.stage("t", ["2"], start=2)
+    assert store.restore_one(1, 5, core, sessions=sessions, changed=True) == (
+        "restored",
+        ["restored"],
+    )
+    assert dirty(store) == {1}
+    assert log(store, session) == [0, 1, 2]
+    assert store.raw.ttl(store.keys.session_log("combat", str(session))) == -1, "it stays"
+    assert store.restore_one(2, 5, core, sessions=sessions) == ("restored", ["live"])
+    assert store.restore_one(1, 5, core, sessions=sessions) == ("live", ["live"])
+    elsewhere = {"t": restored(uuid4(), 1)}
+    assert store.restore_one(1, 5, core, sessions=elsewhere) == ("live", ["left"])
+
+
+def test_fill_refuses_a_session_older_than_its_eviction(store: Driver) -> None:
+    session = uuid4()
+    store.raw.set(store.keys.tombstone(str(session)), 9)
+    core = {"combat_session_id": str(session)}
+    assert store.restore_one(1, 5, core, sessions={"t": restored(session, 8)}) == ("stale", [])
+    assert store.restore_one(1, 5, core, sessions={"t": restored(session, 9)}) == (
+        "restored",
+        ["restored"],
+    )
+
+
+def test_what_is_refused_to_one_leaves_the_others_alone(store: Driver) -> None:
+    ids = [uuid4() for _ in range(7)]
+    cores = [{"combat_session_id": str(session)} for session in ids]
+    store.restore_one(3, 9, {"state": "later"})
+    store.evict(3)
+    store.restore_one(4, 5, {"state": "played"})
+    store.raw.set(store.keys.session("combat", str(ids[5])), "no hash")
+    store.raw.set(store.keys.core(6), "no hash")
+    found = store.restore(
+        [
+            RestoreItem(1, 5, cores[1]),
+            RestoreItem(2, 5, cores[2], {"t": restored(ids[2], 7)}, changed=True),
+            RestoreItem(3, 5, {"state": "old"}),
+            RestoreItem(4, 5, {"state": "old"}),
+            RestoreItem(5, 5, cores[5], {"t": restored(ids[5], 7)}),
+            RestoreItem(6, 5, cores[6], {"t": restored(ids[6], 7)}),
+            RestoreItem(7, None, {}, {"t": restored(ids[6], 7)}),
+            RestoreItem(8, 5, cores[2], {"t": restored(ids[2], 7)}),
+        ]
+    )
+    bad_session, bad_core = found[4], found[5]
+    assert isinstance(bad_session, CorruptState)
+    assert (bad_session.char_id, bad_session.field) == (5, f"combat:session:{ids[5]}.(key)")
+    assert isinstance(bad_core, CorruptState)
+    assert (bad_core.char_id, bad_core.field) == (6, "(key)")
+    assert [*found[:4], *found[6:]] == [
+        ("restored", []),
+        ("restored", ["restored"]),
+        ("stale", []),
+        ("live", []),
+        ("stale", []),
+        ("restored", ["live"]),
+    ]
+    there = [i for i in range(1, 9) if store.raw.exists(store.keys.core(i))]
+    assert there == [1, 2, 4, 6, 8]
+    assert store.get(4).state == "played"
+    assert dirty(store) == {2}
+    counted = {k: int(n) for k, n in store.raw.hgetall(store.keys.stats).items()}
+    assert counted == {b"restored": 2 + 3, b"live": 1}
+
+
+def test_looking_at_and_raising_a_session(store: Driver, fight: UUID) -> None:
+    assert store.peek_session("combat", fight) == 1
+    assert store.reconcile_session("combat", fight, version=9)
+    assert store.reconcile_session("combat", fight, version=3)
+    assert store.peek_session("combat", fight) == 9
+    assert store.peek_session("combat", uuid4()) == -1
+    assert not store.reconcile_session("combat", uuid4(), version=3)

@@ -1,0 +1,188 @@
+"""A server's trouble is no character's fault, and leaves no claim to wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from statesync.durable import database
+from statesync.embedded.servers import Servers
+from statesync.errors import (
+    CharacterNotSaved,
+    CorruptState,
+    DatabaseUnavailable,
+    NotMigrated,
+    RedisUnavailable,
+)
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle import groups, sweep
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.settings import Settings
+from tests.conftest import FullCore, NewDatabase
+
+
+@pytest.fixture
+def out_of_memory(raw: Any) -> Iterator[Any]:
+    """A switch that fills Redis."""
+
+    def restore() -> None:
+        raw.config_set("maxmemory", 1)
+
+    yield restore
+    raw.config_set("maxmemory", 0)
+
+
+def test_redis_out_of_memory_quarantines_nobody(
+    hot: HotStore, orchestrator: GameStateOrchestrator, full_core: FullCore, out_of_memory: Any
+) -> None:
+    hot.create(1, **full_core())
+    claim, _ = hot.claim(1, lease_us=60_000_000)
+    hot.snapshot(claim)
+    out_of_memory()
+    with pytest.raises(RedisUnavailable, match="maxmemory"):
+        hot.update(1, gold=1)
+    with pytest.raises(RedisUnavailable, match="maxmemory"):
+        orchestrator.backup_claims([claim])
+    assert hot.sync_state(1).quarantine is None
+
+
+@pytest.mark.parametrize("version", ["x", "1.5", str(2**63 - 1)])
+def test_a_version_that_cannot_be_raised_is_the_characters_fault(
+    hot: HotStore, raw: Any, keys: Keys, full_core: FullCore, version: str
+) -> None:
+    hot.create(1, **full_core())
+    raw.hset(keys.core(1), "version", version)
+    with pytest.raises(CorruptState) as info:
+        hot.update(1, gold=1)
+    assert info.value.field == "version"
+    assert raw.hget(keys.core(1), "gold") is None
+
+
+@pytest.mark.slow
+def test_a_locked_row_holds_up_neither_the_batch_nor_itself_for_ever(
+    hot: HotStore, orchestrator: GameStateOrchestrator, engine: Engine, full_core: FullCore
+) -> None:
+    ids = list(range(1, 11))
+    for i in ids:
+        hot.create(i, **full_core(i))
+    orchestrator.backup_many(ids)
+    for i in ids:
+        hot.update(i, gold=1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM characters WHERE id IN (3, 4) FOR UPDATE")
+        outcomes = {r.char_id: r.outcome for r in orchestrator.backup_many(ids)}
+    assert {i for i, outcome in outcomes.items() if outcome != "saved"} == {3, 4}
+    assert (outcomes[3], hot.sync_state(3).dirty, hot.sync_state(3).token) == (
+        "released",
+        True,
+        None,
+    )
+    assert {r.outcome for r in orchestrator.backup_many([3, 4])} == {"saved"}
+
+
+def test_a_drain_gives_back_what_it_claimed_when_postgresql_is_away(
+    hot: HotStore, unreachable: Settings, full_core: FullCore
+) -> None:
+    for i in range(1, 21):
+        hot.create(i, **full_core(i))
+    away = GameStateOrchestrator.from_settings(replace(unreachable, batch_size=5))
+    with pytest.raises(DatabaseUnavailable):
+        sweep.drain(away, replace(unreachable, batch_size=5), 0.0)
+    away.close()
+    assert (hot.status().dirty, hot.status().claimed) == (20, 0)
+
+
+def test_missing_tables_leave_no_claim(
+    hot: HotStore,
+    settings: Settings,
+    embedded: Servers,
+    new_database: NewDatabase,
+    full_core: FullCore,
+) -> None:
+    hot.create(1, **full_core())
+    url = embedded.database_url(new_database(empty=True))
+    orchestrator = GameStateOrchestrator.from_settings(replace(settings, database_url=url))
+    with pytest.raises(NotMigrated, match="statesync migrate"):
+        orchestrator.backup_full_state(1)
+    orchestrator.close()
+    assert (hot.sync_state(1).dirty, hot.sync_state(1).token) == (True, None)
+
+
+def test_a_busy_connection_pool_is_the_database_unavailable(
+    hot: HotStore, settings: Settings, full_core: FullCore
+) -> None:
+    hot.create(1, **full_core())
+    one = create_engine(settings.database_url, pool_size=1, max_overflow=0, pool_timeout=0.01)
+    orchestrator = GameStateOrchestrator(hot, one)
+    with one.connect(), pytest.raises(DatabaseUnavailable, match="all connections are busy"):
+        orchestrator.backup_full_state(1)
+    one.dispose()
+    assert hot.sync_state(1).dirty
+
+
+def test_a_discarded_entry_is_forgotten_whole(
+    hot: HotStore, raw: Any, keys: Keys, orchestrator: GameStateOrchestrator
+) -> None:
+    raw.sadd(keys.dirty, 99)
+    orchestrator.backup_claims(
+        hot.claim_dirty(lease_us=60_000_000, max_in_flight=100, count=100).claims
+    )
+    assert hot.sync_state(99).quarantine
+    assert hot.discard_quarantined("99")
+    assert hot.status().oldest_ms is None
+
+
+def test_who_lost_the_claim_records_no_conflict(
+    hot: HotStore,
+    orchestrator: GameStateOrchestrator,
+    engine: Engine,
+    full_core: FullCore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hot.create(1, **full_core())
+    orchestrator.backup_full_state(1)
+    hot.update(1, gold=1)
+    save = groups.save
+
+    def overtaken(*args: Any, **kwargs: Any) -> Any:
+        hot.claim(1, lease_us=60_000_000)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("UPDATE characters SET version = 100")
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(groups, "save", overtaken)
+    assert orchestrator.backup_full_state(1).outcome == "superseded"
+    with engine.connect() as connection:
+        assert not connection.exec_driver_sql("SELECT 1 FROM state_conflicts").all()
+
+
+def test_evicting_what_cannot_be_saved_is_refused_at_once(
+    hot: HotStore, raw: Any, keys: Keys, orchestrator: GameStateOrchestrator, full_core: FullCore
+) -> None:
+    hot.create(1, **full_core())
+    raw.hset(keys.core(1), "stats", "{")
+    with pytest.raises(CharacterNotSaved):
+        orchestrator.evict(1)
+    entry = hot.sync_state(1).quarantine
+    assert entry
+    assert entry.attempts == 1
+    assert raw.exists(keys.core(1))
+
+
+def test_a_connection_that_ended_while_it_rested_is_made_anew(
+    settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_REST_SECONDS", 0)
+    mine = database.connect(settings)
+    with database.transaction(mine) as connection:
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+    with database.statement(mine) as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != pid
+    mine.dispose()

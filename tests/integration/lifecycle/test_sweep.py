@@ -1,0 +1,232 @@
+"""The sweep: from the dirty list to messages, with bounds that hold."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from statesync.errors import BrokerUnavailable, DatabaseUnavailable
+from statesync.hot.commands.claims import Claim
+from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.sweep import drain, sweep
+from statesync.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.conftest import FullCore
+
+
+class Messages:
+    """What was handed over: where a broker would be."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.sent: list[list[Claim]] = []
+        self.fail_at = fail_at
+
+    def __call__(self, claims: Sequence[Claim]) -> None:
+        if len(self.sent) == self.fail_at:
+            raise BrokerUnavailable("the broker is away")
+        self.sent.append(list(claims))
+
+    @property
+    def ids(self) -> list[int]:
+        return sorted(claim.char_id for claims in self.sent for claim in claims)
+
+
+def mark(raw: Any, keys: Keys, char_ids: Iterable[int]) -> None:
+    ids = list(char_ids)
+    for start in range(0, len(ids), 10_000):
+        raw.sadd(keys.dirty, *ids[start : start + 10_000])
+
+
+@pytest.fixture
+def small(settings: Settings) -> Settings:
+    """Batches of 10, above a backlog of 20."""
+    return replace(settings, batch_size=10, batch_above=20, max_in_flight=10_000)
+
+
+@pytest.mark.parametrize("backlog", [0, 1, 20])
+def test_small_backlog_goes_one_by_one(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings, backlog: int
+) -> None:
+    ids = list(range(1, backlog + 1))
+    if ids:
+        mark(raw, keys, ids)
+    one, batch = Messages(), Messages()
+    report = sweep(hot, small, one, batch)
+    assert (report.claimed, report.batches, report.left, report.requeued) == (backlog, 0, 0, 0)
+    assert one.ids == ids
+    assert all(len(claims) == 1 for claims in one.sent)
+    assert batch.sent == []
+
+
+def test_large_backlog_goes_in_batches(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings
+) -> None:
+    mark(raw, keys, range(1, 526))
+    one, batch = Messages(), Messages()
+    report = sweep(hot, small, one, batch)
+    assert (report.claimed, report.batches, report.left) == (525, 53, 0)
+    assert batch.ids == list(range(1, 526))
+    assert [len(claims) for claims in batch.sent] == [10] * 52 + [5]
+    assert one.sent == []
+
+
+def test_in_flight_is_bounded(hot: HotStore, raw: Any, keys: Keys, small: Settings) -> None:
+    mark(raw, keys, range(1, 101))
+    bounded = replace(small, max_in_flight=50)
+    batch = Messages()
+
+    def acknowledge() -> None:
+        for claims in batch.sent:
+            for claim in claims:
+                hot.acknowledge(claim)
+
+    report = sweep(hot, bounded, batch, batch)
+    assert (report.claimed, report.left) == (30, 70)
+    assert sweep(hot, bounded, batch, batch).claimed == 0
+    acknowledge()
+    assert sweep(hot, bounded, batch, batch).claimed == 30
+    acknowledge()
+    last = sweep(hot, bounded, batch, batch)
+    assert (last.claimed, last.left) == (40, 0), "no rest that only the next beat would take"
+
+
+@pytest.mark.parametrize("case", [(20, 3, 3), (100, 2, 20), (100, 0, 0)])
+def test_broker_away_gives_claims_back(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings, case: tuple[int, int, int]
+) -> None:
+    backlog, fail_at, handed_over = case
+    mark(raw, keys, range(1, backlog + 1))
+    messages = Messages(fail_at)
+    with pytest.raises(BrokerUnavailable):
+        sweep(hot, small, messages, messages)
+    status = hot.status()
+    assert (status.dirty, status.claimed) == (backlog - handed_over, handed_over)
+
+
+def test_ended_leases_are_handed_over_again(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings
+) -> None:
+    raw.zadd(keys.claimed, {str(i): 1 for i in range(1, 501)})
+    batch = Messages()
+    report = sweep(hot, small, batch, batch)
+    assert (report.requeued, report.claimed) == (500, 500)
+    assert batch.ids == list(range(1, 501))
+    assert hot.status().counters["requeued"] == 500
+
+
+def test_two_sweeps_claim_each_once(hot: HotStore, raw: Any, keys: Keys, small: Settings) -> None:
+    mark(raw, keys, range(1, 2001))
+    inner, outer = Messages(), Messages()
+
+    def dispatch(claims: Sequence[Claim]) -> None:
+        outer(claims)
+        if len(outer.sent) == 1:
+            sweep(hot, small, inner, inner)
+
+    sweep(hot, small, dispatch, dispatch)
+    assert sorted(outer.ids + inner.ids) == list(range(1, 2001))
+    assert inner.ids
+
+
+def test_memory_does_not_grow_with_the_backlog(
+    hot: HotStore, raw: Any, keys: Keys, settings: Settings
+) -> None:
+    wide = replace(settings, max_in_flight=1_000_000)
+    handed_over = 0
+
+    def dispatch(claims: Sequence[Claim]) -> None:
+        nonlocal handed_over
+        handed_over += len(claims)
+
+    peaks = {}
+    for backlog in (10_000, 100_000):
+        mark(raw, keys, range(1, backlog + 1))
+        handed_over = 0
+        tracemalloc.start()
+        sweep(hot, wide, dispatch, dispatch)
+        peaks[backlog] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert handed_over == backlog
+        raw.delete(keys.claimed, keys.since)
+    assert peaks[100_000] < 2 * peaks[10_000] + 1_000_000
+
+
+def test_drain_saves_everything(
+    orchestrator: GameStateOrchestrator, small: Settings, full_core: FullCore
+) -> None:
+    hot = orchestrator.hot
+    for char_id in range(1, 26):
+        hot.create(char_id, **full_core(char_id))
+    seen: list[int] = []
+    report = drain(orchestrator, small, 30, lambda status: seen.append(status.dirty))
+    assert report.complete
+    assert report.outcomes == {"saved": 25}
+    assert seen[-1] == 0
+
+
+def test_drain_reports_what_others_hold(
+    orchestrator: GameStateOrchestrator, small: Settings, full_core: FullCore
+) -> None:
+    orchestrator.hot.create(1, **full_core())
+    orchestrator.hot.claim(1, lease_us=60_000_000)
+    report = drain(orchestrator, small, 0)
+    assert (report.complete, report.dirty, report.claimed) == (False, 0, 1)
+
+
+def test_drain_without_a_database_keeps_the_marks(
+    unreachable: Settings, full_core: FullCore
+) -> None:
+    worker = GameStateOrchestrator.from_settings(unreachable)
+    worker.hot.create(1, **full_core())
+    with pytest.raises(DatabaseUnavailable):
+        drain(worker, unreachable, 0)
+    assert worker.hot.sync_state(1).dirty
+    worker.close()
+
+
+def test_drain_takes_over_claims_that_stand_still(
+    orchestrator: GameStateOrchestrator,
+    small: Settings,
+    full_core: FullCore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("statesync.lifecycle.sweep._STILL_SECONDS", 0.1)
+    hot = orchestrator.hot
+    for char_id in range(1, 26):
+        hot.create(char_id, **full_core(char_id))
+    lost, _ = hot.claim(1, lease_us=3_600_000_000)  # an hour, and its message is gone
+    report = drain(orchestrator, small, 30)
+    assert (report.complete, report.outcomes) == (True, {"saved": 25})
+    assert orchestrator.backup_claims([lost])[0].outcome == "superseded"
+
+
+def test_drain_ends_with_the_batch_under_way_and_holds_nothing(
+    orchestrator: GameStateOrchestrator, small: Settings, full_core: FullCore, raw: Any, keys: Keys
+) -> None:
+    for char_id in range(1, 101):
+        orchestrator.hot.create(char_id, **full_core(char_id))
+    raw.hset(keys.core(101), "stats", "{broken")
+    orchestrator.backup_full_state(101)
+    report = drain(orchestrator, small, 0)
+    assert (report.outcomes, report.dirty, report.claimed) == ({"saved": 10}, 90, 0)
+    assert (report.complete, report.quarantined) == (False, 1)
+
+
+def test_a_sweep_that_is_interrupted_gives_its_claims_back(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings
+) -> None:
+    mark(raw, keys, range(1, 101))
+
+    def interrupt(_: Sequence[Claim]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(hot, small, interrupt, interrupt)
+    assert (hot.status().dirty, hot.status().claimed) == (100, 0)

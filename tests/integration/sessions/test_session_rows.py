@@ -1,0 +1,156 @@
+"""What a session's row depends on may change beside it; and what a type of a game's own may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from statesync import GameStateOrchestrator, HotStore, Session, SessionOrchestrator, Settings
+from statesync.errors import InvalidField, InvalidInput, InvalidSessionType
+from statesync.hot.keys import Keys
+from statesync.state import session_types
+from tests.conftest import FullCore
+
+PARTY = [1, 2, 3]
+SWORD = {"item_id": "sword", "kind": "sword", "quantity": 1}
+
+
+@pytest.fixture
+def party(hot: HotStore, full_core: FullCore) -> list[int]:
+    for char_id in PARTY:
+        hot.create(char_id, **full_core(char_id))
+    return PARTY
+
+
+def rows(engine: Engine, query: str) -> list[Any]:
+    with engine.begin() as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+def wipe(raw: Any, keys: Keys) -> None:
+    for key in raw.scan_iter(f"{keys.prefix}*", count=1000):
+        raw.delete(key)
+
+
+@pytest.mark.usefixtures("party")
+def test_item_that_went_there_and_back_is_still_there(
+    hot: HotStore, orchestrator: GameStateOrchestrator, engine: Engine
+) -> None:
+    bags = [hot.open_session("inventory", [i], {"items": [SWORD] * (i == 1)}) for i in (1, 2)]
+    orchestrator.backup_many([1, 2])
+    for giver, taker in ((0, 1), (1, 0)):
+        hot.update_session("inventory", bags[giver], {"items": []})
+        hot.update_session("inventory", bags[taker], {"items": [SWORD]})
+        orchestrator.backup_full_state(2)
+    orchestrator.backup_full_state(1)
+    assert rows(engine, "SELECT item_id, character_id FROM inventory_items") == [("sword", 1)]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.usefixtures("party")
+def test_reference_cleared_and_set_again_opens_the_session_again(
+    hot: HotStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys, *, shared: bool
+) -> None:
+    fight = hot.open_session("combat", [1, 2] if shared else [1], {"turn": "1"})
+    orchestrator.backup_many(PARTY)
+    hot.update(1, combat_session_id="")
+    orchestrator.backup_full_state(1)
+    hot.update(1, combat_session_id=str(fight))
+    orchestrator.backup_many(PARTY)
+    wipe(raw, keys)
+    assert orchestrator.restore_full_state(1).sessions == {"combat": "restored"}
+
+
+def test_who_is_first_saved_after_his_session_is_in_it(
+    hot: HotStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys, full_core: FullCore
+) -> None:
+    hot.create(1, **full_core(1))
+    fight = str(uuid4())
+    raw.hset(keys.session("combat", fight), mapping={"turn": "1", "participants": "[1,2]"})
+    hot.update(1, combat_session_id=fight)
+    orchestrator.backup_full_state(1)
+    hot.create(2, **full_core(2, combat_session_id=fight))
+    orchestrator.backup_full_state(2)
+    wipe(raw, keys)
+    assert orchestrator.restore_full_state(2).sessions == {"combat": "restored"}
+
+
+@pytest.mark.usefixtures("party")
+def test_id_of_two_types_is_refused_by_name(
+    hot: HotStore, orchestrator: GameStateOrchestrator, engine: Engine
+) -> None:
+    taken = hot.open_session("combat", [1], {"turn": "7"})
+    orchestrator.backup_full_state(1)
+    hot.open_session("scenario", [2], {"quest_id": "q"}, session_id=taken)
+    hot.update(3, gold=1)
+    reports = orchestrator.backup_many([2, 3])
+    assert [r.outcome for r in reports] == ["quarantined", "saved"]
+    assert "a combat session has this id" in (reports[0].error or "")
+    hot.join_session("scenario", taken, 1)
+    reports = orchestrator.backup_many([1, 2])
+    assert [r.outcome for r in reports] == ["quarantined"] * 2
+    assert "session as well" in (reports[0].error or "")
+    assert rows(engine, "SELECT session_type FROM sessions") == [("combat",)]
+
+
+@pytest.mark.usefixtures("party")
+def test_type_says_what_it_cannot_be_opened_without(hot: HotStore) -> None:
+    with pytest.raises(InvalidField, match="'scenario' cannot be opened without it") as refused:
+        hot.open_session("scenario", [1], {"node": "n"})
+    assert refused.value.field == "quest_id"
+    with pytest.raises(InvalidInput, match="has no log"):
+        hot.update_session("scenario", uuid4(), log=["x"])
+
+
+# Types of a game's own
+
+
+@pytest.fixture
+def registered() -> Iterator[Callable[[type], type]]:
+    before = list(session_types._decorated)
+    yield session_types.register
+    session_types._decorated[:] = before
+    session_types._known.clear()
+
+
+def test_log_needs_to_say_how_much_is_saved(registered: Callable[[type], type]) -> None:
+    class Silent(SessionOrchestrator):
+        name = "fish"
+        has_log = True
+
+    with pytest.raises(InvalidSessionType, match="saved_log"):
+        registered(Silent)
+
+
+class NoJson(SessionOrchestrator):
+    name = "fish"
+
+    def payload(self, session: Session) -> dict[str, Any]:
+        return {"x": object()}
+
+
+class Swallows(SessionOrchestrator):
+    name = "fish"
+
+    def save(self, connection: Connection, snapshots: Any) -> None:
+        with suppress(Exception):
+            connection.execute(text("SELECT 1/0"))
+
+
+@pytest.mark.usefixtures("party")
+@pytest.mark.parametrize("session_type", [NoJson, Swallows])
+def test_mistake_of_a_type_is_its_sessions_alone(
+    hot: HotStore, settings: Settings, registered: Callable[[type], type], session_type: type
+) -> None:
+    registered(session_type)
+    game = GameStateOrchestrator.from_settings(settings)
+    hot.open_session("fish", [1], {"a": "1"})
+    reports = game.backup_many([1, 2])
+    assert [r.outcome for r in reports] == ["quarantined", "saved"]
+    assert "the session type 'fish' cannot save it" in (reports[0].error or "")
+    game.close()
