@@ -114,7 +114,7 @@ def test_drain_says_what_is_left(settings: Settings, hot: HotStore, full_core: F
     hot.create(1, **full_core())
     hot.claim(1, lease_us=settings.lease_us)  # held by a worker that does not answer
     left = run_json(settings, "drain", "--timeout", "0.2", status=1)
-    assert (left["unwrap"], left["claimed"]) == (False, 1)
+    assert (left["done"], left["claimed"]) == (False, 1)
 
 
 def test_quarantine(
@@ -133,7 +133,7 @@ def test_quarantine(
     assert "stats" in run(settings, "quarantine", "show", "1")
     assert "not in quarantine" in run(settings, "quarantine", "retry", "3", status=1)
     raw.hset(f"{settings.key_prefix}ac:1", "stats", "{}")
-    assert run_json(settings, "quarantine", "retry", "1")["unwrap"] == ["1"]
+    assert run_json(settings, "quarantine", "retry", "1")["done"] == ["1"]
     run(settings, "drain")
     assert [e["name"] for e in run_json(settings, "quarantine", "list")] == ["2"]
     run(settings, "quarantine", "discard", "2")
