@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from statesync.errors import CorruptState, InvalidField
+from statesync.state import session_types
 from statesync.state.fields import (
     MAX_CORE_BYTES,
     MAX_FIELDS,
@@ -22,6 +23,7 @@ from statesync.state.fields import (
     read_text,
     read_version,
 )
+from statesync.state.references import UUID_EXPECTED
 
 __all__ = [
     "CORE_FIELDS",
@@ -33,13 +35,13 @@ __all__ = [
     "write_character",
 ]
 
-SESSION_FIELDS = ("combat_session_id", "inventory_session_id", "scenario_session_id")
-"""The fields of a core that point at its sessions."""
-
 CORE_FIELDS = ("state", "location", "bio", "stats", "vitals")
 """The fields of a core that have columns of their own."""
 
-_OWN_BY_STATESYNC = ("version", "saved_version", TIE_FIELD)
+_OWN = "own:"
+_RESERVED = re.compile(rf"(?:{_OWN})*(?:version|saved_version|{TIE_FIELD})")
+"""Names that statesync uses itself. A field of the game's with such a name has ``own:`` before it
+in Redis; so has one that begins with ``own:`` and would be taken for such a field."""
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NUMBERS = (int, float)
 
@@ -65,13 +67,11 @@ class Character:
 
     @property
     def sessions(self) -> dict[str, UUID]:
-        """The active sessions, by the name of their type, such as ``combat``."""
-        end = "_session_id"
-        named = {n.removesuffix(end): v for n, v in self.fields.items() if n.endswith(end) and v}
+        """The active sessions of registered types, by the name of the type, such as ``combat``."""
         return {
-            session_type: UUID(text)
-            for session_type, text in named.items()
-            if _UUID.fullmatch(text)
+            session_type: UUID(self.fields[name])
+            for name, session_type in session_types.reference_fields().items()
+            if self.fields.get(name)
         }
 
     def core(self) -> dict[str, Any]:
@@ -83,77 +83,102 @@ class Character:
 def decode_character(char_id: int, raw: Mapping[bytes, bytes]) -> Character:
     """Read the core that Redis holds; CorruptState names the first field that cannot be saved."""
     core: dict[str, Any] = {}
-    own: dict[str, str] = {}
+    further: dict[str, str] = {}
+    references = session_types.reference_fields()
     for raw_name, raw_value in raw.items():
         try:
-            if known := _COLUMNS.get(raw_name):
-                core[known[0]] = known[1](raw_value)
-            elif (name := read_text(raw_name, "the field's name ")) != TIE_FIELD:
-                own[name] = _FURTHER_CHECKS.get(name, read_text)(raw_value)
+            if column := _COLUMNS.get(raw_name):
+                core[column[0]] = column[1](raw_value)
+                continue
+            name = read_text(raw_name, "the field's name ")
+            if name in references:
+                further[name] = _session_id(raw_value)
+            elif name != TIE_FIELD:
+                further[_name_in_game(name)] = read_text(raw_value)
         except InvalidValue as error:
             name = raw_name.decode(errors="backslashreplace")
             raise CorruptState(char_id, name + error.path, error.reason) from None
-    return Character(char_id, fields=own, **core)
+    return Character(char_id, fields=further, **core)
 
 
-def encode_character(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Return ``fields`` as a core holds them; InvalidField names the first that it cannot hold.
+def encode_character(fields: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return ``fields`` as a core holds them; None is a field to delete.
 
-    ``location``, ``bio``, ``stats`` and ``vitals`` are mappings; ``state`` and session ids are
-    strings, "" clearing a session id; any other field is the game's own: a string, or a number,
-    which is stored as its text.
+    ``location``, ``bio``, ``stats`` and ``vitals`` are mappings; ``state`` is a string; a session
+    id is a UUID or its text, and "" or None clears it. Any other field is the game's own, whatever
+    its name: a string, or a number, which is stored as its text; None deletes it. Raises
+    InvalidField, which names the first field that a core cannot hold.
     """
-    encoded: dict[str, str] = {}
-    size = 0
+    encoded: dict[str, str | None] = {}
     if len(fields) > MAX_FIELDS:
         raise InvalidField("(all)", f"{len(fields)} fields; at most {MAX_FIELDS} can be written")
     for name, value in fields.items():
         if not isinstance(name, str) or not name:
             raise InvalidField(str(name), "the name of a field must be a non-empty string")
-        if name in _OWN_BY_STATESYNC:
-            raise InvalidField(name, "belongs to statesync and cannot be set")
         try:
-            text = _written(name, value)
-            raw = text.encode()
-            if check := _OF_GAMES.get(name):
-                check(raw)
-            else:
-                read_text(name.encode(), "the field's name ")
-                read_text(raw)
+            read_text(name.encode(), "the field's name ")
+            encoded[_name_in_redis(name)] = _encode_value(name, value)
         except UnicodeEncodeError:
             raise InvalidField(name, "holds a lone surrogate, which is no text") from None
         except InvalidValue as error:
             raise InvalidField(name + error.path, error.reason) from None
-        encoded[name] = text
-        size += len(name) + len(raw)
-    if size > MAX_CORE_BYTES:
-        largest = max(encoded, key=lambda name: len(encoded[name]))
+    sizes = {
+        name: len(name.encode()) + len((text or "").encode()) for name, text in encoded.items()
+    }
+    if (size := sum(sizes.values())) > MAX_CORE_BYTES:
+        largest = max(sizes, key=sizes.__getitem__)
         raise InvalidField(largest, f"the fields are {size} bytes; at most {MAX_CORE_BYTES} can be")
     return encoded
 
 
 def write_character(core: Mapping[str, Any]) -> dict[str, str]:
     """Return fields that come from PostgreSQL as a core holds them, unchecked."""
-    return {k: value if isinstance(value, str) else dump_json(value) for k, value in core.items()}
+    return {
+        _name_in_redis(name): value if isinstance(value, str) else dump_json(value)
+        for name, value in core.items()
+    }
 
 
-def _written(name: str, value: object) -> str:
+def _name_in_redis(name: str) -> str:
+    return _OWN + name if _RESERVED.fullmatch(name) else name
+
+
+def _name_in_game(name: str) -> str:
+    if name.startswith(_OWN) and _RESERVED.fullmatch(name, len(_OWN)):
+        return name.removeprefix(_OWN)
+    return name
+
+
+def _encode_value(name: str, value: object) -> str | None:
+    """Return what a core holds of a field. Raises InvalidValue or UnicodeEncodeError."""
+    if value is None and name not in CORE_FIELDS:
+        return None
+    check = _CHECKS.get(name)
+    is_reference = name in session_types.reference_fields()
     if name in JSON_FIELDS:
-        if not isinstance(value, Mapping):
-            fail(f"must be a mapping, not {type(value).__name__}")
-        try:
-            return dump_json(value)
-        except (TypeError, ValueError, RecursionError) as error:
-            if isinstance(error, UnicodeEncodeError):
-                raise
-            fail(f"cannot be written as JSON: {error}")
-    if isinstance(value, UUID) and name in SESSION_FIELDS:
-        return str(value)
-    if isinstance(value, str):
-        return value
-    if name not in _OF_GAMES and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return fail(f"must be a string, not {type(value).__name__}")
+        text = _dump_mapping(value)
+    elif isinstance(value, UUID) and is_reference:
+        text = str(value)
+    elif isinstance(value, str):
+        text = value
+    elif isinstance(value, int | float) and not (isinstance(value, bool) or check or is_reference):
+        text = str(value)
+    else:
+        fail(f"must be a string, not {type(value).__name__}")
+    read: Callable[[bytes], object] = check or (_session_id if is_reference else read_text)
+    read(text.encode())
+    return text
+
+
+def _dump_mapping(value: object) -> str:
+    if not isinstance(value, Mapping):
+        fail(f"must be a mapping, not {type(value).__name__}")
+    try:
+        return dump_json(value)
+    except UnicodeEncodeError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        fail(f"cannot be written as JSON: {error}")
 
 
 def _state(raw: bytes) -> str:
@@ -220,13 +245,11 @@ def _vitals(raw: bytes) -> dict[str, dict[str, Any]]:
 def _session_id(raw: bytes) -> str:
     text = read_text(raw)
     if text and not _UUID.fullmatch(text):
-        fail("must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty")
+        fail(UUID_EXPECTED)
     return text
 
 
 JSON_FIELDS = {"location": _location, "bio": _bio, "stats": _stats, "vitals": _vitals}
-_CHECKS: dict[str, Any] = {"state": _state, **JSON_FIELDS}
-_CHECKS |= dict.fromkeys(("version", "saved_version"), read_version)
-_COLUMNS = {name.encode(): (name, check) for name, check in _CHECKS.items()}
-_FURTHER_CHECKS: dict[str, Any] = dict.fromkeys(SESSION_FIELDS, _session_id)
-_OF_GAMES = _CHECKS | _FURTHER_CHECKS
+_CHECKS: dict[str, Callable[[bytes], Any]] = {"state": _state, **JSON_FIELDS}
+_VERSIONS = dict.fromkeys(("version", "saved_version"), read_version)
+_COLUMNS = {name.encode(): (name, read) for name, read in (_CHECKS | _VERSIONS).items()}

@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statesync.errors import CorruptState, InvalidCharId, InvalidField
+from statesync.state import session_types
 from statesync.state.characters import (
     CORE_FIELDS,
     Character,
     decode_character,
     encode_character,
     parse_time,
+    write_character,
 )
 from statesync.state.fields import MAX_CORE_BYTES, check_char_id, parse_char_id
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 SESSION = "123e4567-e89b-12d3-a456-426614174000"
 
 
-def as_bytes(core: dict[str, str]) -> dict[bytes, bytes]:
-    return {name.encode(): text.encode() for name, text in core.items()}
+def as_bytes(core: dict[str, str | None]) -> dict[bytes, bytes]:
+    return {name.encode(): text.encode() for name, text in core.items() if text is not None}
 
 
 def test_full_core_round_trip(full_core: FullCore) -> None:
@@ -136,11 +138,9 @@ def test_what_cannot_be_saved_is_named(name: bytes, raw: bytes, field: str, reas
         ({"state": ""}, "state", "1 to 200"),
         ({"combat_session_id": "abc"}, "combat_session_id", "UUID"),
         ({"combat_session_id": 5}, "combat_session_id", "must be a string"),
-        ({"version": 5}, "version", "belongs to statesync"),
-        ({"saved_version": 5}, "saved_version", "belongs to statesync"),
         ({"": "x"}, "", "non-empty"),
         ({"gold": True}, "gold", "must be a string, not bool"),
-        ({"gold": None}, "gold", "must be a string, not NoneType"),
+        ({"state": None}, "state", "must be a string, not NoneType"),
         ({"gold": [1]}, "gold", "must be a string, not list"),
         ({"gold": "\0"}, "gold", "NUL"),
         ({"gold": "\udfff"}, "gold", "surrogate"),
@@ -155,6 +155,47 @@ def test_what_game_code_may_not_write(fields: dict[str, Any], field: str, reason
         encode_character(fields)
     assert caught.value.field == field
     assert reason in caught.value.reason
+
+
+RESERVED = ["version", "saved_version", "statesync:tie", "durable"]
+
+
+@pytest.mark.parametrize("name", [*RESERVED, *(f"own:{n}" for n in RESERVED), "own:", "own:own:x"])
+def test_own_field_may_have_any_name(name: str) -> None:
+    written = encode_character({name: "x"})
+    assert written.keys().isdisjoint({"version", "saved_version", "statesync:tie"})
+    read = decode_character(1, as_bytes(written) | {b"version": b"7"})
+    assert (read.fields, read.version) == ({name: "x"}, 7)
+    assert write_character(read.core()) == written
+
+
+def test_none_deletes_an_own_field_and_clears_a_session() -> None:
+    fields = {"gold": None, "version": None, "combat_session_id": None, "guild": "x"}
+    assert encode_character(fields) == {
+        "gold": None,
+        "own:version": None,
+        "combat_session_id": None,
+        "guild": "x",
+    }
+
+
+def test_a_registered_type_is_checked_as_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    fields = {**session_types.reference_fields(), "fishing_session_id": "fishing"}
+    monkeypatch.setattr(session_types, "reference_fields", lambda: fields)
+    for bad in ("nonsense", 5):
+        with pytest.raises(InvalidField, match="fishing_session_id"):
+            encode_character({"fishing_session_id": bad})
+    with pytest.raises(CorruptState, match="fishing_session_id"):
+        decode_character(1, {b"fishing_session_id": b"nonsense"})
+    written = encode_character({"fishing_session_id": UUID(SESSION)})
+    assert written == {"fishing_session_id": SESSION}
+    raw = {b"fishing_session_id": SESSION.encode(), b"swimming_session_id": SESSION.encode()}
+    assert decode_character(1, raw).sessions == {"fishing": UUID(SESSION)}
+
+
+def test_a_type_that_is_not_registered_is_an_own_field() -> None:
+    read = decode_character(1, {b"fishing_session_id": b"nonsense"})
+    assert (read.sessions, read.fields) == ({}, {"fishing_session_id": "nonsense"})
 
 
 def cycle() -> dict[str, Any]:
