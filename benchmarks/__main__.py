@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from benchmarks.arena import Result
+    from benchmarks.contest import Result
 
 __all__ = ["bench"]
 
@@ -113,9 +113,9 @@ def bench(  # noqa: PLR0917 - as click hands them over
     if not find_spec("psutil"):
         raise click.ClickException("psutil is missing; run: pip install 'statesync[bench]'")
 
-    from benchmarks.arena import compete
-    from benchmarks.games import BENCHMARKS
-    from benchmarks.run import Bench
+    from benchmarks.bench import Bench
+    from benchmarks.cases import BENCHMARKS
+    from benchmarks.contest import compete
     from benchmarks.servers import embedded, given
 
     results: list[Result] = []
@@ -140,7 +140,7 @@ def bench(  # noqa: PLR0917 - as click hands them over
         about |= {"rounds": rounds, "processes": processes}
         click.echo(json.dumps({**about, "results": [r.to_json() for r in results]}, indent=2))
     if chart:
-        from benchmarks.plot import plot
+        from benchmarks.chart import plot
 
         plot(results, chart)
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.floor import connect
 from benchmarks.proxy import in_front_of
-from benchmarks.rivals import connect
-from statesync import HotStore
 from statesync.durable import database, migrate
 from statesync.embedded.servers import Child
 from statesync.embedded.stack import stack
 from statesync.errors import InvalidInput, NotMigrated
+from statesync.hot.store import HotStore
 from statesync.settings import Settings
 
 __all__ = ["TABLES", "Place", "embedded", "given"]

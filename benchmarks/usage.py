@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import psutil
 
-from benchmarks.run import meanwhile
+from benchmarks.bench import meanwhile
 from statesync.embedded.servers import Child
 
 __all__ = ["Cpu", "Memory", "cpu_unit"]

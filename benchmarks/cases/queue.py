@@ -6,9 +6,9 @@ import signal
 import time
 from collections.abc import Callable
 
-from benchmarks.arena import Contest, Contests
-from benchmarks.rivals import app, naive_nothing
-from benchmarks.run import Bench, per_call
+from benchmarks.bench import Bench, per_call
+from benchmarks.contest import Contest, Contests
+from benchmarks.floor import app, naive_nothing
 from statesync import GameStateOrchestrator
 
 __all__ = ["queue"]

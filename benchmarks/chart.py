@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from benchmarks.arena import Result
+from benchmarks.contest import Result
 from statesync.errors import InvalidInput
 
 __all__ = ["plot"]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from multiprocessing import get_context
 from typing import Any
 
-from benchmarks.arena import Contest, Contests
-from benchmarks.rivals import connect, floor_save
-from benchmarks.run import Bench
+from benchmarks.bench import Bench
+from benchmarks.contest import Contest, Contests
+from benchmarks.floor import connect, floor_save
 from benchmarks.usage import Cpu, Memory, cpu_unit
 from statesync.embedded.servers import Child
 from statesync.settings import Settings

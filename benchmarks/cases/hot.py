@@ -13,10 +13,10 @@ from multiprocessing import get_context
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.arena import Contest, Contests
-from benchmarks.rivals import async_client
-from benchmarks.run import Bench, per_call
-from benchmarks.sweep import floor_part, parts
+from benchmarks.bench import Bench, per_call
+from benchmarks.cases.sweep import floor_part, parts
+from benchmarks.contest import Contest, Contests
+from benchmarks.floor import async_client
 from statesync import AsyncHotStore, GameStore
 
 __all__ = ["hot", "tail"]

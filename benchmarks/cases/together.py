@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.arena import Contest, Contests
-from benchmarks.run import Bench, per_call
+from benchmarks.bench import Bench, per_call
+from benchmarks.contest import Contest, Contests
 from statesync import GameStateOrchestrator, GameStore
 
 __all__ = ["durable", "together"]

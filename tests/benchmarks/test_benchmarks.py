@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from sqlalchemy import Engine, func, insert, select
 
 from benchmarks import __main__ as command
-from benchmarks.arena import Contest, compete
-from benchmarks.games import BENCHMARKS
+from benchmarks.cases import BENCHMARKS
+from benchmarks.contest import Contest, compete
 from statesync import Settings
 from statesync.durable.tables import characters
 from statesync.embedded.servers import Servers

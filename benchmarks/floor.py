@@ -1,6 +1,6 @@
 """Owns what statesync is compared with: the naive twin, and the floor. Neither is safe.
 
-Run as a Celery application (``celery -A benchmarks.rivals worker``) it is the naive twin.
+Run as a Celery application (``celery -A benchmarks.floor worker``) it is the naive twin.
 """
 
 from __future__ import annotations

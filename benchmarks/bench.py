@@ -14,7 +14,7 @@ from typing import Any
 from celery import Celery
 
 from benchmarks.characters import IN_A_FIGHT, core, fight, fight_id, fights
-from benchmarks.rivals import connect
+from benchmarks.floor import connect
 from benchmarks.servers import TABLES, Place
 from statesync.embedded.servers import Child
 
@@ -110,7 +110,7 @@ class Bench:
 
     def naive_worker(self) -> contextlib.AbstractContextManager[Child]:
         """Run the naive twin's worker."""
-        return self.worker("benchmarks.rivals", "-Q", "naive")
+        return self.worker("benchmarks.floor", "-Q", "naive")
 
     def sweep(self) -> None:
         """Send the sweep's task."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.arena import Contests
-from benchmarks.players import hot, tail
-from benchmarks.profile import profile
-from benchmarks.queue import queue
-from benchmarks.restore import restore
-from benchmarks.run import Bench
-from benchmarks.sweep import sweep
-from benchmarks.together import durable, together
-from benchmarks.write import write
+from benchmarks.bench import Bench
+from benchmarks.cases.hot import hot, tail
+from benchmarks.cases.profile import profile
+from benchmarks.cases.queue import queue
+from benchmarks.cases.restore import restore
+from benchmarks.cases.sweep import sweep
+from benchmarks.cases.together import durable, together
+from benchmarks.cases.write import write
+from benchmarks.contest import Contests
 
 __all__ = ["BENCHMARKS"]
 

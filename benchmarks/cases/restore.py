@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from benchmarks.arena import Contest, Contests
-from benchmarks.rivals import floor_restore
-from benchmarks.run import Bench, per_call
+from benchmarks.bench import Bench, per_call
+from benchmarks.contest import Contest, Contests
+from benchmarks.floor import floor_restore
 from statesync import GameStateOrchestrator
 
 __all__ = ["restore"]

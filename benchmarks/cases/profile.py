@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from types import FrameType
 
-from benchmarks.arena import Contest, Contests
-from benchmarks.run import Bench, meanwhile
+from benchmarks.bench import Bench, meanwhile
+from benchmarks.contest import Contest, Contests
 from statesync import GameStateOrchestrator
 
 __all__ = ["profile"]

@@ -11,10 +11,10 @@ from uuid import uuid4
 import psycopg2.errors
 from sqlalchemy import Engine, create_engine
 
-from benchmarks.arena import Contest, Contests
+from benchmarks.bench import Bench
 from benchmarks.characters import IN_A_FIGHT, fight_id
-from benchmarks.rivals import save_naively
-from benchmarks.run import Bench
+from benchmarks.contest import Contest, Contests
+from benchmarks.floor import save_naively
 from statesync import GameStateOrchestrator
 
 __all__ = ["write"]
