@@ -88,7 +88,7 @@ def test_data_survives_a_restart_and_a_second_run_is_refused(folder: Path) -> No
 OWNER = """
 import signal, sys
 from pathlib import Path
-from statesync.embedded import servers
+from statesync.embedded.servers import servers
 
 with servers(Path(sys.argv[1])) as running:
     print(running.postgres.process.pid, running.valkey.process.pid, flush=True)
