@@ -20,7 +20,7 @@ READ = text("""SELECT session_id, json_agg(json_build_object('fish', fish, 'gram
 
 @register
 class FishingTrip(SessionOrchestrator):
-    name = "fishing"
+    session_type = "fishing"
     states = ("fishing",)
     json_fields = ("catch",)  # a list of {"fish", "grams"}; further fields are text
 

@@ -22,7 +22,7 @@ from statesync.lifecycle.backup import Backup, BackupReport
 from statesync.lifecycle.deletion import Deletion, DeletionReport
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.restore import Restore, RestoreReport
-from statesync.sessions.base import SessionOrchestrator, SessionReport
+from statesync.sessions.base import SessionOrchestrator, SessionReport, make_orchestrators
 from statesync.settings import Settings
 from statesync.state import session_types
 from statesync.state.fields import check_char_id
@@ -69,9 +69,7 @@ class GameStateOrchestrator:
     ) -> None:
         self.hot = hot
         self.engine = engine
-        self.sessions: dict[str, SessionOrchestrator] = _Types(
-            (name, cls(self)) for name, cls in sorted(session_types.session_types().items())
-        )
+        self.sessions: dict[str, SessionOrchestrator] = _Types(make_orchestrators(self))
         if fallback_state in session_types.types_by_state():
             raise SettingsError(
                 f"STATESYNC_FALLBACK_STATE: {fallback_state!r} leads to a session itself; it must "

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from uuid import UUID
 
 from statesync import durable
 from statesync.state.references import session_uuid
+from statesync.state.session_types import names, session_types
 from statesync.state.sessions import Session
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["SessionOrchestrator", "SessionReport"]
+__all__ = ["SessionOrchestrator", "SessionReport", "make_orchestrators"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class SessionReport:
     error: str | None = None
 
 
-class _Game(Protocol):
-    """What an orchestrator of sessions asks of the one of the game."""
+class Game(Protocol):
+    """What an orchestrator of sessions asks of the orchestrator of the game."""
 
     def backup_sessions(
         self, session_type: str, session_ids: Sequence[str]
@@ -48,9 +49,9 @@ class SessionOrchestrator:
     by which version and together with whom is not its business.
     """
 
-    name: ClassVar[str]
-    """Lower-case letters, digits and ``_``. The core's field is ``{name}_session_id``, the key of a
-    session ``{name}:session:{uuid}``."""
+    session_type: ClassVar[str]
+    """Its name: lower-case letters, digits and ``_``. The core's field is
+    ``{session_type}_session_id``, the key of a session ``{session_type}:session:{uuid}``."""
     states: ClassVar[Sequence[str]] = ()
     """A character that is restored in one of these is restored with such a session."""
     json_fields: ClassVar[Sequence[str]] = ()
@@ -58,10 +59,10 @@ class SessionOrchestrator:
     required_fields: ClassVar[Sequence[str]] = ()
     """Fields without which a session cannot be opened."""
     has_log: ClassVar[bool] = False
-    """Whether ``{name}:session:{uuid}:log`` is saved: ``saved_log`` says how much of it is already,
-    ``save`` finds what is new in ``Session.log``, and ``load`` gives all of it."""
+    """Whether sessions keep a log, ``{session_type}:session:{uuid}:log``: ``saved_log`` says how
+    much of it is saved, ``save`` finds the new entries in ``Session.log``, ``load`` gives all."""
 
-    def __init__(self, game: _Game) -> None:
+    def __init__(self, game: Game) -> None:
         self._game = game
 
     @classmethod
@@ -89,7 +90,7 @@ class SessionOrchestrator:
 
     def open_sessions(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
         """Return the open session of each character that has one, with what its payload holds."""
-        return durable.sessions.open_sessions(connection, self.name, char_ids)
+        return durable.sessions.open_sessions(connection, self.session_type, char_ids)
 
     def backup_session(self, session_id: UUID | str) -> SessionReport:
         """Save a session now, and with it its participants. Raises as ``backup_sessions`` does."""
@@ -101,7 +102,7 @@ class SessionOrchestrator:
         Raises InvalidInput or ServerUnavailable.
         """
         ids = list(dict.fromkeys(map(session_uuid, session_ids)))
-        return self._game.backup_sessions(self.name, ids)
+        return self._game.backup_sessions(self.session_type, ids)
 
     def restore_session(self, char_id: int) -> SessionReport:
         """Restore a character and its session. Raises as ``restore_sessions`` does."""
@@ -112,4 +113,10 @@ class SessionOrchestrator:
 
         Raises InvalidCharId or ServerUnavailable.
         """
-        return self._game.restore_sessions(self.name, list(char_ids))
+        return self._game.restore_sessions(self.session_type, list(char_ids))
+
+
+def make_orchestrators(game: Game) -> dict[str, SessionOrchestrator]:
+    """Return an orchestrator of each registered session type, always in the same order."""
+    classes = cast("Mapping[str, type[SessionOrchestrator]]", session_types())
+    return {session_type: classes[session_type](game) for session_type in names()}

@@ -49,7 +49,7 @@ _APPEND = (
 class CombatOrchestrator(SessionOrchestrator):
     """A fight: ``monsters``, ``turn_order`` and a log of what happened."""
 
-    name = "combat"
+    session_type = "combat"
     states = ("combat",)
     json_fields = ("monsters", "turn_order")
     has_log = True

@@ -49,7 +49,7 @@ _UPSERT = _insert.on_conflict_do_update(
 class InventoryOrchestrator(SessionOrchestrator):
     """An open inventory: ``items`` and ``filters``. Its first participant owns the items."""
 
-    name = "inventory"
+    session_type = "inventory"
     states = ("inventory",)
     json_fields = ("items", "filters")
 
@@ -104,7 +104,8 @@ class InventoryOrchestrator(SessionOrchestrator):
                 # Their open inventories are not in the rows any more as they were last saved.
                 known = durable.sessions.memberships(connection, list(robbed))
                 durable.sessions.invalidate(
-                    connection, [i for _, session_type, i in known if session_type == self.name]
+                    connection,
+                    [i for _, session_type, i in known if session_type == self.session_type],
                 )
 
     def _one_owner_each(self, connection: Connection, rows: Sequence[Item]) -> list[Item]:

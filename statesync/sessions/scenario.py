@@ -37,7 +37,7 @@ _UPSERT = _insert.on_conflict_do_update(
 class ScenarioOrchestrator(SessionOrchestrator):
     """A quest: ``quest_id``, ``graph``, ``node`` and ``variables``."""
 
-    name = "scenario"
+    session_type = "scenario"
     states = ("scenario",)
     json_fields = ("graph", "variables")
     required_fields = ("quest_id",)

@@ -1,24 +1,30 @@
-"""Owns the registry: which session types there are, by name.
+"""Owns the registry: which session types there are.
 
-A type is a class with a name, the states that lead to it and what ``sessions.base`` asks for. It
-gets here by the entry point group ``statesync.sessions``, as our own three do, or by ``register``.
+A session type is a class that says its ``session_type``, the states that lead to it, and what
+``sessions.base`` asks for. It is registered by the entry point group ``statesync.sessions``, as our
+own three are, or by ``register``.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from statesync.errors import InvalidSessionType
+from statesync.state.references import reference_field
 
 __all__ = [
     "ENTRY_POINTS",
     "SessionType",
     "check_registry",
+    "clear_cache",
     "find_type",
     "names",
+    "reference_fields",
     "register",
     "session_types",
     "types_by_state",
@@ -29,121 +35,150 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,49}")
 
 
 class SessionType(Protocol):
-    """What is known of a session type without PostgreSQL."""
+    """What is known of a session type without PostgreSQL; ``SessionOrchestrator`` explains it."""
 
-    name: str
-    states: Sequence[str]
-    json_fields: Sequence[str]
-    required_fields: Sequence[str]
-    has_log: bool
+    session_type: ClassVar[str]
+    states: ClassVar[Sequence[str]]
+    json_fields: ClassVar[Sequence[str]]
+    required_fields: ClassVar[Sequence[str]]
+    has_log: ClassVar[bool]
 
     @classmethod
-    def check(cls, fields: Mapping[str, Any]) -> None: ...
+    def check(cls, fields: Mapping[str, Any]) -> None:
+        """Refuse fields that cannot be saved. Raises InvalidField."""
 
 
-Kind = TypeVar("Kind", bound=type)
-_decorated: list[Any] = []
-_known: dict[str, Any] = {}
+AnyClass = TypeVar("AnyClass", bound=type)
+_decorated: list[type] = []
 
 
-def register(cls: Kind) -> Kind:
+def register(cls: AnyClass) -> AnyClass:
     """Add a session type; a decorator for a subclass of ``SessionOrchestrator``.
 
-    The module must be imported by every process that works with such sessions, game and workers
-    (``celery -A statesync worker --include mygame.sessions``). Raises InvalidSessionType where the
-    name or one of the states is taken, or something is missing.
+    Every process that works with such sessions, game and workers, must import the module
+    (``celery -A statesync worker --include mygame.sessions``). Raises InvalidSessionType if another
+    type has the same ``session_type`` or one of its states, or if something is missing.
     """
-    check_registry([*_entries(), *_decorated, cls])
+    check_registry([*_load_entry_points(), *_decorated, cls])
     _decorated.append(cls)
-    _known.clear()
+    clear_cache()
     return cls
 
 
-def session_types() -> Mapping[str, Any]:
-    """Return every registered session type, by name. Raises InvalidSessionType."""
-    if not _known:
-        _known.update(check_registry([*_entries(), *_decorated]))
-    return _known
+def clear_cache() -> None:
+    """Have the registered types looked up again at their next use."""
+    session_types.cache_clear()
+    reference_fields.cache_clear()
+
+
+@cache
+def session_types() -> Mapping[str, type[SessionType]]:
+    """Return every registered class, by its session type. Raises InvalidSessionType."""
+    return MappingProxyType(check_registry([*_load_entry_points(), *_decorated]))
 
 
 def names() -> list[str]:
-    """Return the names of all session types, always in the same order."""
+    """Return all registered session types, always in the same order."""
     return sorted(session_types())
 
 
-def find_type(name: str) -> SessionType:
-    """Return one session type. Raises InvalidSessionType where there is none of that name."""
-    found = session_types().get(name)
+@cache
+def reference_fields() -> Mapping[str, str]:
+    """Return the fields of a core that point at its sessions: field to session type.
+
+    Only registered types are in it. Raises InvalidSessionType.
+    """
+    return MappingProxyType(
+        {reference_field(session_type): session_type for session_type in names()}
+    )
+
+
+def find_type(session_type: str) -> type[SessionType]:
+    """Return the class of one session type. Raises InvalidSessionType if there is none."""
+    found = session_types().get(session_type)
     if found is None:
         raise InvalidSessionType(
-            f"there is no session type {name!r}; there are {', '.join(names())}. "
+            f"there is no session type {session_type!r}; there are {', '.join(names())}. "
             f"A type of your own must be registered in every process"
         )
-    session_type: SessionType = found
-    return session_type
+    return found
 
 
 def types_by_state() -> dict[str, str]:
-    """Return the name of the session type that each state leads to."""
-    return {state: name for name, cls in session_types().items() for state in cls.states}
+    """Return the session type that each state leads to."""
+    return {state: cls.session_type for cls in session_types().values() for state in cls.states}
 
 
-def check_registry(classes: Iterable[Any]) -> dict[str, Any]:
-    """Return ``classes`` by name. Raises InvalidSessionType where they cannot stand together."""
-    by_name: dict[str, Any] = {}
+def check_registry(classes: Iterable[type]) -> dict[str, type[SessionType]]:
+    """Return ``classes`` by session type. Raises InvalidSessionType if one is not valid, or two
+    have the same session type or state."""
+    by_type: dict[str, type[SessionType]] = {}
     by_state: dict[str, str] = {}
-    for cls in classes:
-        _check(cls)
-        shown = f"{cls.__module__}.{cls.__qualname__}"
-        if cls.name in by_name:
-            first = by_name[cls.name]
+    for checked in classes:
+        cls = _checked(checked)
+        if cls.session_type in by_type:
             raise InvalidSessionType(
-                f"the session type {cls.name!r} is registered twice: by "
-                f"{first.__module__}.{first.__qualname__} and by {shown}"
+                f"the session type {cls.session_type!r} is registered twice: by "
+                f"{_path(by_type[cls.session_type])} and by {_path(cls)}"
             )
-        by_name[cls.name] = cls
+        by_type[cls.session_type] = cls
         for state in cls.states:
             if state in by_state:
                 raise InvalidSessionType(
                     f"the state {state!r} is claimed by two session types: "
-                    f"{by_state[state]!r} and {cls.name!r}"
+                    f"{by_state[state]!r} and {cls.session_type!r}"
                 )
-            by_state[state] = cls.name
-    return by_name
+            by_state[state] = cls.session_type
+    return by_type
 
 
-def _check(cls: Any) -> None:
-    shown = f"{getattr(cls, '__module__', '?')}.{getattr(cls, '__qualname__', repr(cls))}"
-    for method in ("save", "load"):
-        if not isinstance(cls, type) or not callable(getattr(cls, method, None)):
-            raise InvalidSessionType(
-                f"{shown} is no session type: it must be a subclass of SessionOrchestrator "
-                f"with {method}()"
-            )
+def _checked(cls: type) -> type[SessionType]:
+    has_both = all(callable(getattr(cls, method, None)) for method in ("save", "load"))
+    if not isinstance(cls, type) or not has_both:
+        raise InvalidSessionType(
+            f"{_path(cls)} is no session type: it must be a subclass of SessionOrchestrator "
+            f"with save() and load()"
+        )
     if missing := getattr(cls, "__abstractmethods__", None):
-        raise InvalidSessionType(f"{shown} lacks {', '.join(sorted(missing))}()")
-    if getattr(cls, "has_log", False) and "saved_log" not in _methods(cls):
+        raise InvalidSessionType(f"{_path(cls)} lacks {', '.join(sorted(missing))}()")
+    if getattr(cls, "has_log", False) and "saved_log" not in _own_names(cls):
         raise InvalidSessionType(
-            f"{shown} keeps a log, so it must say by saved_log() how much of it"
+            f"{_path(cls)} keeps a log, so it must say by saved_log() how much of it"
         )
-    name, states = getattr(cls, "name", None), getattr(cls, "states", ())
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidSessionType(
-            f"{shown}: the name {name!r} must be lower-case letters, digits and _, a letter first"
-        )
+    _check_session_type(cls)
+    states = getattr(cls, "states", ())
     if isinstance(states, str) or not all(isinstance(s, str) and s for s in states):
         raise InvalidSessionType(
-            f"{shown}: states must be a sequence of non-empty strings, not {states!r}"
+            f"{_path(cls)}: states must be a sequence of non-empty strings, not {states!r}"
+        )
+    return cls
+
+
+def _check_session_type(cls: type) -> None:
+    session_type = getattr(cls, "session_type", None)
+    if session_type is None and isinstance(name := getattr(cls, "name", None), str):
+        raise InvalidSessionType(
+            f"{_path(cls)} has no session_type; it used to be called name: "
+            f"write session_type = {name!r}"
+        )
+    if not isinstance(session_type, str) or not _NAME.fullmatch(session_type):
+        raise InvalidSessionType(
+            f"{_path(cls)}: session_type must be lower-case letters, digits and _, a letter first, "
+            f"not {session_type!r}"
         )
 
 
-def _methods(cls: type) -> set[str]:
-    """Return what a class and its ancestors define, but for the base of all session types."""
+def _path(cls: object) -> str:
+    return f"{getattr(cls, '__module__', '?')}.{getattr(cls, '__qualname__', repr(cls))}"
+
+
+def _own_names(cls: type) -> set[str]:
+    """Return what a class and its ancestors define, except the base of all session types."""
     ancestors = [one for one in cls.__mro__ if one.__name__ != "SessionOrchestrator"]
     return {name for one in ancestors for name in vars(one)}
 
 
-def _entries() -> list[Any]:
+def _load_entry_points() -> list[type]:
     loaded = []
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda e: e.value):
         try:
@@ -155,7 +190,7 @@ def _entries() -> list[Any]:
             ) from error
     if not loaded:
         raise InvalidSessionType(
-            "no session type is installed, not even our own: an older installation is without "
+            "no session type is installed, not even our own: this installation is older than "
             f"the entry points {ENTRY_POINTS}; run `pip install` once more"
         )
     return list(dict.fromkeys(loaded))

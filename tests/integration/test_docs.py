@@ -13,7 +13,7 @@ import redis
 
 from statesync import Settings
 from statesync.embedded.servers import Servers
-from statesync.state import session_types
+from tests.registry import registered
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -28,10 +28,8 @@ def environment(
         monkeypatch.setenv(name, value)
     with redis.Redis.from_url(url) as client:
         client.flushdb()
-        registered = list(session_types._decorated)
-        yield
-        session_types._decorated[:] = registered
-        session_types._known.clear()
+        with registered():
+            yield
         client.flushdb()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -13,8 +12,8 @@ from sqlalchemy import Connection, Engine, text
 from statesync import GameStateOrchestrator, HotStore, Session, SessionOrchestrator, Settings
 from statesync.errors import InvalidField, InvalidInput, InvalidSessionType
 from statesync.hot.keys import Keys
-from statesync.state import session_types
 from tests.conftest import FullCore
+from tests.registry import registered
 
 PARTY = [1, 2, 3]
 SWORD = {"item_id": "sword", "kind": "sword", "quantity": 1}
@@ -110,32 +109,24 @@ def test_type_says_what_it_cannot_be_opened_without(hot: HotStore) -> None:
 # Types of a game's own
 
 
-@pytest.fixture
-def registered() -> Iterator[Callable[[type], type]]:
-    before = list(session_types._decorated)
-    yield session_types.register
-    session_types._decorated[:] = before
-    session_types._known.clear()
-
-
-def test_log_needs_to_say_how_much_is_saved(registered: Callable[[type], type]) -> None:
+def test_log_needs_to_say_how_much_is_saved() -> None:
     class Silent(SessionOrchestrator):
-        name = "fish"
+        session_type = "fish"
         has_log = True
 
-    with pytest.raises(InvalidSessionType, match="saved_log"):
-        registered(Silent)
+    with pytest.raises(InvalidSessionType, match="saved_log"), registered(Silent):
+        pass
 
 
 class NoJson(SessionOrchestrator):
-    name = "fish"
+    session_type = "fish"
 
     def payload(self, session: Session) -> dict[str, Any]:
         return {"x": object()}
 
 
 class Swallows(SessionOrchestrator):
-    name = "fish"
+    session_type = "fish"
 
     def save(self, connection: Connection, snapshots: Any) -> None:
         with suppress(Exception):
@@ -145,12 +136,12 @@ class Swallows(SessionOrchestrator):
 @pytest.mark.usefixtures("party")
 @pytest.mark.parametrize("session_type", [NoJson, Swallows])
 def test_mistake_of_a_type_is_its_sessions_alone(
-    hot: HotStore, settings: Settings, registered: Callable[[type], type], session_type: type
+    hot: HotStore, settings: Settings, session_type: type[SessionOrchestrator]
 ) -> None:
-    registered(session_type)
-    game = GameStateOrchestrator.from_settings(settings)
-    hot.open_session("fish", [1], {"a": "1"})
-    reports = game.backup_many([1, 2])
-    assert [r.outcome for r in reports] == ["quarantined", "saved"]
-    assert "the session type 'fish' cannot save it" in (reports[0].error or "")
-    game.close()
+    with registered(session_type):
+        game = GameStateOrchestrator.from_settings(settings)
+        hot.open_session("fish", [1], {"a": "1"})
+        reports = game.backup_many([1, 2])
+        assert [r.outcome for r in reports] == ["quarantined", "saved"]
+        assert "the session type 'fish' cannot save it" in (reports[0].error or "")
+        game.close()

@@ -14,13 +14,16 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from examples import fishing
 from statesync import LoginService, Session, SessionOrchestrator
 from statesync.errors import CharacterNotRestored, InSession, SessionClosed, SessionNotFound
 from statesync.hot.keys import Keys
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state import session_types
 from tests.conftest import FullCore
+from tests.registry import registered
+
+with registered():  # the example registers itself; it is not meant for other tests
+    from examples import fishing
 
 SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "combat": (
@@ -48,22 +51,17 @@ SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 PARTY = [1, 2, 3, 4]
 
-# The example's type is there for these tests alone.
-session_types._decorated.remove(fishing.FishingTrip)
-session_types._known.clear()
-
 
 @pytest.fixture(params=[*session_types.names(), "fishing"])
 def session_type(request: pytest.FixtureRequest, engine: Engine) -> Iterator[str]:
-    """The name of a registered type."""
-    if request.param == "fishing":
-        session_types.register(fishing.FishingTrip)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(fishing.TABLE)
-    yield request.param
-    if request.param == "fishing":
-        session_types._decorated.remove(fishing.FishingTrip)
-        session_types._known.clear()
+    """A registered session type."""
+    if request.param != "fishing":
+        yield request.param
+        return
+    with engine.begin() as connection:
+        connection.exec_driver_sql(fishing.TABLE)
+    with registered(fishing.FishingTrip):
+        yield request.param
 
 
 @pytest.fixture
@@ -303,7 +301,7 @@ def test_joining_and_leaving(
 class Broken(SessionOrchestrator):
     """A type whose author has made every mistake there is."""
 
-    name = "broken"
+    session_type = "broken"
     mistake = ""
 
     @classmethod
@@ -328,11 +326,9 @@ class Broken(SessionOrchestrator):
 
 @pytest.fixture
 def broken(orchestrator: GameStateOrchestrator) -> Iterator[GameStateOrchestrator]:
-    session_types.register(Broken)
-    yield GameStateOrchestrator(orchestrator.hot, orchestrator.engine)
+    with registered(Broken):
+        yield GameStateOrchestrator(orchestrator.hot, orchestrator.engine)
     Broken.mistake = ""
-    session_types._decorated.remove(Broken)
-    session_types._known.clear()
 
 
 @pytest.mark.parametrize("mistake", ["check", "payload", "save", "no table"])
@@ -384,17 +380,13 @@ def test_example_is_as_short_as_we_say() -> None:
 def test_example_keeps_its_catch_in_its_own_table(
     orchestrator: GameStateOrchestrator, engine: Engine, full_core: FullCore
 ) -> None:
-    session_types.register(fishing.FishingTrip)
-    try:
+    with registered(fishing.FishingTrip):
         game = GameStateOrchestrator(orchestrator.hot, orchestrator.engine)
         with engine.begin() as connection:
             connection.exec_driver_sql(fishing.TABLE)
         game.hot.create(1, **full_core())
         trip = game.hot.open_session("fishing", [1], SAMPLES["fishing"][1], state="fishing")
         game.backup_full_state(1)
-    finally:
-        session_types._decorated.remove(fishing.FishingTrip)
-        session_types._known.clear()
     assert rows(engine, "SELECT * FROM fishing_catch ORDER BY place") == [
         (trip, 0, "carp", 900),
         (trip, 1, "pike", 4000),

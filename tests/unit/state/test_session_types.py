@@ -16,23 +16,23 @@ from statesync.sessions import CombatOrchestrator, SessionOrchestrator
 from statesync.state import session_types
 from statesync.state.references import session_uuid
 from statesync.state.session_types import check_registry, find_type, register
+from tests.registry import registered
 
 
 @pytest.fixture(autouse=True)
 def nothing_stays_registered() -> Iterator[None]:
-    before = list(session_types._decorated)
-    yield
-    session_types._decorated[:] = before
-    session_types._known.clear()
+    with registered():
+        yield
 
 
-def make(name: Any = "fishing", states: Any = (), base: type = SessionOrchestrator) -> Any:
-    return type("Made", (base,), {"name": name, "states": states})
+def make(session_type: Any = "fishing", states: Any = (), base: type = SessionOrchestrator) -> Any:
+    return type("Made", (base,), {"session_type": session_type, "states": states})
 
 
 def test_our_own_are_there() -> None:
     assert session_types.names() == ["combat", "inventory", "scenario"]
-    assert session_types.session_types()["combat"] is CombatOrchestrator
+    ours: dict[str, type] = dict(session_types.session_types())
+    assert ours["combat"] is CombatOrchestrator
     assert session_types.types_by_state()["inventory"] == "inventory"
 
 
@@ -46,6 +46,19 @@ def test_registered_one_is_found() -> None:
 def test_name_that_cannot_be_a_key(name: Any) -> None:
     with pytest.raises(InvalidSessionType, match="lower-case letters, digits and _"):
         register(make(name))
+
+
+def test_class_that_still_has_only_a_name() -> None:
+    old = type("Old", (SessionOrchestrator,), {"name": "fishing"})
+    with pytest.raises(InvalidSessionType, match=r"Old has no session_type.*= 'fishing'"):
+        register(old)
+
+
+def test_reference_fields_are_those_of_registered_types() -> None:
+    ours = dict(session_types.reference_fields())
+    assert ours == {f"{name}_session_id": name for name in ("combat", "inventory", "scenario")}
+    register(make())
+    assert session_types.reference_fields() == ours | {"fishing_session_id": "fishing"}
 
 
 @pytest.mark.parametrize("states", ["fishing", [""], [5], [None]])
@@ -78,7 +91,7 @@ def test_what_is_no_session_type(thing: Any) -> None:
 def test_entry_point_that_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = EntryPoint("fishing", "no_such_module:Fishing", session_types.ENTRY_POINTS)
     monkeypatch.setattr(session_types, "entry_points", lambda **_: [broken])
-    session_types._known.clear()
+    session_types.clear_cache()
     with pytest.raises(InvalidSessionType, match=r"fishing = no_such_module:Fishing .* cannot be"):
         session_types.session_types()
 
