@@ -1,14 +1,14 @@
-"""Owns the places between two steps where a test may stop a process; nothing happens elsewhere.
+"""Owns the failpoints: places between two steps where a test may stop a process.
 
-``STOP_SYNC_AT=committed:/a/file`` stops the first process that gets to ``committed``, as
-SIGSTOP does, after it has written its id to the file. Without it ``reach`` does nothing.
+``STOP_SYNC_AT=committed:/a/file`` stops the first process that reaches ``committed``, as SIGSTOP
+does, after it has written its id to the file. Without the variable a failpoint does nothing.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 __all__ = ["FAILPOINTS", "failpoint"]
@@ -17,28 +17,29 @@ FAILPOINTS = (
     *("swept", "claimed", "snapshot", "written", "committed", "acknowledged"),
     *("loaded", "restored", "evicting"),
 )
-"""What may be named: in a sweep, in a backup, in a restore, in an eviction."""
+"""What ``STOP_SYNC_AT`` may name: steps of a sweep, a backup, a restore, an eviction."""
 
 
-def _stopper(where: str, file: Path) -> Callable[[str], None]:
-    def failpoint(point: str) -> None:
-        if point == where:
-            try:
-                with file.open("x") as mine:
-                    mine.write(str(os.getpid()))
-            except FileExistsError:
-                return  # once
-            os.kill(os.getpid(), signal.SIGSTOP)
+def failpoint(name: str) -> None:
+    """Stop this process if ``STOP_SYNC_AT`` names the failpoint and no other process has stopped.
 
-    return failpoint
+    The variable is read once, at the first call: importing statesync reads no environment.
+    """
+    target, pid_file = _target()
+    if name == target:
+        _stop(pid_file)
 
 
-def _nothing(_: str) -> None:
-    return None
+@cache
+def _target() -> tuple[str | None, Path]:
+    name, _, pid_file = os.environ.get("STOP_SYNC_AT", "").partition(":")
+    return name if name in FAILPOINTS else None, Path(pid_file)
 
 
-_where, _, _file = os.environ.get("STOP_SYNC_AT", "").partition(":")
-failpoint: Callable[[str], None] = (
-    _stopper(_where, Path(_file)) if _where in FAILPOINTS else _nothing
-)
-"""Call it with the name of a point, on the way from one step to the next."""
+def _stop(pid_file: Path) -> None:
+    try:
+        with pid_file.open("x") as file:
+            file.write(str(os.getpid()))
+    except FileExistsError:
+        return  # another process has stopped here
+    os.kill(os.getpid(), signal.SIGSTOP)
