@@ -1,40 +1,57 @@
 """statesync: a write-behind cache with restore for game state.
 
 Redis holds every character hot, PostgreSQL holds it durable, and Celery workers move it between
-the two. Game code needs ``LoginService`` and ``GameStore``, or their async twins; the
-workers run ``GameStateOrchestrator``. A session type of your own is a ``SessionOrchestrator``.
+the two. A game needs ``GameStore`` and ``LoginService``, or their async twins; the workers run
+``GameStateOrchestrator``. A session type of a game's own is a ``SessionOrchestrator``.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from statesync import errors
-from statesync.game.login import AsyncLoginService, LoggedIn, LoginService
-from statesync.game.store import AsyncGameStore, GameStore
+from statesync.game.async_login import AsyncLoginService
+from statesync.game.async_store import AsyncGameStore
+from statesync.game.client import LoggedIn
+from statesync.game.login import LoginService
+from statesync.game.store import GameStore
 from statesync.hot.commands.together import Together
-from statesync.hot.store import AsyncHotStore, HotStore
-from statesync.lifecycle.deletion import DeletionReport
-from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
+from statesync.lifecycle.orchestrator import (
+    BackupReport,
+    DeletionReport,
+    GameStateOrchestrator,
+    RestoreReport,
+)
 from statesync.sessions.base import SessionOrchestrator, SessionReport
 from statesync.settings import Settings
 from statesync.state.characters import Character
+from statesync.state.outcomes import (
+    BackupOutcome,
+    DeletionOutcome,
+    RestoreOutcome,
+    SessionOutcome,
+)
 from statesync.state.session_types import register
 from statesync.state.sessions import Session
 
+if TYPE_CHECKING:
+    from celery import Celery
+
 __all__ = [
     "AsyncGameStore",
-    "AsyncHotStore",
     "AsyncLoginService",
+    "BackupOutcome",
     "BackupReport",
     "Character",
+    "DeletionOutcome",
     "DeletionReport",
     "GameStateOrchestrator",
     "GameStore",
-    "HotStore",
     "LoggedIn",
     "LoginService",
+    "RestoreOutcome",
     "RestoreReport",
     "Session",
     "SessionOrchestrator",
+    "SessionOutcome",
     "SessionReport",
     "Settings",
     "Together",
@@ -43,10 +60,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Give ``celery -A statesync`` its application, without importing Celery for anybody else.
+def __getattr__(name: str) -> "Celery":
+    """Give ``celery -A statesync`` its application; nothing else imports Celery here.
 
-    A wrong setting ends the process here with one line: Celery would print a traceback.
+    A wrong setting ends the process with one line: Celery would print a traceback.
     """
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -58,5 +75,4 @@ def __getattr__(name: str) -> Any:
         session_types()
     except (errors.SettingsError, errors.InvalidSessionType) as error:
         raise SystemExit(f"statesync: {error}") from None
-
     return app

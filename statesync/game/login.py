@@ -1,155 +1,64 @@
-"""Owns the way in and out of the game: log in, log out, change state."""
+# Made from async_login.py by `python -m tests.unit.test_faces`: change that one.
+"""Owns the way in and out of the game, for threads: log in, log out, change state."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable
-from typing import Any, NamedTuple, Self
+from collections.abc import Mapping
 
-from statesync.errors import (
-    BrokerUnavailable,
-    CharacterNotFound,
-    CharacterNotLoaded,
-    CharacterNotRestored,
-)
-from statesync.game.store import DURABLE_SECONDS, GroupCommit
-from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
-from statesync.settings import Settings
-from statesync.state.characters import Character
-from statesync.state.sessions import Session
+from statesync.errors import InvalidInput
+from statesync.game.client import LoggedIn
+from statesync.game.store import GameStore
+from statesync.lifecycle.orchestrator import BackupReport
+from statesync.state.characters import FieldValue
 
-__all__ = ["AsyncLoginService", "LoggedIn", "LoginService"]
-
-log = logging.getLogger(__name__)
-
-_ROUNDS = 10
-"""How often a login starts again because somebody evicted the character meanwhile."""
-
-
-class LoggedIn(NamedTuple):
-    """A character that is ready to play, and its sessions by type, as they were at one instant."""
-
-    character: Character
-    sessions: dict[str, Session]
-    report: RestoreReport
-    """What came from where."""
+__all__ = ["LoginService"]
 
 
 class LoginService:
-    """Logs characters in and out, for threads.
+    """Logs characters in and out, for threads, on the connections of a store; it closes nothing."""
 
-    ``enqueue`` sends the backup task of a character; it may raise BrokerUnavailable.
-    """
+    def __init__(self, store: GameStore) -> None:
+        self._store = store
+        self._client = store._client
 
-    def __init__(
-        self, orchestrator: GameStateOrchestrator, enqueue: Callable[[int], object]
-    ) -> None:
-        self.orchestrator = orchestrator
-        self._enqueue = enqueue
-        self._commit = GroupCommit(orchestrator, DURABLE_SECONDS)
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """Build one on the servers of ``settings``; it connects when it is first used."""
-        from statesync.worker.app import enqueue_backup
-
-        return cls(GameStateOrchestrator.from_settings(settings), enqueue_backup(settings))
-
-    def login(self, char_id: int) -> LoggedIn:
-        """Restore a character and its sessions where they are absent, and return them.
+    def login(self, char_id: int, /) -> LoggedIn:
+        """Restore a character and its sessions if they are absent, and return them.
 
         Two logins at once end in one state, and a login during a backup or an eviction gets the
-        newest. Raises CharacterNotFound, CharacterNotRestored, InvalidCharId, ServerUnavailable,
-        or CorruptState where Redis holds what cannot be read.
+        newest. Raises CharacterNotFound, CharacterNotRestored, InvalidCharId, ServerUnavailable, or
+        CorruptState if Redis holds what cannot be read.
         """
-        report = self.orchestrator.restore_full_state(char_id)
-        for _ in range(_ROUNDS):
-            if report.outcome == "not_found":
-                raise CharacterNotFound(char_id)
-            if report.error:
-                raise CharacterNotRestored(char_id, report.error)
-            try:
-                character, sessions = self.orchestrator.hot.get_full_state(char_id)
-            except CharacterNotLoaded:
-                report = self.orchestrator.restore_full_state(char_id)
-            else:
-                return LoggedIn(character, sessions, report)
-        raise CharacterNotLoaded(char_id)
+        return self._client.log_in(char_id)
 
-    def logout(self, char_id: int) -> BackupReport | None:
-        """Save a character, then delete it from Redis unless something has changed meanwhile.
+    def logout(self, char_id: int, /) -> BackupReport | None:
+        """Save a character, then delete it from Redis unless it has changed since.
 
-        Its sessions stay for who is still in them. None where it was not loaded. Raises
-        CharacterNotSaved where it cannot be saved or never stops changing: then it stays; and
+        Its sessions stay for their other participants. Returns None if it was not loaded. Raises
+        CharacterNotSaved if it cannot be saved or never stops changing: then it stays; and
         InvalidCharId or ServerUnavailable.
         """
-        return self.orchestrator.evict(char_id)
+        return self._client.log_out(char_id)
 
     def change_state(
-        self, char_id: int, new_state: str, /, *, durable: bool = False, **fields: Any
+        self,
+        char_id: int,
+        new_state: str,
+        fields: Mapping[str, FieldValue] | None = None,
+        /,
+        *,
+        durable: bool = False,
+        **more: FieldValue,
     ) -> int:
-        """Write a character's state, and other fields as ``HotStore.update`` does, and enqueue its
-        backup. Returns its new version. With ``durable`` it saves it here, and returns when
-        PostgreSQL has it, or raises NotDurable.
+        """Write a character's state, and other fields as ``update`` does, and enqueue its backup.
 
-        Where the broker is away the change stays marked, and the next sweep saves it. Raises what
-        ``update`` does.
+        Returns its new version. With ``durable`` it returns when PostgreSQL has the change, and
+        enqueues nothing. Without a broker the change stays marked, and the next sweep saves it.
+        Raises what ``update`` raises.
         """
-        version = self.orchestrator.hot.update(char_id, state=new_state, **fields)
-        if durable:
-            self._commit.submit({char_id: version}).result()
-            return version
-        try:
-            self._enqueue(char_id)
-        except BrokerUnavailable as error:
-            log.warning("character %d is saved by the next sweep: %s", char_id, error)
+        changes: dict[str, FieldValue] = {**(fields or {}), "state": new_state}
+        if fields and "state" in fields:
+            raise InvalidInput("the new state is the second argument; it is no field here")
+        version = self._store.update(char_id, changes, durable=durable, **more)
+        if not durable:
+            self._client.enqueue_backup(char_id)
         return version
-
-    def close(self) -> None:
-        """Finish what is waited for, and close all connections."""
-        self._commit.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class AsyncLoginService:
-    """Logs characters in and out, for asyncio: a LoginService whose work is done in threads."""
-
-    def __init__(self, service: LoginService) -> None:
-        self._service = service
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
-        """Build one on the servers of ``settings``; it connects when it is first used."""
-        return cls(LoginService.from_settings(settings))
-
-    async def login(self, char_id: int) -> LoggedIn:
-        """Log a character in, as ``LoginService.login`` does."""
-        return await asyncio.to_thread(self._service.login, char_id)
-
-    async def logout(self, char_id: int) -> BackupReport | None:
-        """Log a character out, as ``LoginService.logout`` does."""
-        return await asyncio.to_thread(self._service.logout, char_id)
-
-    async def change_state(
-        self, char_id: int, new_state: str, /, *, durable: bool = False, **fields: Any
-    ) -> int:
-        """Write a character's state and enqueue its backup, as ``LoginService`` does."""
-        return await asyncio.to_thread(
-            self._service.change_state, char_id, new_state, durable=durable, **fields
-        )
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await asyncio.to_thread(self._service.close)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()

@@ -1,249 +1,242 @@
-"""Owns what game code may wait for: that a change is in PostgreSQL. Many waits share a commit.
-
-Group commit: one thread saves for everybody; whoever asks while it saves waits for its next round,
-which is then one transaction for all of them (Gray and Reuter, Transaction Processing, 1993).
-"""
+# Made from async_store.py by `python -m tests.unit.test_faces`: change that one.
+"""Owns the store of a game, for threads: its operations by name, with their types and docs."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import random
-import threading
-import time
-from collections.abc import Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+from uuid import UUID
 
-from statesync import durable
-from statesync.durable import database
-from statesync.errors import InvalidInput, NotDurable, ServerUnavailable
-from statesync.hot.store import AsyncHotStore, HotStore
-from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
+from statesync.errors import StatesyncError
+from statesync.game.client import Client
+from statesync.game.group_commit import DURABLE_SECONDS
+from statesync.hot.command import Command
+from statesync.hot.commands.sessions import FullState
+from statesync.hot.commands.together import Together
+from statesync.hot.store import Commands as GameCommands
 from statesync.settings import Settings
+from statesync.state.characters import Character, FieldValue
 from statesync.state.fields import check_char_id
+from statesync.state.sessions import Session
 
-__all__ = ["DURABLE_SECONDS", "AsyncGameStore", "GameStore", "GroupCommit"]
+__all__ = ["GameStore"]
 
-log = logging.getLogger(__name__)
-
-DURABLE_SECONDS = 30.0
-"""How long an operation waits for PostgreSQL before it raises NotDurable."""
-
-_AGAIN = ("superseded", "released")
-_DOUBTFUL = (*_AGAIN, "missing")
-"""Outcomes that leave open what PostgreSQL has: its row is asked."""
-
-_PAUSE_SECONDS = (0.005, 0.25)
-"""The first and the longest pause before somebody whom others are saving is tried again."""
+T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class _Wait:
-    """Somebody who waits for versions to be in PostgreSQL; 0 is any save from now on."""
+class GameStore:
+    """What a game works with, for threads: characters and sessions in Redis, durable on request.
 
-    receipts: Mapping[int, int]
-    deadline: float
-    future: Future[None] = field(default_factory=Future)
-    tries: int = 0
-    not_before: float = 0.0
-
-
-class GroupCommit:
-    """Saves characters for whoever waits; safe to share by threads."""
-
-    def __init__(self, orchestrator: GameStateOrchestrator, seconds: float) -> None:
-        self.orchestrator = orchestrator
-        self.seconds = seconds
-        self._waits: list[_Wait] = []
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closed = False
-
-    def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
-        """Save characters from now on; the Future is done when their versions are in PostgreSQL.
-
-        It fails with NotDurable, after ``seconds`` at the latest.
-        """
-        wait = _Wait(receipts, time.monotonic() + (self.seconds if seconds is None else seconds))
-        wait.future.set_running_or_notify_cancel()  # whoever waits may go; the change is made
-        with self._changed:
-            if self._closed:
-                raise InvalidInput("the store is closed")
-            self._waits.append(wait)
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self._work, name="statesync-group-commit", daemon=True
-                )
-                self._thread.start()
-            self._changed.notify()
-        return wait.future
-
-    def close(self) -> None:
-        """Finish what is waited for, then end."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        if self._thread:
-            self._thread.join()
-        self.orchestrator.close()
-
-    def _work(self) -> None:
-        while waits := self._take():
-            try:
-                self._round(waits)
-            except ServerUnavailable as error:
-                for wait in waits:
-                    self._again(wait, str(error))
-            except BaseException as error:  # a defect must not leave anybody waiting for ever
-                log.exception("group commit failed")
-                for wait in waits:
-                    if not wait.future.done():
-                        wait.future.set_exception(NotDurable(wait.receipts, repr(error)))
-
-    def _take(self) -> list[_Wait]:
-        """Wait until there is somebody whose time has come, and take all of those."""
-        with self._changed:
-            while True:
-                now = time.monotonic()
-                due = [wait for wait in self._waits if wait.not_before <= now]
-                if due:
-                    self._waits = [wait for wait in self._waits if wait.not_before > now]
-                    return due
-                if self._closed and not self._waits:
-                    return []
-                first = min((wait.not_before for wait in self._waits), default=None)
-                self._changed.wait(None if first is None else first - now)
-
-    def _round(self, waits: list[_Wait]) -> None:
-        everybody = {char_id for wait in waits for char_id in wait.receipts}
-        reports = {r.char_id: r for r in self.orchestrator.backup_many(everybody)}
-        doubtful = [i for i, report in reports.items() if report.outcome in _DOUBTFUL]
-        rows = self.versions(doubtful) if doubtful else {}
-        for wait in waits:
-            self._decide(wait, reports, rows)
-
-    def _decide(
-        self, wait: _Wait, reports: Mapping[int, BackupReport], rows: Mapping[int, int]
-    ) -> None:
-        """Say what became of a change; all that it changed is one group, so any failure is its."""
-        failures = {i: _failure(reports[i], r, rows.get(i)) for i, r in wait.receipts.items()}
-        again, final = (
-            [why for i, why in failures.items() if why and (reports[i].outcome in _AGAIN) is retry]
-            for retry in (True, False)
-        )
-        if final:
-            wait.future.set_exception(NotDurable(wait.receipts, final[0]))
-        elif again:
-            self._again(wait, again[0])
-        elif all(reports[i].outcome == "missing" and not r for i, r in wait.receipts.items()):
-            wait.future.set_exception(NotDurable(wait.receipts, "nobody in it is loaded"))
-        else:
-            wait.future.set_result(None)
-
-    def _again(self, wait: _Wait, why: str) -> None:
-        now = time.monotonic()
-        if now >= wait.deadline:
-            wait.future.set_exception(NotDurable(wait.receipts, why))
-            return
-        first, longest = _PAUSE_SECONDS
-        pause = min(longest, first * 2**wait.tries) * random.uniform(0.5, 1.0)  # noqa: S311
-        wait.tries += 1
-        wait.not_before = now + pause
-        with self._changed:
-            self._waits.append(wait)
-
-    def versions(self, char_ids: list[int]) -> dict[int, int]:
-        """Return the versions that PostgreSQL has, by id. Raises DatabaseUnavailable."""
-        with database.transaction(self.orchestrator.engine) as connection:
-            return durable.characters.versions(connection, char_ids)
-
-
-def _failure(report: BackupReport, receipt: int, row: int | None) -> str | None:
-    """Return why a version is not known to be in PostgreSQL; None if it is there.
-
-    ``row`` is the version that PostgreSQL has, where the outcome leaves that open.
-    """
-    char_id, outcome = report.char_id, report.outcome
-    if outcome in ("saved", "unchanged", "conflict", "stale"):
-        # A later snapshot than ours is in the row where we were ``stale``.
-        if (report.version or 0) >= receipt:
-            return None
-        return f"character {char_id} never had version {receipt}; it has {report.version}"
-    if outcome in _DOUBTFUL and row is not None and (receipt or outcome == "missing"):
-        # Who is not loaded any more was saved before he was evicted.
-        if row >= receipt:
-            return None
-    elif outcome == "missing" and not receipt:
-        return None
-    if outcome in _AGAIN:
-        return f"character {char_id} is being saved by somebody else"
-    return f"character {char_id} is {outcome}: {report.error or 'nothing of it is saved'}"
-
-
-class GameStore(HotStore):
-    """What game code works with, for threads: Redis, and PostgreSQL where it has to wait for it.
-
-    A HotStore whose changes take ``durable=True``, and which saves by itself what is tied to too
-    many others before it changes it.
+    One for each process, shared by its threads. It connects when it is first used; ``close``, or
+    ``with``, ends it. Every change is one atomic step, marks its characters dirty, and with
+    ``durable=True`` returns when PostgreSQL has it; ``durable_seconds`` bounds that wait. Every
+    operation raises RedisUnavailable if Redis is away; a change may then have been made or not.
     """
 
     def __init__(self, settings: Settings, *, durable_seconds: float = DURABLE_SECONDS) -> None:
-        super().__init__(settings.redis_url, prefix=settings.key_prefix)
-        orchestrator = GameStateOrchestrator.from_settings(settings)
-        self.committer: GroupCommit = GroupCommit(orchestrator, durable_seconds)
+        self._client = Client(settings, durable_seconds)
+        self._hot = self._client.hot()
+        self.commands = GameCommands(self._hot.keys)
+        """Builds Commands, to be sent together by ``run_many``."""
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> GameStore:
-        """Connect, at the first operation, to the servers of ``settings``."""
-        return cls(settings)
+    # Characters
 
-    def is_durable(self, char_id: int, version: int) -> bool:
+    def create(
+        self,
+        char_id: int,
+        fields: Mapping[str, FieldValue] | None = None,
+        /,
+        *,
+        durable: bool = False,
+        **more: FieldValue,
+    ) -> int:
+        """Create the core of a new character. Returns its version, 1.
+
+        Takes fields as ``update`` does. Raises CharacterExists, InvalidField, InvalidCharId or
+        NotDurable.
+        """
+        return self._hot.create(char_id, fields, durable=durable, **more)
+
+    def get(self, char_id: int, /) -> Character:
+        """Read a loaded character. Raises CharacterNotLoaded, InvalidCharId or CorruptState."""
+        return self._hot.get(char_id)
+
+    def get_full_state(self, char_id: int, /) -> FullState:
+        """Read a loaded character and its sessions, at one instant.
+
+        Raises CharacterNotLoaded, InvalidCharId or CorruptState.
+        """
+        return self._hot.get_full_state(char_id)
+
+    def update(
+        self,
+        char_id: int,
+        fields: Mapping[str, FieldValue] | None = None,
+        /,
+        *,
+        durable: bool = False,
+        **more: FieldValue,
+    ) -> int:
+        """Write fields of a loaded character. Returns its new version.
+
+        ``location``, ``bio``, ``stats`` and ``vitals`` are mappings and replace the whole field;
+        ``state`` is a string. Any other name is the game's own field: a string, or a number, which
+        is kept as its text; None deletes it. Keywords are fields too; a field that is named like an
+        option, such as ``durable``, goes into the mapping. Raises CharacterNotLoaded, InvalidField,
+        InvalidCharId or CorruptState, and nothing is written; or NotDurable.
+        """
+        return self._hot.update(char_id, fields, durable=durable, **more)
+
+    def mark_dirty(self, char_id: int, /, *, durable: bool = False) -> int:
+        """Mark a loaded character, so that the next sweep saves it. Returns its new version.
+
+        Raises CharacterNotLoaded, InvalidCharId, CorruptState or NotDurable.
+        """
+        return self._hot.mark_dirty(char_id, durable=durable)
+
+    def update_together(
+        self,
+        changes: Together | Mapping[int, Mapping[str, FieldValue]],
+        /,
+        *,
+        durable: bool = False,
+    ) -> dict[int, int]:
+        """Change several characters and sessions: all of it, or nothing; saved in one transaction.
+
+        ``changes`` is a ``Together``, or fields by character: ``{1: {"gold": 9}, 2: {"gold": 1}}``.
+        Returns the new version of each character that is changed. Raises PreconditionFailed if
+        something is not as expected, CharacterNotLoaded, SessionNotFound, SessionClosed,
+        GroupTooLarge, InvalidInput or CorruptState, and nothing is written; or NotDurable.
+        """
+        return self._hot.update_together(changes, durable=durable)
+
+    # Sessions
+
+    def open_session(
+        self,
+        session_type: str,
+        char_ids: Iterable[int],
+        fields: Mapping[str, Any],
+        core: Mapping[str, FieldValue] | None = None,
+        /,
+        *,
+        session_id: UUID | str | None = None,
+        durable: bool = False,
+        **more: FieldValue,
+    ) -> UUID:
+        """Open a session of loaded characters. Returns its id, a new one unless given.
+
+        ``fields`` are the session's own; ``core`` and keywords are written to each participant, as
+        ``update`` does, such as ``state="combat"``. Raises CharacterNotLoaded, InSession,
+        SessionExists, InvalidSessionType, InvalidField, InvalidCharId or CorruptState, and nothing
+        is written; or NotDurable.
+        """
+        return self._hot.open_session(
+            session_type, char_ids, fields, core, session_id=session_id, durable=durable, **more
+        )
+
+    def update_session(
+        self,
+        session_type: str,
+        session_id: UUID | str,
+        fields: Mapping[str, Any] | None = None,
+        /,
+        *,
+        log: Sequence[Any] = (),
+        durable: bool = False,
+    ) -> int:
+        """Write fields of a session and append ``log`` entries. Returns its new version.
+
+        Raises SessionNotFound, SessionClosed, InvalidSessionType, InvalidField, InvalidInput or
+        CorruptState, and nothing is written; or NotDurable.
+        """
+        return self._hot.update_session(session_type, session_id, fields, log=log, durable=durable)
+
+    def join_session(
+        self, session_type: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
+    ) -> int:
+        """Take a loaded character into a session. Returns the session's new version.
+
+        Raises CharacterNotLoaded, InSession, and what ``update_session`` raises.
+        """
+        return self._hot.join_session(session_type, session_id, char_id, durable=durable)
+
+    def leave_session(
+        self, session_type: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
+    ) -> int:
+        """Take a character out of a session; the last one to leave closes it.
+
+        Returns the session's new version. Raises GroupTooLarge, and what ``update_session`` raises;
+        of a closed session, nothing.
+        """
+        return self._hot.leave_session(session_type, session_id, char_id, durable=durable)
+
+    def close_session(
+        self,
+        session_type: str,
+        session_id: UUID | str,
+        fields: Mapping[str, Any] | None = None,
+        /,
+        *,
+        durable: bool = False,
+    ) -> int:
+        """Close a session, with a last change if given: from now on nothing in it changes.
+
+        The next backup of a participant saves it for good and takes it out of Redis. Returns its
+        version. Raises what ``update_session`` raises; a closed session stays as it is.
+        """
+        return self._hot.close_session(session_type, session_id, fields, durable=durable)
+
+    def get_session(self, session_type: str, session_id: UUID | str, /) -> Session:
+        """Read a session, without the entries of its log.
+
+        Raises SessionNotFound, InvalidSessionType, InvalidInput or InvalidField.
+        """
+        return self._hot.get_session(session_type, session_id)
+
+    def read_log(
+        self, session_type: str, session_id: UUID | str, /, *, start: int = 0, stop: int = -1
+    ) -> list[Any]:
+        """Read entries ``start`` to ``stop`` of a session's log; both are included, -1 is the last.
+
+        Raises InvalidField if an entry is no JSON, or InvalidInput.
+        """
+        return self._hot.read_log(session_type, session_id, start=start, stop=stop)
+
+    # Many, and durable
+
+    def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
+        """Run Commands in order in one round trip, each atomic by itself.
+
+        A Command that is refused gives its error in its place; the others are not affected. Raises
+        RedisUnavailable, after which each may have been run or not.
+        """
+        return self._hot.run_many(todo)
+
+    def is_durable(self, char_id: int, version: int, /) -> bool:
         """Tell whether PostgreSQL has a change, by the version that it returned.
 
         Raises InvalidCharId or DatabaseUnavailable.
         """
-        return self.committer.versions([check_char_id(char_id)]).get(char_id, -1) >= version
+        char_ids = [check_char_id(char_id)]
+        found = self._client.group_commit.durable_versions(char_ids)
+        return found.get(char_id, -1) >= version
 
-    def wait_durable(self, char_id: int, version: int, *, timeout: float | None = None) -> None:
-        """Save a change now, by the version that it returned, and return when PostgreSQL has it.
+    def wait_durable(self, char_id: int, version: int, /, *, timeout: float | None = None) -> None:
+        """Save a change now, by the version that it returned; return when PostgreSQL has it.
 
         ``timeout`` is in seconds. Raises NotDurable or InvalidCharId.
         """
-        self.committer.submit({check_char_id(char_id): version}, timeout).result()
+        receipts = {check_char_id(char_id): version}
+        self._client.group_commit.submit(receipts, timeout).result()
 
     def close(self) -> None:
-        """Finish what is waited for, and close the connections."""
-        self.committer.close()
-        super().close()
+        """Finish what callers wait for, and close the connections."""
+        self._client.close()
+        self._hot.close()
 
+    def __enter__(self) -> Self:
+        return self
 
-class AsyncGameStore(AsyncHotStore):
-    """What game code works with, for asyncio: the operations of GameStore, to be awaited."""
-
-    def __init__(self, settings: Settings, *, durable_seconds: float = DURABLE_SECONDS) -> None:
-        super().__init__(settings.redis_url, prefix=settings.key_prefix)
-        orchestrator = GameStateOrchestrator.from_settings(settings)
-        self.committer: GroupCommit = GroupCommit(orchestrator, durable_seconds)
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> AsyncGameStore:
-        """Connect, at the first operation, to the servers of ``settings``."""
-        return cls(settings)
-
-    async def is_durable(self, char_id: int, version: int) -> bool:
-        """Tell whether PostgreSQL has a change, as ``GameStore.is_durable`` does."""
-        rows = await asyncio.to_thread(self.committer.versions, [check_char_id(char_id)])
-        return rows.get(char_id, -1) >= version
-
-    async def wait_durable(
-        self, char_id: int, version: int, *, timeout: float | None = None
-    ) -> None:
-        """Save a change now and return when PostgreSQL has it, as ``GameStore`` does."""
-        saving = self.committer.submit({check_char_id(char_id): version}, timeout)
-        await asyncio.wrap_future(saving)
-
-    async def close(self) -> None:
-        """Finish what is waited for, and close the connections."""
-        await asyncio.to_thread(self.committer.close)
-        await super().close()
+    def __exit__(self, *_: object) -> None:
+        self.close()

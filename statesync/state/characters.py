@@ -29,6 +29,7 @@ __all__ = [
     "CORE_FIELDS",
     "JSON_FIELDS",
     "Character",
+    "FieldValue",
     "decode_character",
     "encode_character",
     "parse_time",
@@ -37,6 +38,9 @@ __all__ = [
 
 CORE_FIELDS = ("state", "location", "bio", "stats", "vitals")
 """The fields of a core that have columns of their own."""
+
+FieldValue = str | int | float | UUID | Mapping[str, Any] | None
+"""What a field may be set to, as ``encode_character`` says."""
 
 _OWN = "own:"
 _RESERVED = re.compile(rf"(?:{_OWN})*(?:version|saved_version|{TIE_FIELD})")

@@ -1,0 +1,104 @@
+"""Owns what a process of a game holds open: the pools, the group commit, the way to the broker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cached_property
+from typing import NamedTuple
+
+from statesync.errors import (
+    BrokerUnavailable,
+    CharacterNotFound,
+    CharacterNotLoaded,
+    CharacterNotRestored,
+)
+from statesync.game.enqueue import enqueue_backup
+from statesync.game.group_commit import GroupCommit
+from statesync.hot.store import AsyncHotStore, HotStore
+from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
+from statesync.settings import Settings
+from statesync.state.characters import Character
+from statesync.state.outcomes import RestoreOutcome
+from statesync.state.sessions import Session
+
+__all__ = ["Client", "LoggedIn"]
+
+log = logging.getLogger(__name__)
+
+_LOGIN_ROUNDS = 10
+"""Upper bound on restores in one login: the character may be evicted right after each."""
+
+
+class LoggedIn(NamedTuple):
+    """A character that is ready to play, and its sessions by type, read at one instant."""
+
+    character: Character
+    sessions: dict[str, Session]
+    report: RestoreReport
+    """What the login restored, and what was live."""
+
+
+class Client:
+    """Everything that stores and login services of one process share; safe to share by threads.
+
+    A store makes it and closes it. It connects when it is first used.
+    """
+
+    def __init__(self, settings: Settings, durable_seconds: float) -> None:
+        self.settings = settings
+        self.orchestrator = GameStateOrchestrator.from_settings(settings)
+        self.group_commit = GroupCommit(self.orchestrator, durable_seconds)
+        self.orchestrator.hot.committer = self.group_commit
+
+    def hot(self) -> HotStore:
+        """Return the connection to Redis that threads share."""
+        return self.orchestrator.hot
+
+    def async_hot(self) -> AsyncHotStore:
+        """Return a connection to Redis for one event loop; whoever asks closes it."""
+        made = AsyncHotStore(self.settings.redis_url, prefix=self.settings.key_prefix)
+        made.committer = self.group_commit
+        return made
+
+    def log_in(self, char_id: int) -> LoggedIn:
+        """Restore a character and its sessions if they are absent, and return them.
+
+        Raises CharacterNotFound, CharacterNotRestored, CharacterNotLoaded, InvalidCharId,
+        CorruptState or ServerUnavailable.
+        """
+        for _ in range(_LOGIN_ROUNDS):
+            report = self.orchestrator.restore_full_state(char_id)
+            if report.outcome == RestoreOutcome.NOT_FOUND:
+                raise CharacterNotFound(char_id)
+            if report.error:
+                raise CharacterNotRestored(char_id, report.error)
+            try:
+                character, sessions = self.orchestrator.hot.get_full_state(char_id)
+            except CharacterNotLoaded:
+                continue
+            return LoggedIn(character, sessions, report)
+        raise CharacterNotLoaded(char_id)
+
+    def log_out(self, char_id: int) -> BackupReport | None:
+        """Save a character, then delete it from Redis unless it has changed since.
+
+        Raises CharacterNotSaved, InvalidCharId or ServerUnavailable.
+        """
+        return self.orchestrator.evict(char_id)
+
+    def enqueue_backup(self, char_id: int) -> None:
+        """Send the backup task of a character; without a broker the next sweep saves it."""
+        try:
+            self._enqueue(char_id)
+        except BrokerUnavailable as error:
+            log.warning("the next sweep saves character %d: %s", char_id, error)
+
+    @cached_property
+    def _enqueue(self) -> Callable[[int], object]:
+        return enqueue_backup(self.settings)
+
+    def close(self) -> None:
+        """Finish what callers wait for, and close the connections."""
+        self.group_commit.close()
+        self.orchestrator.close()
