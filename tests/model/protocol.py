@@ -1,8 +1,8 @@
 """The protocol as a model: small enough to read, and searched in every order of its steps.
 
-What is one script in Redis, or one transaction in PostgreSQL, is one step here. Between any two
-steps anything else may happen: other workers, a crash, the end of a lease. A lease may end at any
-time, so no worker is ever too slow to be in the model.
+One script in Redis, or one transaction in PostgreSQL, is one step. Between any two steps anything
+else may happen: other workers, a crash, the end of a lease. A lease may end at any time, so the
+model covers the slowest worker.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Value = tuple[tuple[int, ...], int]
 
 
 class Character(NamedTuple):
-    """A character in Redis; ``value`` is what it has: which items, and how many changes."""
+    """A character in Redis; ``value`` is its items and the number of its changes."""
 
     value: Value
     version: int = 1
@@ -31,7 +31,7 @@ class Character(NamedTuple):
     evicted: int = 0
     """The version at which it was last evicted."""
     unmarked: bool = False
-    """A bare writer has written and not marked yet."""
+    """A bare writer has written and has not marked the character yet."""
 
 
 class Row(NamedTuple):
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What a tie holds of one character: the token of the last change that tied it."""
+    """One character in a tie, with the token of the last change that tied it."""
 
     tie: int
     character: int
@@ -50,20 +50,20 @@ class Entry(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """A worker on its way: idle, ``claimed``, ``read`` (has its snapshot), ``committed``."""
+    """A worker: ``idle``, ``claimed``, ``read`` (it has its snapshot) or ``committed``."""
 
     step: str = "idle"
     claims: tuple[tuple[int, int], ...] = ()
-    """Of which character it holds which token; the first is the one it was sent for."""
+    """Pairs of a character and its token; the first pair is the one the worker was sent for."""
     snapshot: tuple[tuple[int, Row], ...] = ()
     entries: frozenset[Entry] = frozenset()
     """The ties as they were at the snapshot."""
-    durable: tuple[tuple[int, int], ...] = ()
-    """The versions that are in PostgreSQL; empty where the fence refused the group."""
+    durable_versions: tuple[tuple[int, int], ...] = ()
+    """The versions that are in PostgreSQL; empty if the fence refused the group."""
 
 
 class Budget(NamedTuple):
-    """What may still happen."""
+    """How often each thing may still happen."""
 
     writes: int = 0
     bare: int = 0
@@ -74,7 +74,7 @@ class Budget(NamedTuple):
 
 
 class State(NamedTuple):
-    """Redis, PostgreSQL, and who is on the way between them."""
+    """Redis, PostgreSQL, and the workers and the restore between them."""
 
     characters: tuple[Character, ...]
     rows: tuple[Row, ...]
@@ -82,9 +82,9 @@ class State(NamedTuple):
     budget: Budget
     entries: frozenset[Entry] = frozenset()
     clock: int = 1
-    """Makes tokens that nobody had before."""
+    """The next token; none is used twice."""
     reader: tuple[int, Row] | None = None
-    """A restore that has read a row and not filled it in yet."""
+    """A restore that has read a row and has not written it to Redis yet."""
 
 
 Step = tuple[str, State]
@@ -99,13 +99,13 @@ MUTATIONS = (
     "drop the whole tie",
     "forget the smaller tie",
     "evict without looking at the mark",
-    "fill over what is live",
-    "fill from before the eviction",
+    "restore over what is live",
+    "restore from before the eviction",
 )
 
 
 def start(characters: int, workers: int, budget: Budget, items: int = 1) -> State:
-    """Everything is saved and clean; every other character has an item, as far as they go."""
+    """Everything is saved and clean; every other character has an item, until none is left."""
     values: list[Value] = [
         ((i,) if i % 2 == 0 and i < 2 * items else (), 0) for i in range(characters)
     ]
@@ -115,39 +115,40 @@ def start(characters: int, workers: int, budget: Budget, items: int = 1) -> Stat
 
 
 def steps(state: State, wrong: str = "") -> Iterator[Step]:
-    """Give every step that may come next; ``wrong`` is the mutation to make it with."""
+    """Yield every step that may come next; ``wrong`` is the mutation to make."""
     assert not wrong or wrong in MUTATIONS
     for i, character in enumerate(state.characters):
         yield from game(state, i, character, wrong)
         if character.token and state.budget.expiries:
             # A sweep finds that the lease has ended.
-            back = character._replace(token=0, dirty=True)
-            yield f"lease on {i} ends", spend(put(state, i, back), "expiries")
+            requeued = character._replace(token=0, dirty=True)
+            yield f"lease on {i} ends", spend(put(state, i, requeued), "expiries")
         idle = [w for w, worker in enumerate(state.workers) if worker.step == "idle"]
         if character.loaded and character.dirty and idle:
             yield f"a worker claims {i}", claim(state, idle[0], i, wrong)
     for w, worker in enumerate(state.workers):
-        of = "the worker on " + ", ".join(f"{i} by claim {token}" for i, token in worker.claims)
+        claims = ", ".join(f"{i} by claim {token}" for i, token in worker.claims)
+        name = f"the worker on {claims}"
         if worker.step == "claimed":
-            yield f"{of} takes its snapshot", snapshot(state, w, wrong)
+            yield f"{name} takes its snapshot", snapshot(state, w, wrong)
         elif worker.step == "read":
-            yield f"{of} commits", commit(state, w, wrong)
+            yield f"{name} commits", commit(state, w, wrong)
         elif worker.step == "committed":
-            yield f"{of} acknowledges", acknowledge(state, w, wrong)
+            yield f"{name} acknowledges", acknowledge(state, w, wrong)
         if worker.step != "idle" and state.budget.crashes:
-            yield f"{of} crashes", spend(set_worker(state, w, Worker()), "crashes")
+            yield f"{name} crashes", spend(set_worker(state, w, Worker()), "crashes")
     if state.reader:
-        yield "a restore fills", restore(state, wrong)
+        yield "the restore writes", restore(state, wrong)
 
 
 def game(state: State, i: int, character: Character, wrong: str) -> Iterator[Step]:
-    """What game code does with one character, and what logs it in and out."""
-    has, changes = character.value
+    """Yield what game code, a login and a logout may do with one character."""
+    items, changes = character.value
     if not character.loaded:
         if state.reader is None:
             yield f"a restore reads row {i}", state._replace(reader=(i, state.rows[i]))
         return
-    changed = character._replace(value=(has, changes + 1))
+    changed = character._replace(value=(items, changes + 1))
     if state.budget.writes:
         written = changed._replace(version=character.version + 1, dirty=True)
         yield f"write {i}", spend(put(state, i, written), "writes")
@@ -155,25 +156,25 @@ def game(state: State, i: int, character: Character, wrong: str) -> Iterator[Ste
         yield f"bare write {i}", spend(put(state, i, changed._replace(unmarked=True)), "bare")
     if character.unmarked:
         yield f"bare mark {i}", put(state, i, character._replace(unmarked=False, dirty=True))
-    for item, other in product(has, range(len(state.characters))):
+    for item, other in product(items, range(len(state.characters))):
         if state.budget.trades and other != i and state.characters[other].loaded:
             yield f"trade {i} -> {other}", spend(trade(state, i, other, item, wrong), "trades")
     clean = character.version == character.saved and not character.token
     clean = clean and (not character.dirty or wrong == "evict without looking at the mark")
     if state.budget.evictions and clean and not character.unmarked:
-        gone = character._replace(loaded=False, dirty=False, tie=0, evicted=character.version)
-        yield f"evict {i}", spend(put(state, i, gone), "evictions")
+        evicted = character._replace(loaded=False, dirty=False, tie=0, evicted=character.version)
+        yield f"evict {i}", spend(put(state, i, evicted), "evictions")
     if state.reader is None and state.budget.evictions:
         yield f"a restore reads row {i}", state._replace(reader=(i, state.rows[i]))
 
 
 def trade(state: State, giver: int, taker: int, item: int, wrong: str) -> State:
-    """Move an item: both change in one script, which ties them."""
+    """Move an item: one script changes both characters and ties them."""
     met = {state.characters[i].tie for i in (giver, taker)} - {0}
     tie = min(met, default=state.clock)
     entries = set(state.entries)
     for entry in state.entries:
-        if entry.tie in met - {tie}:  # ties that meet are one
+        if entry.tie in met - {tie}:  # ties that meet become one
             entries.remove(entry)
             member = state.characters[entry.character]
             if member.tie == entry.tie and wrong != "forget the smaller tie":
@@ -200,7 +201,7 @@ def claim(state: State, w: int, i: int, wrong: str) -> State:
 
 
 def snapshot(state: State, w: int, wrong: str) -> State:
-    """Read the group of the claimed one at one instant, raise its versions, claim all of it."""
+    """Read the claimed character's group at one instant, raise its versions, claim all of it."""
     ((first, token),) = state.workers[w].claims
     anchor = state.characters[first]
     if anchor.token != token or not anchor.loaded:
@@ -223,7 +224,7 @@ def snapshot(state: State, w: int, wrong: str) -> State:
 
 
 def members(state: State, first: int) -> tuple[list[int], frozenset[Entry]]:
-    """Return who is in the group of a character and loaded, and the ties that make it one."""
+    """Return the loaded characters of a group, and the ties that make it one."""
     group, ties = {first}, set[int]()
     while True:
         ties |= {state.characters[i].tie for i in group} - {0}
@@ -247,62 +248,63 @@ def untie(state: State, entries: frozenset[Entry]) -> State:
 def commit(state: State, w: int, wrong: str) -> State:
     """Save the group in one transaction, whole or not at all: the fence is the row's version."""
     worker = state.workers[w]
-    equal = wrong == "no bump at the snapshot"  # else nothing of a bare writer passed the fence
-    durable: list[tuple[int, int]] = []
-    written = list(state.rows)
-    for i, taken in worker.snapshot:
+    equal = wrong == "no bump at the snapshot"  # else no bare write would pass the fence
+    versions: list[tuple[int, int]] = []
+    rows = list(state.rows)
+    for i, snapshot_row in worker.snapshot:
         row = state.rows[i]
-        if row.version == taken.version - 1 and row.value == taken.value:
-            durable.append((i, row.version))  # unchanged: the row is not touched
-        elif row.version < taken.version + equal or wrong == "no fence":
-            durable.append((i, taken.version))
-            written[i] = taken
-    whole = len(durable) == len(worker.snapshot)
+        if row.version == snapshot_row.version - 1 and row.value == snapshot_row.value:
+            versions.append((i, row.version))  # unchanged: the row is not touched
+        elif row.version < snapshot_row.version + equal or wrong == "no fence":
+            versions.append((i, snapshot_row.version))
+            rows[i] = snapshot_row
+    whole = len(versions) == len(worker.snapshot)
     if whole:
-        state = state._replace(rows=tuple(written))
-    done = worker._replace(step="committed", durable=tuple(durable) if whole else ())
-    return set_worker(state, w, done)
+        state = state._replace(rows=tuple(rows))
+    committed = worker._replace(step="committed", durable_versions=tuple(versions) if whole else ())
+    return set_worker(state, w, committed)
 
 
 def acknowledge(state: State, w: int, wrong: str) -> State:
-    """End the claims that are still ours, and what ties have not been renewed since."""
+    """End the claims that are still ours, and the ties that no change has renewed since."""
     worker = state.workers[w]
-    durable, taken = dict(worker.durable), dict(worker.snapshot)
+    durable_versions, snapshot_rows = dict(worker.durable_versions), dict(worker.snapshot)
     for i, token in worker.claims:
         old = new = state.characters[i]
         ours = old.token == token or wrong == "acknowledge without token"
-        if i in durable and old.loaded:
-            if ours and durable[i] < taken[i].version == old.version:
-                new = new._replace(version=durable[i])
-            new = new._replace(saved=max(new.saved, durable[i]))
+        if i in durable_versions and old.loaded:
+            if ours and durable_versions[i] < snapshot_rows[i].version == old.version:
+                new = new._replace(version=durable_versions[i])
+            new = new._replace(saved=max(new.saved, durable_versions[i]))
         if ours:
-            # What the fence refused is dirty again, unless a newer row than ours is there.
-            refused = not durable and state.rows[i].version <= taken[i].version
+            # A refused character is dirty again, unless its row is newer than our snapshot.
+            newer = state.rows[i].version > snapshot_rows[i].version
+            refused = not durable_versions and not newer
             new = new._replace(token=0, dirty=old.dirty or refused)
             if wrong == "unmark after the save":
                 new = new._replace(dirty=False)
         state = put(state, i, new)
-    if durable:
-        still = worker.entries & state.entries
+    if durable_versions:
+        unchanged = worker.entries & state.entries
         if wrong == "untie whatever has been tied since":
             known = {(e.tie, e.character) for e in worker.entries}
-            still = frozenset(e for e in state.entries if (e.tie, e.character) in known)
-        if wrong == "drop the whole tie" and still:
+            unchanged = frozenset(e for e in state.entries if (e.tie, e.character) in known)
+        if wrong == "drop the whole tie" and unchanged:
             ties = {entry.tie for entry in worker.entries}
-            still = frozenset(entry for entry in state.entries if entry.tie in ties)
-        state = untie(state, still)
+            unchanged = frozenset(entry for entry in state.entries if entry.tie in ties)
+        state = untie(state, unchanged)
     return set_worker(state, w, Worker())
 
 
 def restore(state: State, wrong: str) -> State:
-    """Restore a core from the row that was read, only where it is absent and not outdated."""
+    """Restore a core from the row that was read, if the core is absent and the row is not old."""
     assert state.reader
     i, row = state.reader
     state = state._replace(reader=None)
     old = state.characters[i]
-    if old.loaded and wrong != "fill over what is live":
+    if old.loaded and wrong != "restore over what is live":
         return state
-    if old.evicted > row.version and wrong != "fill from before the eviction":
+    if old.evicted > row.version and wrong != "restore from before the eviction":
         return state
     return put(
         state,
@@ -320,16 +322,16 @@ def set_worker(state: State, w: int, worker: Worker) -> State:
     return state._replace(workers=(*state.workers[:w], worker, *state.workers[w + 1 :]))
 
 
-def spend(state: State, what: str) -> State:
-    left = getattr(state.budget, what) - 1
-    return state._replace(budget=state.budget._replace(**{what: left}))
+def spend(state: State, event: str) -> State:
+    left = getattr(state.budget, event) - 1
+    return state._replace(budget=state.budget._replace(**{event: left}))
 
 
-# What must hold in every state, whatever happened before
+# Invariants: they hold in every state, whatever happened before
 
 
 def nothing_is_lost(_: State, now: State, _wrong: str) -> bool:
-    """What PostgreSQL lacks is marked, claimed, or about to be marked by whoever wrote it."""
+    """A character that PostgreSQL lacks is marked or claimed, or its writer is about to mark it."""
     return all(
         row.value == c.value or c.dirty or c.token or c.unmarked
         for c, row in zip(now.characters, now.rows, strict=True)
@@ -337,7 +339,7 @@ def nothing_is_lost(_: State, now: State, _wrong: str) -> bool:
 
 
 def rows_never_go_back(before: State, now: State, _wrong: str) -> bool:
-    """A row's version, and what it holds, only ever become newer."""
+    """A row's version and value only become newer."""
     return all(
         new.version >= old.version and new.value[1] >= old.value[1]
         for old, new in zip(before.rows, now.rows, strict=True)
@@ -353,18 +355,18 @@ def play_never_goes_back(before: State, now: State, _wrong: str) -> bool:
 
 
 def trades_are_whole(_: State, now: State, _wrong: str) -> bool:
-    """In whatever PostgreSQL ever held, every item existed exactly once."""
-    held = sorted(item for row in now.rows for item in row.value[0])
-    return held == sorted(item for c in now.characters for item in c.value[0])
+    """Every item is in PostgreSQL exactly once, at any time."""
+    saved = sorted(item for row in now.rows for item in row.value[0])
+    return saved == sorted(item for c in now.characters for item in c.value[0])
 
 
 def all_settles(_: State, now: State, wrong: str) -> bool:
-    """If everything on the way dies here, sweeps alone save it all and leave nothing over."""
-    left = []
+    """If every process dies here, sweeps alone save everything and leave nothing over."""
+    characters = []
     for c in now.characters:
-        held = bool(c.token or c.dirty or c.unmarked)
-        left.append(c._replace(token=0, dirty=held, unmarked=False))
-    return _settles(tuple(left), now.rows, now.entries, now.clock, wrong)
+        dirty = bool(c.token or c.dirty or c.unmarked)
+        characters.append(c._replace(token=0, dirty=dirty, unmarked=False))
+    return _settles(tuple(characters), now.rows, now.entries, now.clock, wrong)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Searches a model: every state that can be reached, breadth first: the first way is shortest."""
+"""Searches a model: visits every reachable state, breadth first, so the first way is shortest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Found(NamedTuple):
 
 
 def canonical(state: State) -> State:
-    """Return the same state with small tokens and sorted workers: only their order matters."""
+    """Return the same state with small tokens and sorted workers: only order matters."""
     used = {0}
     for character in state.characters:
         used |= {character.token, character.tie}
@@ -70,8 +70,9 @@ def search(first: State, wrong: str = "") -> Found:
 
 
 def way(came_from: dict[State, tuple[State, str] | None], state: State) -> tuple[str, ...]:
-    taken: list[str] = []
+    """Return the names of the steps that lead to a state."""
+    names: list[str] = []
     while step := came_from[state]:
         state, name = step
-        taken.append(name)
-    return tuple(reversed(taken))
+        names.append(name)
+    return tuple(reversed(names))

@@ -1,4 +1,4 @@
-"""The protocol holds in every order of its steps; and each of its parts is needed."""
+"""The protocol holds in every order of its steps, and it needs each of its parts."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ BROKEN = {
     "drop the whole tie": (3, Budget(trades=2), "trades_are_whole"),
     "forget the smaller tie": (4, Budget(trades=3), "all_settles"),
     "evict without looking at the mark": (1, Budget(bare=1, evictions=1), "nothing_is_lost"),
-    "fill over what is live": (1, Budget(writes=1, evictions=1), "play_never_goes_back"),
-    "fill from before the eviction": (1, Budget(writes=1, evictions=1), "nothing_is_lost"),
+    "restore over what is live": (1, Budget(writes=1, evictions=1), "play_never_goes_back"),
+    "restore from before the eviction": (1, Budget(writes=1, evictions=1), "nothing_is_lost"),
 }
 
 
