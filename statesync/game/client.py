@@ -22,7 +22,7 @@ from statesync.state.characters import Character
 from statesync.state.outcomes import RestoreOutcome
 from statesync.state.sessions import Session
 
-__all__ = ["Client", "LoggedIn"]
+__all__ = ["Client", "LoggedIn", "log_in"]
 
 log = logging.getLogger(__name__)
 
@@ -62,23 +62,8 @@ class Client:
         return made
 
     def log_in(self, char_id: int) -> LoggedIn:
-        """Restore a character and its sessions if they are absent, and return them.
-
-        Raises CharacterNotFound, CharacterNotRestored, CharacterNotLoaded, InvalidCharId,
-        CorruptState or ServerUnavailable.
-        """
-        for _ in range(_LOGIN_ROUNDS):
-            report = self.orchestrator.restore_full_state(char_id)
-            if report.outcome == RestoreOutcome.NOT_FOUND:
-                raise CharacterNotFound(char_id)
-            if report.error:
-                raise CharacterNotRestored(char_id, report.error)
-            try:
-                character, sessions = self.orchestrator.hot.get_full_state(char_id)
-            except CharacterNotLoaded:
-                continue
-            return LoggedIn(character, sessions, report)
-        raise CharacterNotLoaded(char_id)
+        """Restore a character and its sessions if they are absent, and return them."""
+        return log_in(self.orchestrator, char_id)
 
     def log_out(self, char_id: int) -> BackupReport | None:
         """Save a character, then delete it from Redis unless it has changed since.
@@ -102,3 +87,23 @@ class Client:
         """Finish what callers wait for, and close the connections."""
         self.group_commit.close()
         self.orchestrator.close()
+
+
+def log_in(orchestrator: GameStateOrchestrator, char_id: int) -> LoggedIn:
+    """Restore a character and its sessions if they are absent, and return them.
+
+    Raises CharacterNotFound, CharacterNotRestored, CharacterNotLoaded, InvalidCharId, CorruptState
+    or ServerUnavailable.
+    """
+    for _ in range(_LOGIN_ROUNDS):
+        report = orchestrator.restore_full_state(char_id)
+        if report.outcome == RestoreOutcome.NOT_FOUND:
+            raise CharacterNotFound(char_id)
+        if report.error:
+            raise CharacterNotRestored(char_id, report.error)
+        try:
+            character, sessions = orchestrator.hot.get_full_state(char_id)
+        except CharacterNotLoaded:
+            continue
+        return LoggedIn(character, sessions, report)
+    raise CharacterNotLoaded(char_id)

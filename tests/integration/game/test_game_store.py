@@ -33,7 +33,7 @@ from statesync.hot.members import MAX_TIED
 
 @pytest.fixture
 def game(settings: Settings) -> Iterator[GameStore]:
-    with GameStore.from_settings(settings) as made:
+    with GameStore(settings) as made:
         for char_id in (1, 2, 3):
             made.create(char_id, gold=100)
         yield made
@@ -129,7 +129,7 @@ def test_without_postgresql_it_says_what_is_known(unreachable: Settings) -> None
             game.create(1, gold=5, durable=True)
         assert failed.value.char_ids == (1,)
         assert game.get(1).fields == {"gold": "5"}
-        assert game.sync_state(1).dirty
+        assert game._hot.sync_state(1).dirty
 
 
 def test_nobody_loaded_nobody_saved(
@@ -138,7 +138,7 @@ def test_nobody_loaded_nobody_saved(
     fight = game.open_session("combat", [1, 2], {"turn": "1"})
     orchestrator.backup_many([1, 2])
     raw.delete(keys.core(1), keys.core(2))
-    with pytest.raises(NotDurable, match="nobody in it is loaded"):
+    with pytest.raises(NotDurable, match="none of them is loaded"):
         game.update_session("combat", fight, {"turn": "2"}, durable=True)
 
 
@@ -147,7 +147,7 @@ def test_many_share_a_transaction(game: GameStore) -> None:
     for char_id in range(10, 10 + callers):
         game.create(char_id)
     commits = []
-    engine = game.committer.orchestrator.engine
+    engine = game._client.orchestrator.engine
     first, go_on = threading.Event(), threading.Event()
 
     def hold(_: Any) -> None:
@@ -161,7 +161,9 @@ def test_many_share_a_transaction(game: GameStore) -> None:
         assert first.wait(30)
         # The others come while the first is being committed; so they share the next rounds.
         versions = [game.update(i, gold=1) for i in range(10, 10 + callers)]
-        waits = [game.committer.submit({i: version}) for i, version in enumerate(versions, 10)]
+        waits = [
+            game._client.group_commit.submit({i: version}) for i, version in enumerate(versions, 10)
+        ]
         go_on.set()
         for wait in waits:
             wait.result()
@@ -196,7 +198,7 @@ def test_full_tie_that_cannot_be_saved_is_refused(game: GameStore, raw: Any, key
 
 def test_asyncio_waits_without_blocking(settings: Settings, engine: Engine) -> None:
     async def play() -> None:
-        async with AsyncGameStore.from_settings(settings) as game:
+        async with AsyncGameStore(settings) as game:
             await asyncio.gather(*(game.create(i, gold=i, durable=True) for i in range(1, 151)))
             receipts = await game.update_together({1: {"gold": 0}, 2: {"gold": 3}})
             assert not await game.is_durable(1, receipts[1])
@@ -219,9 +221,25 @@ def test_closed_store_takes_no_more(settings: Settings) -> None:
         game.wait_durable(1, 1)
 
 
-def test_change_of_state_can_be_durable(
-    game: GameStore, settings: Settings, engine: Engine
-) -> None:
-    with LoginService.from_settings(settings) as service:
-        service.change_state(1, "trading", gold=9, durable=True)
+def test_change_of_state_can_be_durable(game: GameStore, engine: Engine) -> None:
+    LoginService(game).change_state(1, "trading", gold=9, durable=True)
     assert saved_gold(engine) == {1: 9}
+
+
+def test_own_fields_have_any_name_and_none_deletes(game: GameStore, engine: Engine) -> None:
+    game.update(1, {"durable": 3, "version": "x"}, durable=True)
+    assert game.get(1).fields == {"gold": "100", "durable": "3", "version": "x"}
+    with engine.connect() as connection:
+        extra = connection.execute(text("SELECT extra FROM characters WHERE id = 1")).scalar_one()
+    assert extra == {"gold": "100", "durable": "3", "version": "x"}
+    LoginService(game).logout(1)
+    restored = LoginService(game).login(1).character
+    assert restored.fields == {"gold": "100", "durable": "3", "version": "x"}
+    game.update_together(Together().expect(1, {"flag": None}).update(1, {"gold": None}))
+    game.update(1, version=None)
+    assert game.get(1).fields == {"durable": "3"}
+    with pytest.raises(PreconditionFailed):
+        game.update_together(Together().expect(1, gold=1).update(2, gold=5))
+    game.update_together(Together().expect(1, gold=None).update(2, gold=5))
+    with pytest.raises(InvalidInput, match="durable"):
+        game.update(1, durable=3)  # type: ignore[arg-type]

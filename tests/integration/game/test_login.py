@@ -7,22 +7,22 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
 
-from statesync import AsyncLoginService, LoginService, Settings
+from statesync import AsyncGameStore, AsyncLoginService, GameStore, LoginService, Settings
 from statesync.errors import (
     BrokerUnavailable,
     CharacterNotFound,
     CharacterNotLoaded,
     CharacterNotSaved,
     InvalidCharId,
+    InvalidInput,
 )
-from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
@@ -35,8 +35,10 @@ def enqueued() -> list[int]:
 
 
 @pytest.fixture
-def service(orchestrator: GameStateOrchestrator, enqueued: list[int]) -> LoginService:
-    return LoginService(orchestrator, enqueued.append)
+def service(settings: Settings, enqueued: list[int]) -> Iterator[LoginService]:
+    with GameStore(settings) as store:
+        store._client.__dict__["_enqueue"] = enqueued.append
+        yield LoginService(store)
 
 
 def test_login_returns_the_character_with_its_sessions(
@@ -73,7 +75,7 @@ def test_logout_of_one_of_four_and_back(
     service.logout(2)
     hot.update_session("combat", fight, {"round": "2"}, log=["2 is away"])
     assert not hot.sync_state(2).dirty
-    assert {r.outcome for r in service.orchestrator.backup_many([1, 3, 4])} == {"saved"}
+    assert {r.outcome for r in service._client.orchestrator.backup_many([1, 3, 4])} == {"saved"}
     logged_in = service.login(2)
     assert logged_in.sessions["combat"].fields["round"] == "2"
     assert logged_in.report.sessions == {"combat": "live"}
@@ -83,14 +85,14 @@ def test_character_that_never_stands_still_stays(
     service: LoginService, hot: HotStore, full_core: FullCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hot.create(1, **full_core())
-    backup = service.orchestrator.backup_full_state
+    backup = service._client.orchestrator.backup_full_state
 
     def and_a_change(char_id: int) -> Any:
         report = backup(char_id)
         hot.update(char_id, gold=1)
         return report
 
-    monkeypatch.setattr(service.orchestrator, "backup_full_state", and_a_change)
+    monkeypatch.setattr(service._client.orchestrator, "backup_full_state", and_a_change)
     with pytest.raises(CharacterNotSaved):
         service.logout(1)
     assert hot.get(1).fields["gold"] == "1"
@@ -99,13 +101,14 @@ def test_character_that_never_stands_still_stays(
 
 LOGIN = """
 import sys
-from statesync import LoginService, Settings
-service = LoginService.from_settings(Settings.from_env())
+from statesync import GameStore, LoginService, Settings
+store = GameStore(Settings.from_env())
+service = LoginService(store)
 print("ready", flush=True)
 sys.stdin.readline()
 character, sessions, report = service.login(1)
 print(report.outcome, character.fields["gold"], character.sessions["combat"], flush=True)
-service.close()
+store.close()
 """
 
 
@@ -144,8 +147,7 @@ def test_logins_among_logouts_and_backups_never_go_back(
 ) -> None:
     """One player counts, and logs out and in again; others back up, evict and log in all the
     while. Whoever logs in sees what was counted last."""
-    service.orchestrator.hot.create(1, **full_core(), count="0")
-    bystander = LoginService(other, lambda _: None)
+    service._client.orchestrator.hot.create(1, **full_core(), count="0")
     stop = threading.Event()
 
     def disturb(work: Any) -> None:
@@ -155,8 +157,9 @@ def test_logins_among_logouts_and_backups_never_go_back(
             except (CharacterNotSaved, CharacterNotLoaded):
                 continue
 
-    works = (other.backup_full_state, bystander.logout, bystander.login)
-    with ThreadPoolExecutor(3) as pool:
+    with GameStore(settings) as store, ThreadPoolExecutor(3) as pool:
+        bystander = LoginService(store)
+        works = (other.backup_full_state, bystander.logout, bystander.login)
         disturbed = [pool.submit(disturb, work) for work in works]
         try:
             for count in range(1, 60):
@@ -164,7 +167,7 @@ def test_logins_among_logouts_and_backups_never_go_back(
                     seen = service.login(1).character
                     assert seen.fields["count"] == str(count - 1)
                     try:
-                        service.orchestrator.hot.update(1, count=count)
+                        service._client.orchestrator.hot.update(1, count=count)
                         break
                     except CharacterNotLoaded:
                         continue  # a bystander logged it out
@@ -175,8 +178,8 @@ def test_logins_among_logouts_and_backups_never_go_back(
                         continue
         finally:
             stop.set()
-        for done in disturbed:
-            done.result()
+        for work in disturbed:
+            work.result()
 
 
 def test_change_of_state_is_written_and_its_backup_enqueued(
@@ -204,37 +207,47 @@ def test_change_of_state_without_a_broker_waits_for_the_sweep(
 ) -> None:
     hot.create(1, **full_core())
     away = replace(settings, broker_url=f"redis+socket://{tmp_path}/nothing.sock")
-    with LoginService.from_settings(away) as service, caplog.at_level(logging.WARNING):
-        service.change_state(1, "trading")
+    with GameStore(away) as store, caplog.at_level(logging.WARNING):
+        LoginService(store).change_state(1, "trading")
     assert hot.sync_state(1).dirty
-    assert "character 1 is saved by the next sweep: the broker" in caplog.text
+    assert "the next sweep saves character 1: the broker" in caplog.text
+
+
+def test_fields_of_a_change_of_state_have_any_name(service: LoginService, hot: HotStore) -> None:
+    hot.create(1, state="exploration", gold=1)
+    service.change_state(1, "trading", {"durable": 3, "version": "x", "gold": None}, guild="a")
+    found = hot.get(1)
+    assert found.state == "trading"
+    assert found.fields == {"durable": "3", "version": "x", "guild": "a"}
+    with pytest.raises(InvalidInput, match="the new state is the second argument"):
+        service.change_state(1, "trading", {"state": "exploration"})
 
 
 def test_asyncio_has_the_same(
-    orchestrator: GameStateOrchestrator, enqueued: list[int], full_core: FullCore
+    settings: Settings, hot: HotStore, enqueued: list[int], full_core: FullCore
 ) -> None:
     def failing(char_id: int) -> None:
         enqueued.append(char_id)
         raise BrokerUnavailable("away")
 
     async def play() -> None:
-        service = AsyncLoginService(LoginService(orchestrator, failing))
-        orchestrator.hot.create(1, **full_core())
-        await service.change_state(1, "trading", gold=1)
-        assert await service.logout(1)
-        both = await asyncio.gather(service.login(1), service.login(1))
-        assert {b.character.fields["gold"] for b in both} == {"1"}
-        with pytest.raises(CharacterNotFound):
-            await service.login(9)
+        async with AsyncGameStore(settings) as store:
+            store._client.__dict__["_enqueue"] = failing
+            service = AsyncLoginService(store)
+            await store.create(1, full_core())
+            await service.change_state(1, "trading", gold=1)
+            assert await service.logout(1)
+            both = await asyncio.gather(service.login(1), service.login(1))
+            assert {b.character.fields["gold"] for b in both} == {"1"}
+            with pytest.raises(CharacterNotFound):
+                await service.login(9)
 
     asyncio.run(play())
     assert enqueued == [1]
 
 
-def test_async_service_from_settings(settings: Settings, engine: Engine, keys: Keys) -> None:
-    async def peek() -> None:
-        async with AsyncLoginService.from_settings(settings) as service:
-            with pytest.raises(CharacterNotFound):
-                await service.login(1)
-
-    asyncio.run(peek())
+def test_a_service_does_not_close_the_store_it_is_given(settings: Settings) -> None:
+    with GameStore(settings) as store:
+        for char_id in (1, 2):
+            store.create(char_id)
+            assert LoginService(store).login(char_id).report.outcome == "live"

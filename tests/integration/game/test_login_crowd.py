@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from statesync import LoginService, Settings
+from statesync import GameStore, LoginService, Settings
 from statesync.errors import CharacterNotLoaded, CharacterNotSaved, SessionNotFound
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
@@ -30,13 +30,15 @@ MANY = 40
 
 
 @pytest.fixture
-def service(orchestrator: GameStateOrchestrator) -> LoginService:
-    return LoginService(orchestrator, lambda _: None)
+def service(settings: Settings) -> Iterator[LoginService]:
+    with GameStore(settings) as store:
+        yield LoginService(store)
 
 
 def log_in_together(env: dict[str, str], barrier: Barrier, answers: Any) -> None:
     """Log the same characters in at the same moment as another process does."""
-    with LoginService.from_settings(Settings.from_env(env)) as service:
+    with GameStore(Settings.from_env(env)) as store:
+        service = LoginService(store)
         for char_id in range(1, MANY + 1):
             barrier.wait(60)
             character, sessions, report = service.login(char_id)
@@ -85,9 +87,10 @@ def test_two_processes_log_in_to_one_state(
 
 def disturb(env: dict[str, str], what: str, stop: Event) -> None:
     """Back up, log out or log in one character over and over, from a process of its own."""
-    with LoginService.from_settings(Settings.from_env(env)) as service:
+    with GameStore(Settings.from_env(env)) as store:
+        service = LoginService(store)
         works: dict[str, Any] = {
-            "backup": service.orchestrator.backup_full_state,
+            "backup": service._client.orchestrator.backup_full_state,
             "logout": service.logout,
             "login": service.login,
         }
@@ -194,7 +197,7 @@ def test_a_logout_under_constant_writes_loses_none(
                 pass
             service.logout(1)
         # Whatever became of the logout, and whether the bare writer has begun a new core.
-        service.orchestrator.backup_full_state(1)
+        service._client.orchestrator.backup_full_state(1)
         character = service.login(1).character
         assert character.fields["gold"] == str(accepted[-1] if accepted else before)
         assert (character.bio or {})["name"] == "Hero 1"
@@ -251,9 +254,9 @@ def test_the_warning_of_a_lost_broker_names_no_password(
 ) -> None:
     hot.create(1, **full_core())
     away = replace(settings, broker_url="redis://:hunter2@127.0.0.1:1/1")
-    with LoginService.from_settings(away) as service, caplog.at_level(logging.DEBUG):
-        version = service.change_state(1, "trading")
+    with GameStore(away) as store, caplog.at_level(logging.DEBUG):
+        version = LoginService(store).change_state(1, "trading")
     assert hot.get(1).version == version
     assert hot.sync_state(1).dirty
-    assert "character 1 is saved by the next sweep: the broker" in caplog.text
+    assert "the next sweep saves character 1: the broker" in caplog.text
     assert "hunter2" not in caplog.text

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync.errors import CharacterNotFound, CharacterNotLoaded, RedisUnavailable
-from statesync.game.login import LoginService
+from statesync.game.client import log_in
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED
 from statesync.hot.store import HotStore
@@ -46,7 +46,7 @@ def assert_gone(orchestrator: Orchestrator, raw: Any, keys: Keys, char_id: int =
     assert hot.sync_state(char_id) == (False, None, None, None)
     assert orchestrator.restore_full_state(char_id).outcome == "not_found"
     with pytest.raises(CharacterNotFound):
-        LoginService(orchestrator, lambda _: None).login(char_id)
+        log_in(orchestrator, char_id)
     assert not raw.exists(keys.core(char_id))
 
 

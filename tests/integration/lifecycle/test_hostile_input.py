@@ -18,10 +18,11 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import Engine
 
-from statesync import GameStateOrchestrator, HotStore, Settings, Together
+from statesync import GameStateOrchestrator, Settings, Together
 from statesync.cli import main
 from statesync.errors import InvalidInput, SettingsError, StatesyncError
 from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
 from statesync.state.fields import TIE_FIELD
 
 BATCH = 20

@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy import Engine, text
 
 import statesync.lifecycle.orchestrator
-from statesync import GameStateOrchestrator, HotStore
+from statesync import GameStateOrchestrator
 from statesync.errors import CharacterNotSaved, CorruptState
 from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
 from tests.conftest import FullCore
 
 PARTY = [1, 2, 3, 4]
