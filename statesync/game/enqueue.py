@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+import os
+from typing import TYPE_CHECKING, Self
 
 from statesync.errors import BrokerUnavailable
 from statesync.settings import Settings
 from statesync.worker.names import QueueName, TaskName
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 __all__ = ["BackupSender", "enqueue_backup"]
 
@@ -21,53 +25,34 @@ def enqueue_backup(settings: Settings) -> BackupSender:
 
 
 class BackupSender:
-    """Sends the backup task of a character when it is called. Threads may share it.
-
-    The game's Celery application stays the current one. Connections come from a pool of its own,
-    because Celery's pools, and the limit of their size, belong to all applications of a process.
-    ``CELERY_BROKER_URL`` and its like are the game's, and have no effect here.
-    """
+    """Sends the backup task of a character when it is called. Threads may share it."""
 
     def __init__(self, settings: Settings) -> None:
-        # Only a game that enqueues pays for the import.
-        from celery import Celery
-        from kombu import Connection
-
         self._settings = settings
-        self._app = Celery(
-            "statesync.sender",
-            loader="celery.loaders.app:AppLoader",
-            config_source={"broker_url": settings.broker_url},
-            fixups=(),
-            set_as_current=False,
-        )
-        self._pool = Connection(
-            settings.broker_url,
-            connect_timeout=_CONNECT_SECONDS,
-            transport_options=_TRANSPORT_OPTIONS,
-        ).Pool(limit=_POOL_SIZE)
+        self._app, self._pid = _application(settings.broker_url), os.getpid()
 
     def __call__(self, char_id: int) -> None:
         """Send the task. Raises BrokerUnavailable."""
         from kombu.exceptions import OperationalError
 
+        if self._pid != os.getpid():  # a fork's connections belong to its parent
+            self._app, self._pid = _application(self._settings.broker_url), os.getpid()
         try:
-            with self._pool.acquire(block=True) as connection:
-                self._app.send_task(
-                    TaskName.BACKUP_FULL_STATE.value,
-                    args=(char_id,),
-                    queue=self._settings.queue(QueueName.BACKUP),
-                    expires=self._settings.lease_seconds,
-                    ignore_result=True,
-                    retry_policy={"max_retries": 1},
-                    connection=connection,
-                )
+            self._app.send_task(
+                TaskName.BACKUP_FULL_STATE.value,
+                args=(char_id,),
+                queue=self._settings.queue(QueueName.BACKUP),
+                expires=self._settings.lease_seconds,
+                ignore_result=True,
+                retry_policy={"max_retries": 1},
+            )
         except OperationalError as error:
             raise BrokerUnavailable(f"the broker: {error}") from None
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.force_close_all()
+        if self._pid == os.getpid():
+            self._app.amqp.producer_pool.connections.force_close_all()
         self._app.close()
 
     def __enter__(self) -> Self:
@@ -75,3 +60,33 @@ class BackupSender:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _application(broker_url: str) -> Celery:
+    """Return an application that shares nothing with the game's own.
+
+    It is never the current one, it has connections of its own, since Celery's pools and the limit
+    of their size belong to all applications of a process, and ``CELERY_BROKER_URL``,
+    ``CELERY_CONFIG_MODULE``, ``CELERY_LOADER`` and Django's settings do not reach it.
+    """
+    # Only a game that enqueues pays for these imports.
+    from celery import Celery
+    from celery.app.amqp import AMQP
+    from kombu import Connection
+    from kombu.pools import ProducerPool
+
+    broker = Connection(
+        broker_url, connect_timeout=_CONNECT_SECONDS, transport_options=_TRANSPORT_OPTIONS
+    )
+
+    class OwnPool(AMQP):
+        producer_pool = ProducerPool(broker.Pool(limit=_POOL_SIZE), limit=_POOL_SIZE)
+
+    return Celery(
+        "statesync.sender",
+        amqp=OwnPool,
+        loader="celery.loaders.app:AppLoader",
+        config_source={"broker_url": broker_url},
+        fixups=[],
+        set_as_current=False,
+    )

@@ -1,0 +1,37 @@
+"""Owns the names of tasks and queues, which games and workers agree on. It imports no Celery."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["QueueName", "TaskName"]
+
+
+class TaskName(StrEnum):
+    """How a message names its task."""
+
+    BACKUP_FULL_STATE = "statesync.backup_full_state"
+    """Save one character."""
+    BACKUP_BATCH = "statesync.backup_batch"
+    """Save characters that a sweep has claimed."""
+    RESTORE_FULL_STATE = "statesync.restore_full_state"
+    """Load one character into Redis if it is absent."""
+    RESTORE_BATCH = "statesync.restore_batch"
+    """Load many characters into Redis if they are absent."""
+    SYNC_DIRTY = "statesync.sync_dirty"
+    """Sweep the dirty list once."""
+    SCRUB = "statesync.scrub"
+    """Mark unsaved characters that have no mark."""
+
+
+class QueueName(StrEnum):
+    """The queues of a worker; ``Settings.queue`` puts the prefix before each."""
+
+    RESTORE = "restore"
+    """Logins."""
+    SYNC = "sync"
+    """Sweeps."""
+    BACKUP = "backup"
+    """Backups, and all other bulk work."""
+    CELERY = "celery"
+    """Celery's own default: messages of other applications that name no queue."""
