@@ -1,11 +1,15 @@
-"""Owns conflicts: what Redis has lost and PostgreSQL holds is recorded, and Redis raised to it."""
+"""Owns conflicts: records the state that only PostgreSQL holds, and raises Redis to its version.
+
+A row that is ahead of Redis means that Redis went back in time: it lost its last writes.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, func, select, update
@@ -21,7 +25,8 @@ from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.sessions.base import SessionOrchestrator
-from statesync.state.characters import write_character
+from statesync.state.characters import Character, write_character
+from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
 
 __all__ = ["reconcile"]
@@ -31,89 +36,152 @@ log = logging.getLogger(__name__)
 _OLDER = "Redis held an older version"
 
 
+class _SessionAhead(NamedTuple):
+    """A session of which PostgreSQL holds a newer version than Redis."""
+
+    snapshot: Snapshot
+    """Of the group that it is in."""
+    session: Session
+    row_version: int
+
+
 def reconcile(
     hot: HotStore,
     engine: Engine,
     types: Mapping[str, SessionOrchestrator],
-    left: Sequence[Snapshot],
+    refused: Sequence[Snapshot],
     pending: Mapping[int, Claim],
 ) -> set[int | UUID]:
-    """Bring the cores and sessions of refused and incomplete snapshots up to their rows.
+    """Raise the cores and sessions of refused snapshots to their rows; return those in conflict.
 
-    The losing row is recorded, durably, before the core's version rises above it: a crash in
-    between records it again, never not at all. A group whose losing session cannot be loaded is
-    marked ``corrupt`` and left alone.
+    What PostgreSQL holds is recorded, durably, before Redis is raised above it. After a crash in
+    between it is found and recorded again, as the same entry. A group with a session that its type
+    cannot load is marked ``corrupt`` and left alone. A core that lacks fields of its row gets them.
     """
-    results = {i: r for item in left if item.outcome for i, r in item.outcome.characters.items()}
-    # Who has lost the claim knows nothing of conflicts any more.
-    asked = [i for i in pending if i in results]
-    marks = hot.run_many([hot.commands.sync_state(i) for i in asked])
-    ours = {i for i, m in zip(asked, marks, strict=True) if unwrap(m).token == pending[i].token}
-    refused = [i for i in ours if isinstance(results[i], Refused)]
-    behind = _sessions_behind(hot, [item for item in left if item.anchor in ours])
-    if not refused and not behind and not any(isinstance(r, Incomplete) for r in results.values()):
+    results = {i: r for item in refused if item.result for i, r in item.result.characters.items()}
+    claimed = _still_claimed(hot, pending, results)
+    ahead = [i for i in claimed if isinstance(results[i], Refused)]
+    sessions_ahead = _sessions_ahead(hot, [item for item in refused if item.anchor in claimed])
+    incomplete = {i: r.row for i, r in results.items() if isinstance(r, Incomplete)}
+    if not ahead and not sessions_ahead and not incomplete:
         return set()
     with database.transaction(engine) as connection:
-        for char_id in refused:
-            log.warning("character %d: PostgreSQL holds a newer state than Redis", char_id)
-            durable.characters.record_conflict(connection, char_id, _OLDER)
-        for item, session, version in behind:
-            log.warning("%s: PostgreSQL holds a newer state than Redis", session.name)
-            try:
-                lost = _losing(connection, types[session.session_type], session, version)
-            except Rejected as error:
-                item.corrupt = CorruptState(item.anchor, session.name, str(error))
-                continue
-            whose = min(lost.members, default=item.anchor)  # the same, whoever finds it
-            _record(connection, lost, whose)
-            # Should we die before the next save, that one compares the whole log.
-            durable.sessions.invalidate(connection, [session.id])
-        rows_of = durable.characters.load(connection, refused)
-    rows_of |= {i: r.row for i, r in results.items() if isinstance(r, Incomplete)}
-    broken = {i for item in left if item.corrupt for i in item.group.characters}
-    behind = [one for one in behind if not one[0].corrupt]
-    cores = [
-        hot.commands.reconcile(char_id, version=row.version, missing=write_character(row.core()))
-        for char_id, row in rows_of.items()
-        if char_id not in broken
-    ]
-    raised = [
-        hot.commands.reconcile_session(session.session_type, session.id, version=version)
-        for _, session, version in behind
-    ]
-    hot.run_many([*cores, *raised])
-    return {*(set(refused) - broken), *(session.id for _, session, _ in behind)}
+        _record_characters(connection, ahead)
+        for item in sessions_ahead:
+            _record_session(connection, types[item.session.session_type], item)
+        rows = durable.characters.load(connection, ahead) | incomplete
+    corrupt = {i for item in refused if item.corrupt for i in item.group.characters}
+    sessions_ahead = [item for item in sessions_ahead if not item.snapshot.corrupt]
+    _raise_versions(hot, {i: row for i, row in rows.items() if i not in corrupt}, sessions_ahead)
+    return {*(set(ahead) - corrupt), *(item.session.id for item in sessions_ahead)}
 
 
-def _losing(
-    connection: Connection, session_type: SessionOrchestrator, session: Session, version: int
+def _still_claimed(
+    hot: HotStore, pending: Mapping[int, Claim], char_ids: Collection[int]
+) -> set[int]:
+    """Return the pending characters of ``char_ids`` whose claims are still ours.
+
+    If a claim was lost, another worker saves the character: its newer row is no conflict.
+    """
+    candidates = [i for i in pending if i in char_ids]
+    states = hot.run_many([hot.commands.sync_state(i) for i in candidates])
+    return {
+        i
+        for i, state in zip(candidates, states, strict=True)
+        if unwrap(state).token == pending[i].token
+    }
+
+
+def _sessions_ahead(hot: HotStore, refused: Sequence[Snapshot]) -> list[_SessionAhead]:
+    """Return the refused sessions of which Redis still holds an older version than PostgreSQL.
+
+    A session that is gone from Redis has ended since the snapshot: it is left out.
+    """
+    candidates = [
+        _SessionAhead(item, item.group.sessions[session_id], result.version)
+        for item in refused
+        if item.result
+        for session_id, result in item.result.sessions.items()
+        if isinstance(result, Refused)
+    ]
+    peeks = hot.run_many(
+        [hot.commands.peek_session(s.session_type, s.id) for _, s, _ in candidates]
+    )
+    return [
+        item
+        for item, live_version in zip(candidates, map(unwrap, peeks), strict=True)
+        if live_version >= 0
+        and (live_version < item.row_version or item.session.version == item.row_version)
+    ]
+
+
+def _record_characters(connection: Connection, char_ids: Sequence[int]) -> None:
+    for char_id in char_ids:
+        log.warning("character %d: PostgreSQL holds a newer state than Redis", char_id)
+        durable.characters.record_conflict(connection, char_id, _OLDER)
+
+
+def _record_session(
+    connection: Connection, orchestrator: SessionOrchestrator, ahead: _SessionAhead
+) -> None:
+    """Copy a session as PostgreSQL holds it, whole, to ``state_conflicts``; each state only once.
+
+    Marks its group ``corrupt`` if its type cannot load it.
+    """
+    snapshot, session, row_version = ahead
+    label = SessionRef(session.session_type, str(session.id)).label
+    log.warning("%s: PostgreSQL holds a newer state than Redis", label)
+    try:
+        lost = _load_session(connection, orchestrator, session, row_version)
+    except Rejected as error:
+        snapshot.corrupt = CorruptState(snapshot.anchor, label, str(error))
+        return
+    state = {
+        "session": {"id": str(lost.id), "session_type": lost.session_type, **lost.fields},
+        "log": list(lost.log),
+    }
+    row = {
+        # The same character whichever worker finds it, so that the entry is the same.
+        "character_id": min(lost.members, default=snapshot.anchor),
+        "version": lost.version,
+        "reason": f"{label}: {_OLDER}",
+        "state": state,
+    }
+    connection.execute(upsert(state_conflicts).values(row).on_conflict_do_nothing())
+    # If we die before the next save, that save compares the whole log.
+    durable.sessions.invalidate(connection, [session.id])
+
+
+def _load_session(
+    connection: Connection, orchestrator: SessionOrchestrator, session: Session, row_version: int
 ) -> Session:
     """Return a session as PostgreSQL holds it, open or not. Raises Rejected if its type fails."""
     with (
         _as_if_open(connection, session.session_type, session.id) as members,
         work_of(f"the session type {session.session_type!r} cannot load it", connection),
     ):
-        rows = session_type.load(connection, members)
-    row = next((row for row in rows.values() if row.id == session.id), None)
-    return row or replace(session, fields={}, log=(), version=version)
+        loaded = orchestrator.load(connection, members)
+    found = next((row for row in loaded.values() if row.id == session.id), None)
+    return found or replace(session, fields={}, log=(), version=row_version)
 
 
 @contextmanager
 def _as_if_open(connection: Connection, session_type: str, session_id: UUID) -> Iterator[list[int]]:
-    """Run a block in which a session is open, and the only one of whoever ever was in it.
+    """Run a block in which a session is open, and its members are in no other session of its type.
 
-    Gives these characters. A type's ``load`` finds it then, also where it has ended. Nothing of
-    this, nor of what the block does, is kept.
+    Gives the characters that ever were in it. So a type's ``load`` finds a session that has ended,
+    too. At the end all of this is rolled back, with what the block did.
     """
     inside = session_characters.c.session_id == session_id
     savepoint = connection.begin_nested()
     try:
         query = select(session_characters.c.character_id).where(inside)
         members = sorted(connection.execute(query).scalars())
-        known = durable.sessions.memberships(connection, members)
-        others = [i for _, its_kind, i in known if its_kind == session_type]
-        end = update(sessions).where(sessions.c.id.in_(others)).values(closed_at=func.now())
-        connection.execute(end)
+        memberships = durable.sessions.memberships(connection, members)
+        others = [i for _, other_type, i in memberships if other_type == session_type]
+        connection.execute(
+            update(sessions).where(sessions.c.id.in_(others)).values(closed_at=func.now())
+        )
         connection.execute(
             update(sessions).where(sessions.c.id == session_id).values(closed_at=None)
         )
@@ -123,36 +191,16 @@ def _as_if_open(connection: Connection, session_type: str, session_id: UUID) -> 
         savepoint.rollback()
 
 
-def _record(connection: Connection, session: Session, char_id: int) -> None:
-    """Copy a session, whole, to ``state_conflicts``; the same state only once."""
-    state = {
-        "session": {"id": str(session.id), "session_type": session.session_type, **session.fields},
-        "log": list(session.log),
-    }
-    row = {
-        "character_id": char_id,
-        "version": session.version,
-        "reason": f"{session.name}: {_OLDER}",
-        "state": state,
-    }
-    connection.execute(upsert(state_conflicts).values(row).on_conflict_do_nothing())
-
-
-def _sessions_behind(
-    hot: HotStore, left: Sequence[Snapshot]
-) -> list[tuple[Snapshot, Session, int]]:
-    """Return the refused sessions of which Redis holds an older version than PostgreSQL, each
-    with its group and the row's version. One that is gone has ended meanwhile."""
-    refused = [
-        (item, item.group.sessions[i], result.version)
-        for item in left
-        if item.outcome
-        for i, result in item.outcome.sessions.items()
-        if isinstance(result, Refused)
+def _raise_versions(
+    hot: HotStore, rows: Mapping[int, Character], sessions_ahead: Sequence[_SessionAhead]
+) -> None:
+    """Raise live cores to their rows' versions, with the fields that they lack, and sessions."""
+    cores = [
+        hot.commands.reconcile(char_id, version=row.version, missing=write_character(row.core()))
+        for char_id, row in rows.items()
     ]
-    peeks = hot.run_many([hot.commands.peek_session(s.session_type, s.id) for _, s, _ in refused])
-    return [
-        (item, session, version)
-        for (item, session, version), live in zip(refused, map(unwrap, peeks), strict=True)
-        if 0 <= live < version or (live >= 0 and version == session.version)
+    live_sessions = [
+        hot.commands.reconcile_session(session.session_type, session.id, version=row_version)
+        for _, session, row_version in sessions_ahead
     ]
+    hot.run_many([*cores, *live_sessions])

@@ -1,4 +1,8 @@
-"""Owns what is saved together: a group of characters and their sessions, whole or not at all."""
+"""Owns what is saved together: a consistency group, whole or not at all.
+
+A consistency group is a set of characters and sessions that belong together: they share a session,
+or one change changed them all.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +22,50 @@ from statesync.state.characters import Character
 from statesync.state.fields import dump_json
 from statesync.state.sessions import Session
 
-__all__ = ["Group", "Outcome", "save"]
+__all__ = ["Group", "GroupResult", "SessionResult", "save"]
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What was read at one instant and is committed in one transaction."""
+    """A group as one snapshot read it; one transaction commits it."""
 
     characters: dict[int, Character]
     sessions: dict[UUID, Session] = field(default_factory=dict)
     references: dict[int, dict[str, str]] = field(default_factory=dict)
-    """The ids that each core points at, by type; also of sessions that are gone."""
+    """By character: the ids that its core points at, by type; also of sessions that are gone."""
+
+
+SessionResult = Saved | Refused | Busy | HeldBack
+"""What became of one session of a group."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a group."""
+class GroupResult:
+    """What became of a group, and of each of its characters and sessions."""
 
     saved: bool
     characters: dict[int, Result]
-    sessions: dict[UUID, Saved | Refused | Busy | HeldBack]
+    sessions: dict[UUID, SessionResult]
 
 
-Decision = Result | Accepted
-_FINE = (Accepted, Saved, Deleted)
+CharacterDecision = Result | Accepted
+SessionDecision = Saved | Refused | Busy | Accepted
+_SAVEABLE = (Accepted, Saved, Deleted)
+"""Decisions that do not keep the rest of a group from being saved."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """What the rows say of the characters and sessions of some groups."""
+
+    characters: Mapping[int, CharacterDecision]
+    sessions: Mapping[UUID, SessionDecision]
+
+    def can_save(self, group: Group) -> bool:
+        """Return whether nothing keeps a group from being saved whole."""
+        return all(isinstance(self.characters[i], _SAVEABLE) for i in group.characters) and all(
+            isinstance(self.sessions[i], _SAVEABLE) for i in group.sessions
+        )
 
 
 def save(
@@ -50,26 +74,100 @@ def save(
     types: Mapping[str, SessionOrchestrator],
     *,
     wait: bool = True,
-) -> list[Outcome]:
+) -> list[GroupResult]:
     """Save groups in the transaction of ``connection``, each whole or not at all.
 
-    No character or session may be in two of them. What is saved is durable when the caller
-    commits. Raises Rejected where a session type refuses its data, and Raced.
+    No character or session may be in two of them. With ``wait`` this waits for locked rows. What is
+    saved is durable when the caller commits. Raises Rejected if a session type refuses its data,
+    and Raced.
     """
-    everybody = [c for group in groups for c in group.characters.values()]
-    decided = durable.characters.decide(connection, everybody, wait=wait)
-    decided_sessions = durable.sessions.decide(
-        connection, [s for group in groups for s in group.sessions.values()], wait=wait
+    characters = [c for group in groups for c in group.characters.values()]
+    sessions = [s for group in groups for s in group.sessions.values()]
+    decided = _Decided(
+        durable.characters.decide(connection, characters, wait=wait),
+        durable.sessions.decide(connection, sessions, wait=wait),
     )
-    whole = [
-        all(isinstance(decided[i], _FINE) for i in group.characters)
-        and all(isinstance(decided_sessions[i], _FINE) for i in group.sessions)
-        for group in groups
-    ]
-    accepted = [group for group, fine in zip(groups, whole, strict=True) if fine]
-    written: dict[int, Result] = {}
-    written.update(_write_characters(connection, accepted, decided))
-    _write_sessions(connection, accepted, decided_sessions, types)
+    accepted = [group for group in groups if decided.can_save(group)]
+    written = _write_characters(connection, accepted, decided)
+    _write_sessions(connection, accepted, decided, types)
+    _end_memberships(connection, accepted, written, types)
+    return [_result(group, decided, written) for group in groups]
+
+
+def _result(group: Group, decided: _Decided, written: Mapping[int, Saved]) -> GroupResult:
+    saved = decided.can_save(group)
+    characters: dict[int, Result] = {}
+    for char_id in group.characters:
+        decision = decided.characters[char_id]
+        not_written = HeldBack() if isinstance(decision, Accepted) else decision
+        characters[char_id] = written.get(char_id, not_written)
+    sessions: dict[UUID, SessionResult] = {}
+    for session_id, session in group.sessions.items():
+        session_decision = decided.sessions[session_id]
+        if not isinstance(session_decision, Accepted):
+            sessions[session_id] = session_decision
+        else:
+            sessions[session_id] = Saved(session.version, changed=True) if saved else HeldBack()
+    return GroupResult(saved, characters, sessions)
+
+
+def _write_characters(
+    connection: Connection, accepted: Sequence[Group], decided: _Decided
+) -> dict[int, Saved]:
+    new: list[Character] = []
+    over: list[Character] = []
+    for character in (c for group in accepted for c in group.characters.values()):
+        decision = decided.characters[character.char_id]
+        if isinstance(decision, Accepted):
+            (new if decision.new else over).append(character)
+    return durable.characters.write(connection, new, over)
+
+
+def _write_sessions(
+    connection: Connection,
+    accepted: Sequence[Group],
+    decided: _Decided,
+    types: Mapping[str, SessionOrchestrator],
+) -> None:
+    new: list[Session] = []
+    over: list[Session] = []
+    by_type: dict[str, list[Session]] = defaultdict(list)
+    for session in (s for group in accepted for s in group.sessions.values()):
+        decision = decided.sessions[session.id]
+        if isinstance(decision, Accepted):
+            (new if decision.new else over).append(session)
+            by_type[session.session_type].append(session)
+    if not by_type:
+        return
+    payloads: dict[UUID, dict[str, Any]] = {}
+    for session_type, sessions in by_type.items():
+        payloads |= _payloads(types[session_type], session_type, sessions)
+    saved = {char_id for group in accepted for char_id in group.characters}
+    durable.sessions.write(connection, new, over, payloads, saved)
+    for session_type, sessions in by_type.items():
+        with work_of(f"the session type {session_type!r} cannot save it", connection):
+            types[session_type].save(connection, sessions)
+
+
+def _payloads(
+    orchestrator: SessionOrchestrator, session_type: str, sessions: Sequence[Session]
+) -> dict[UUID, dict[str, Any]]:
+    """Return the payloads of sessions. Raises Rejected if their type fails or gives no JSON."""
+    payloads = {}
+    with work_of(f"the session type {session_type!r} cannot save it"):
+        for session in sessions:
+            payloads[session.id] = orchestrator.payload(session)
+            dump_json(payloads[session.id])
+    return payloads
+
+
+def _end_memberships(
+    connection: Connection,
+    accepted: Sequence[Group],
+    written: Mapping[int, Saved],
+    types: Mapping[str, SessionOrchestrator],
+) -> None:
+    """Take the written characters out of the sessions that they do not point at any more."""
     references = {
         char_id: set(group.references.get(char_id, {}).values())
         for group in accepted
@@ -77,64 +175,5 @@ def save(
         if char_id in written
     }
     if references:
-        saved = [session_id for group in accepted for session_id in group.sessions]
-        durable.sessions.end_memberships(connection, references, list(types), saved)
-    outcomes = []
-    for group, fine in zip(groups, whole, strict=True):
-        results = {i: written.get(i, _result(decided[i])) for i in group.characters}
-        sessions: dict[UUID, Saved | Refused | Busy | HeldBack] = {}
-        for session_id, session in group.sessions.items():
-            decision = decided_sessions[session_id]
-            if not isinstance(decision, Accepted):
-                sessions[session_id] = decision
-            else:
-                sessions[session_id] = Saved(session.version, changed=True) if fine else HeldBack()
-        outcomes.append(Outcome(fine, results, sessions))
-    return outcomes
-
-
-def _result(decision: Decision) -> Result:
-    return HeldBack() if isinstance(decision, Accepted) else decision
-
-
-def _write_characters(
-    connection: Connection, accepted: Sequence[Group], decided: Mapping[int, Decision]
-) -> dict[int, Saved]:
-    new: list[Character] = []
-    over: list[Character] = []
-    for group in accepted:
-        for char_id, character in group.characters.items():
-            decision = decided[char_id]
-            if isinstance(decision, Accepted):
-                (new if decision.new else over).append(character)
-    return durable.characters.write(connection, new, over)
-
-
-def _write_sessions(
-    connection: Connection,
-    accepted: Sequence[Group],
-    decided: Mapping[UUID, Any],
-    types: Mapping[str, SessionOrchestrator],
-) -> None:
-    new: list[Session] = []
-    over: list[Session] = []
-    by_type: dict[str, list[Session]] = defaultdict(list)
-    for group in accepted:
-        for session_id, session in group.sessions.items():
-            decision = decided[session_id]
-            if isinstance(decision, Accepted):
-                (new if decision.new else over).append(session)
-                by_type[session.session_type].append(session)
-    if not by_type:
-        return
-    payloads: dict[UUID, dict[str, Any]] = {}
-    for session_type, sessions in by_type.items():
-        with work_of(f"the session type {session_type!r} cannot save it"):
-            for session in sessions:
-                payloads[session.id] = types[session_type].payload(session)
-                dump_json(payloads[session.id])  # what is no JSON is the type's mistake
-    saved = {char_id for group in accepted for char_id in group.characters}
-    durable.sessions.write(connection, new, over, payloads, saved)
-    for session_type, sessions in by_type.items():
-        with work_of(f"the session type {session_type!r} cannot save it", connection):
-            types[session_type].save(connection, sessions)
+        saved_sessions = [session_id for group in accepted for session_id in group.sessions]
+        durable.sessions.end_memberships(connection, references, list(types), saved_sessions)

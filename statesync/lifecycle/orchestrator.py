@@ -18,9 +18,10 @@ from statesync.errors import (
 )
 from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
-from statesync.lifecycle.backup import Backup, BackupReport
+from statesync.lifecycle.backup import Backup
 from statesync.lifecycle.deletion import Deletion, DeletionReport
 from statesync.lifecycle.failpoints import failpoint
+from statesync.lifecycle.reports import BackupReport
 from statesync.lifecycle.restore import Restore, RestoreReport
 from statesync.sessions.base import SessionOrchestrator, SessionReport, make_orchestrators
 from statesync.settings import Settings

@@ -10,92 +10,128 @@ from sqlalchemy import Engine
 
 from statesync import durable
 from statesync.durable import database
+from statesync.durable.characters import Saved
 from statesync.errors import CorruptState, InvalidField
-from statesync.hot.commands.backup import RawSnapshot
+from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SessionAck
+from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
-from statesync.lifecycle.groups import Group, Outcome
+from statesync.lifecycle.groups import Group, GroupResult
 from statesync.sessions.base import SessionOrchestrator
-from statesync.state.characters import decode_character
+from statesync.state.characters import Character, decode_character
+from statesync.state.references import SessionRef
 from statesync.state.sessions import Session, decode_session
 
-__all__ = ["Snapshot", "add", "decode", "merge", "read_logs"]
+__all__ = ["Snapshot", "acknowledgement", "add", "decode", "merge", "read_logs"]
 
 _LOG_STEP = 1000
-"""How many log entries are read by one script."""
+"""How many log entries one script reads."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Snapshot:
-    """A snapshot that can be saved."""
+    """A snapshot of one group, and what became of it."""
 
     anchor: int
+    """The character whose claim the snapshot was taken under."""
     raw: RawSnapshot
     group: Group
-    outcome: Outcome | None = None
+    result: GroupResult | None = None
+    """None until PostgreSQL has decided."""
     corrupt: CorruptState | None = None
+    """Why the group cannot be saved."""
 
-    def holds(self) -> list[int | UUID]:
-        """Return whom and what it holds."""
+    @property
+    def saved(self) -> bool:
+        """Whether PostgreSQL holds the group."""
+        return self.result is not None and self.result.saved
+
+    @property
+    def refused(self) -> bool:
+        """Whether PostgreSQL has refused the group, for now or for good."""
+        return self.result is not None and not self.result.saved
+
+    def members(self) -> list[int | UUID]:
+        """Return the characters and sessions in it."""
         return [*self.group.characters, *self.group.sessions]
 
-    def version(self, key: int | UUID) -> int:
-        """Return the version at which it holds somebody or something."""
-        if isinstance(key, UUID):
-            return self.group.sessions[key].version
-        return self.group.characters[key].version
+    def version(self, member: int | UUID) -> int:
+        """Return the version of one member."""
+        if isinstance(member, UUID):
+            return self.group.sessions[member].version
+        return self.group.characters[member].version
 
 
 def merge(known: Mapping[int, frozenset[str]]) -> dict[int, frozenset[str]]:
-    """Return the known members of each character's group; of those in one, the first has all."""
+    """Join the known members of each character's group; the first character of a group has all."""
     first_of: dict[str, int] = {}
     merged: dict[int, frozenset[str]] = {}
     for char_id, names in known.items():
-        together = names | {str(char_id)}
-        met = {first_of[name] for name in together if name in first_of}
-        first = min(met, default=char_id)
-        together = together.union(*(merged.pop(other) for other in met))
-        merged[first] = together
-        first_of |= dict.fromkeys(together, first)
+        members = names | {str(char_id)}
+        overlapping = {first_of[name] for name in members if name in first_of}
+        first = min(overlapping, default=char_id)
+        members = members.union(*(merged.pop(other) for other in overlapping))
+        merged[first] = members
+        first_of |= dict.fromkeys(members, first)
     return merged
 
 
 def add(snapshots: dict[int | UUID, Snapshot], new: Snapshot) -> None:
-    """Add a snapshot; where somebody is in two of them, only the later one stands."""
-    for old in {
-        id(snapshots[key]): snapshots[key] for key in new.holds() if key in snapshots
-    }.values():
-        key = next(key for key in new.holds() if key in old.holds())
-        if old.version(key) > new.version(key):
+    """Add a snapshot under each of its members; of two that overlap, only the later one stays."""
+    overlapping = dict.fromkeys(snapshots[m] for m in new.members() if m in snapshots)
+    for old in overlapping:
+        shared = next(member for member in new.members() if member in old.members())
+        if old.version(shared) > new.version(shared):
             return
-        for key in old.holds():
-            snapshots.pop(key, None)
-    snapshots.update(dict.fromkeys(new.holds(), new))
+        for member in old.members():
+            snapshots.pop(member, None)
+    snapshots.update(dict.fromkeys(new.members(), new))
 
 
-def decode(snapshot: RawSnapshot) -> Group:
-    """Decode a snapshot. Raises CorruptState, which names whose field it is."""
+def decode(raw: RawSnapshot) -> Group:
+    """Decode a snapshot. Raises CorruptState, which names the character and the field."""
     characters = {
-        char_id: decode_character(char_id, core) for char_id, core in snapshot.cores.items() if core
+        char_id: decode_character(char_id, core) for char_id, core in raw.cores.items() if core
     }
     sessions: dict[UUID, Session] = {}
-    for (session_type, session_id), (log_length, raw) in snapshot.sessions.items():
-        if not raw:
+    for (session_type, session_id), (log_length, fields) in raw.sessions.items():
+        if not fields:
             continue
-        inside = [
-            i for i, held in snapshot.references.items() if held.get(session_type) == session_id
-        ]
-        try:
-            session = decode_session(session_type, session_id, raw, log_length)
-        except InvalidField as error:
-            whose = min(inside, default=min(characters))
-            raise CorruptState(whose, error.field, error.reason) from None
+        ref = SessionRef(session_type, session_id)
+        session = _decode_session(raw, ref, fields, log_length, characters)
         if session.id in sessions:
             reason = f"the id is that of a {sessions[session.id].session_type} session as well"
-            raise CorruptState(min(inside, default=min(characters)), session.name, reason)
-        away = [i for i in session.participants if i not in characters]
-        sessions[session.id] = replace(session, members=tuple(sorted({*inside, *away})))
-    references = {char_id: snapshot.references[char_id] for char_id in characters}
+            blamed = min(_pointing_at(raw, ref), default=min(characters))
+            raise CorruptState(blamed, ref.label, reason)
+        sessions[session.id] = session
+    references = {char_id: raw.references[char_id] for char_id in characters}
     return Group(characters, sessions, references)
+
+
+def _pointing_at(raw: RawSnapshot, ref: SessionRef) -> list[int]:
+    """Return the characters in a snapshot whose cores point at a session."""
+    return [
+        char_id
+        for char_id, references in raw.references.items()
+        if references.get(ref.session_type) == ref.id
+    ]
+
+
+def _decode_session(
+    raw: RawSnapshot,
+    ref: SessionRef,
+    fields: Mapping[bytes, bytes],
+    log_length: int,
+    characters: Mapping[int, Character],
+) -> Session:
+    """Decode a session and find its members: those that point at it or, not loaded, are named."""
+    inside = _pointing_at(raw, ref)
+    try:
+        session = decode_session(*ref, fields, log_length)
+    except InvalidField as error:
+        blamed = min(inside, default=min(characters))
+        raise CorruptState(blamed, error.field, error.reason) from None
+    not_loaded = [i for i in session.participants if i not in characters]
+    return replace(session, members=tuple(sorted({*inside, *not_loaded})))
 
 
 def read_logs(
@@ -105,40 +141,51 @@ def read_logs(
     snapshots: Sequence[Snapshot],
     conflicts: Collection[object],
 ) -> None:
-    """Read what of the sessions' logs is not in PostgreSQL yet.
+    """Add to each session the log entries that PostgreSQL does not have yet.
 
-    A log only grows, so what was in it at the snapshot's instant can be read afterwards.
+    A log only grows, so the entries that it had at the snapshot can be read afterwards. If
+    PostgreSQL was ahead of Redis, the whole log is read and compared.
     """
-    logs: dict[str, list[UUID]] = {}
-    for item in snapshots:
-        for session in item.group.sessions.values():
-            if session.log_length and types[session.session_type].has_log:
-                logs.setdefault(session.session_type, []).append(session.id)
-    if not logs:
+    with_log = [
+        (snapshot, session)
+        for snapshot in snapshots
+        for session in snapshot.group.sessions.values()
+        if session.log_length and types[session.session_type].has_log
+    ]
+    if not with_log:
         return
-    ends: dict[UUID, int] = {}
+    saved_ends, unreliable = _saved_logs(engine, types, [session for _, session in with_log])
+    for snapshot, session in with_log:
+        start = saved_ends.get(session.id, 0)
+        read_whole = session.id in conflicts or session.id in unreliable
+        if read_whole or start > session.log_length:
+            start = 0
+        try:
+            snapshot.group.sessions[session.id] = _with_log(hot, session, start)
+        except InvalidField as error:
+            label = SessionRef(session.session_type, str(session.id)).label
+            snapshot.corrupt = CorruptState(snapshot.anchor, f"{label}.{error.field}", error.reason)
+
+
+def _saved_logs(
+    engine: Engine, types: Mapping[str, SessionOrchestrator], sessions: Sequence[Session]
+) -> tuple[dict[UUID, int], set[UUID]]:
+    """Return how many entries of each log are saved, and the sessions to be saved again whole."""
+    by_type: dict[str, list[UUID]] = {}
+    for session in sessions:
+        by_type.setdefault(session.session_type, []).append(session.id)
+    saved_ends: dict[UUID, int] = {}
     with database.transaction(engine) as connection:
-        for session_type, ids in logs.items():
-            ends |= types[session_type].saved_log(connection, ids)
-        whole = durable.sessions.invalidated(connection, [i for ids in logs.values() for i in ids])
-    for item in snapshots:
-        for session in item.group.sessions.values():
-            if session.id in logs.get(session.session_type, ()):
-                # Where PostgreSQL was ahead of Redis, the whole log is compared.
-                start = ends.get(session.id, 0)
-                if session.id in conflicts or session.id in whole or start > session.log_length:
-                    start = 0
-                try:
-                    item.group.sessions[session.id] = _with_log(hot, session, start)
-                except InvalidField as error:
-                    item.corrupt = CorruptState(
-                        item.anchor, f"{session.name}.{error.field}", error.reason
-                    )
+        for session_type, ids in by_type.items():
+            saved_ends |= types[session_type].saved_log(connection, ids)
+        all_ids = [session_id for ids in by_type.values() for session_id in ids]
+        return saved_ends, durable.sessions.invalidated(connection, all_ids)
 
 
 def _with_log(hot: HotStore, session: Session, start: int) -> Session:
+    """Return a session with the entries of its log from ``start``. Raises InvalidField."""
     end = session.log_length
-    parts = hot.run_many(
+    pages = hot.run_many(
         [
             hot.commands.read_log(
                 session.session_type, session.id, start=at, stop=min(at + _LOG_STEP, end) - 1
@@ -146,7 +193,29 @@ def _with_log(hot: HotStore, session: Session, start: int) -> Session:
             for at in range(start, end, _LOG_STEP)
         ]
     )
-    entries = tuple(entry for part in parts for entry in unwrap(part))
+    entries = tuple(entry for page in pages for entry in unwrap(page))
     if len(entries) < end - start:
         raise InvalidField("log", "is shorter than it was: it may only be appended to")
     return replace(session, log=entries, log_start=start)
+
+
+def acknowledgement(snapshot: Snapshot, result: GroupResult) -> GroupAck:
+    """Return what acknowledges a group that PostgreSQL holds; its anchor comes first."""
+    raw, group = snapshot.raw, snapshot.group
+    cores = [
+        CoreAck(raw.claims[char_id], group.characters[char_id].version, saved.version)
+        if isinstance(saved, Saved)
+        else CoreAck(raw.claims[char_id])
+        for char_id, saved in result.characters.items()
+    ]
+    cores.sort(key=lambda core: core.claim.char_id != snapshot.anchor)
+    not_loaded = raw.cores.keys() - raw.claims.keys()
+    cores += [CoreAck(Claim(char_id, 0)) for char_id in not_loaded]
+    sessions = [
+        SessionAck(
+            session.session_type, str(session_id), session.version, saved.version, session.closed
+        )
+        for session_id, session in group.sessions.items()
+        if isinstance(saved := result.sessions[session_id], Saved)
+    ]
+    return GroupAck(raw.at_ms, cores, sessions, raw.ties)

@@ -25,6 +25,7 @@ from statesync.lifecycle.groups import Group
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
 from statesync.settings import Settings
 from statesync.state.characters import decode_character
+from statesync.state.outcomes import BackupOutcome
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -77,7 +78,7 @@ def wipe(raw: Any, keys: Keys) -> Callable[[], None]:
 
 def test_saved(orchestrator: Orchestrator, engine: Engine, full_core: FullCore) -> None:
     orchestrator.hot.create(1, **full_core())
-    assert orchestrator.backup_full_state(1) == BackupReport(1, "saved", version=2)
+    assert orchestrator.backup_full_state(1) == BackupReport(1, BackupOutcome.SAVED, version=2)
     assert (row(engine)["version"], row(engine)["name"]) == (2, "Hero 1")
     assert orchestrator.hot.sync_state(1) == (False, None, None, None)
     read = orchestrator.hot.get(1)
@@ -90,7 +91,9 @@ def test_unchanged(orchestrator: Orchestrator, engine: Engine, full_core: FullCo
     orchestrator.backup_full_state(1)
     before = row(engine)
     for _ in range(3):
-        assert orchestrator.backup_full_state(1) == BackupReport(1, "unchanged", version=2)
+        assert orchestrator.backup_full_state(1) == BackupReport(
+            1, BackupOutcome.UNCHANGED, version=2
+        )
     orchestrator.hot.mark_dirty(1)
     sweep_once(orchestrator)
     assert row(engine)["name"] == before["name"]

@@ -13,7 +13,7 @@ from statesync.durable import database
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import groups
-from statesync.lifecycle.groups import Group, Outcome
+from statesync.lifecycle.groups import Group, GroupResult
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.restore import Restore
 from statesync.lifecycle.snapshots import Snapshot, decode, read_logs
@@ -51,7 +51,7 @@ def take(game: GameStateOrchestrator) -> Group:
     return taken.group
 
 
-def commit(game: GameStateOrchestrator, *todo: Group) -> list[Outcome]:
+def commit(game: GameStateOrchestrator, *todo: Group) -> list[GroupResult]:
     with database.transaction(game.engine) as connection:
         return groups.save(connection, todo, game.sessions)
 
@@ -178,7 +178,7 @@ def test_closed_between_snapshot_and_acknowledgement_it_keeps_its_end(
 ) -> None:
     save = groups.save
 
-    def and_then_it_ends(*args: Any, **kwargs: Any) -> list[Outcome]:
+    def and_then_it_ends(*args: Any, **kwargs: Any) -> list[GroupResult]:
         outcomes = save(*args, **kwargs)
         hot.close_session("combat", fight, {"result": "won"})
         return outcomes
@@ -205,7 +205,7 @@ def test_who_logs_in_while_it_closes_keeps_no_reference(
     hot.close_session("combat", fight)
     save = groups.save
 
-    def and_somebody_logs_in(*args: Any, **kwargs: Any) -> list[Outcome]:
+    def and_somebody_logs_in(*args: Any, **kwargs: Any) -> list[GroupResult]:
         other.restore_full_state(2)
         return save(*args, **kwargs)
 
@@ -364,7 +364,7 @@ def test_faster_worker_that_ended_the_fight_is_no_conflict(
     orchestrator.backup_many(PARTY)
     save = groups.save
 
-    def too_late(*args: Any, **kwargs: Any) -> list[Outcome]:
+    def too_late(*args: Any, **kwargs: Any) -> list[GroupResult]:
         monkeypatch.undo()
         hot.update_session("combat", fight, {"round": "2"})
         assert other.backup_full_state(2).outcome == "saved"

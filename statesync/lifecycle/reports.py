@@ -1,0 +1,74 @@
+"""Owns what a backup reports of a character."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from uuid import UUID
+
+from statesync.durable.characters import Saved
+from statesync.lifecycle.groups import GroupResult
+from statesync.lifecycle.snapshots import Snapshot
+from statesync.state.outcomes import BackupOutcome, SessionOutcome
+from statesync.state.references import SessionRef
+
+__all__ = ["BackupReport", "saved_report"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """What became of one character in a backup."""
+
+    char_id: int
+    outcome: BackupOutcome
+    version: int | None = None
+    """The version that PostgreSQL holds."""
+    error: str | None = None
+    field: str | None = None
+    sessions: dict[str, SessionOutcome] = dataclass_field(default_factory=dict)
+    """By type: what became of each session that the core points at."""
+
+
+def saved_report(
+    snapshot: Snapshot,
+    result: GroupResult,
+    char_id: int,
+    *,
+    conflicts: Collection[int | UUID],
+) -> BackupReport:
+    """Return the report on one character of a group that PostgreSQL holds.
+
+    ``conflicts`` are the characters and sessions whose rows were ahead of Redis.
+    """
+    saved = result.characters[char_id]
+    if not isinstance(saved, Saved):
+        return BackupReport(char_id, BackupOutcome.DELETED)
+    refs = [SessionRef(*pair) for pair in snapshot.group.references[char_id].items()]
+    sessions = {ref.session_type: _session_outcome(snapshot, result, ref) for ref in refs}
+    if char_id in conflicts or any(UUID(ref.id) in conflicts for ref in refs):
+        outcome = BackupOutcome.CONFLICT
+    elif saved.changed or any(_is_changed(result, ref) for ref in refs):
+        outcome = BackupOutcome.SAVED
+    else:
+        outcome = BackupOutcome.UNCHANGED
+    missing = [ref.label for ref in refs if sessions[ref.session_type] is SessionOutcome.MISSING]
+    error = None
+    if missing:
+        error = f"gone from Redis: {', '.join(missing)}; what PostgreSQL has stays"
+    return BackupReport(char_id, outcome, saved.version, error, sessions=sessions)
+
+
+def _session_outcome(snapshot: Snapshot, result: GroupResult, ref: SessionRef) -> SessionOutcome:
+    session_id = UUID(ref.id)
+    saved = result.sessions.get(session_id)
+    if not isinstance(saved, Saved):
+        return SessionOutcome.MISSING
+    if snapshot.group.sessions[session_id].closed:
+        return SessionOutcome.CLOSED
+    return SessionOutcome.SAVED if saved.changed else SessionOutcome.UNCHANGED
+
+
+def _is_changed(result: GroupResult, ref: SessionRef) -> bool:
+    saved = result.sessions.get(UUID(ref.id))
+    return isinstance(saved, Saved) and saved.changed
