@@ -1,4 +1,4 @@
-"""Owns ``statesync bench``: runs benchmarks and prints medians, spread and ratios."""
+"""Owns the one command, ``python -m benchmarks``: it runs benchmarks and prints their results."""
 
 from __future__ import annotations
 
@@ -6,36 +6,42 @@ import contextlib
 import json
 import os
 import platform
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.table import Table
+
+from benchmarks.cases import NAMES, load
+from statesync.errors import InvalidInput, SettingsError, StatesyncError
 
 if TYPE_CHECKING:
+    from benchmarks.bench import Bench
     from benchmarks.contest import Result
 
-__all__ = ["bench"]
+__all__ = ["bench", "main"]
 
-NAMES = ("sweep", "hot", "tail", "restore", "queue", "write", "profile", "together", "durable")
+_CHART_SUFFIXES = (".pdf", ".png", ".svg")
+_INSTALL = "run in the checkout: pip install -e '.[bench]'"
 
 
 def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
     return click.option(*words, show_default=True, **more)
 
 
-@click.command()
-@click.argument("names", nargs=-1, type=click.Choice(NAMES))
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("names", nargs=-1, metavar="[NAME]...", type=click.Choice(NAMES))
 @_option(
     "--size",
     "sizes",
     multiple=True,
     default=(10_000,),
     type=click.IntRange(100),
-    help="Characters; given several times, the sweep runs with each, the others with the first.",
+    help="Characters. If repeated, `sweep` runs with each size, the others with the first.",
 )
 @_option(
     "--in-session",
@@ -43,31 +49,32 @@ def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
     multiple=True,
     default=(0, 10, 100),
     type=click.IntRange(0, 100),
-    help="Percent of them in a fight, in the sweep; may be given several times.",
+    help="Percent of the characters of `sweep` that are in a fight. May be repeated.",
 )
-@_option("--rounds", default=3, type=click.IntRange(1), help="Rounds after the one to warm up.")
-@_option("--processes", default=2, type=click.IntRange(1), help="Worker processes of each kind.")
+@_option("--rounds", default=3, type=click.IntRange(1), help="Rounds that count.")
+@_option("--processes", default=2, type=click.IntRange(1), help="Processes of each worker.")
 @_option(
     "--servers",
     type=click.Choice(["embedded", "settings"]),
     default="embedded",
-    help="Where to run: on servers of its own, or on those of STATESYNC_*, which must be empty "
-    "and without workers: both stores are emptied.",
+    help="Embedded servers, or those of STATESYNC_*: these must be empty and without workers, and "
+    "the run empties them.",
 )
 @_option(
     "--delay-ms",
     default=0.0,
     type=click.FloatRange(0, 1000),
-    help="What a round trip to an embedded server takes longer.",
+    help="Added to each round trip to an embedded server.",
 )
 @click.option(
     "--plot",
     "chart",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write a chart of the ratios beside the floor, such as bench.svg.",
+    help="Write a chart of the ratios to the floor, such as bench.svg.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def bench(  # noqa: PLR0917 - as click hands them over
+def bench(
+    *,
     names: tuple[str, ...],
     sizes: tuple[int, ...],
     percents: tuple[int, ...],
@@ -76,15 +83,16 @@ def bench(  # noqa: PLR0917 - as click hands them over
     servers: str,
     delay_ms: float,
     chart: Path | None,
-    *,
     as_json: bool,
 ) -> None:
     """Measure statesync beside a naive twin and the floor.
 
+    All benchmarks run unless some are named:
+
     \b
-    sweep     dirty set to durable rows, with memory; 0, 10, 100 % in a session
+    sweep     from dirty marks to rows, with memory; 0, 10, 100 % in a session
     hot       update: for the caller and on the server
-    tail      the slowest updates while a sweep is under way
+    tail      the slowest updates during a sweep
     restore   one login, many logins
     queue     what Celery adds to a login, what an empty task costs
     write     rows, WAL and Redis bytes of a save
@@ -92,47 +100,33 @@ def bench(  # noqa: PLR0917 - as click hands them over
     together  what a tie costs
     durable   what group commit gains
 
-    They take turns on the same servers; compare the ratios, not the figures, with other machines.
-    A ratio above 1 is better. Progress goes to stderr.
+    The contestants take turns on the same servers. Figures of two machines differ; compare their
+    ratios. A ratio above 1 is better. Progress goes to stderr.
+
+    Exit status: 0 done, 1 it failed, 2 wrong use.
 
     \b
     Examples:
-      statesync bench
-      statesync bench --size 200 --rounds 1                  all of it, quickly
-      statesync bench sweep --size 10000 --size 1000000 --in-session 0
-      statesync bench hot restore --delay-ms 1 --plot far.svg
-      statesync bench hot durable --json >figures.json
-      STATESYNC_REDIS_URL=redis://10.0.0.5/9 statesync bench --servers settings
+      python -m benchmarks
+      python -m benchmarks --size 200 --rounds 1             all of it, quickly
+      python -m benchmarks sweep --size 10000 --size 1000000 --in-session 0
+      python -m benchmarks hot restore --delay-ms 1 --plot far.svg
+      python -m benchmarks hot durable --json >figures.json
+      STATESYNC_REDIS_URL=redis://10.0.0.5/9 python -m benchmarks --servers settings
     """
-    if chart and chart.suffix not in (".pdf", ".png", ".svg"):
-        raise click.BadParameter(f"{chart} must end in .pdf, .png or .svg", param_hint="--plot")
-    if chart and not find_spec("matplotlib"):
-        raise click.ClickException("--plot needs matplotlib; run: pip install 'statesync[bench]'")
-    if delay_ms and servers != "embedded":
-        raise click.UsageError("--delay-ms is for embedded servers")
-    if not find_spec("psutil"):
-        raise click.ClickException("psutil is missing; run: pip install 'statesync[bench]'")
+    _check(chart, servers, delay_ms)
 
     from benchmarks.bench import Bench
-    from benchmarks.cases import BENCHMARKS
-    from benchmarks.contest import compete
     from benchmarks.servers import embedded, given
 
-    results: list[Result] = []
-    console = Console(stderr=True, highlight=False)
-    with contextlib.ExitStack() as exits:
-        status = exits.enter_context(console.status("starting"))
-        progress = status.update if console.is_terminal else console.print
-        on = exits.enter_context(given() if servers == "settings" else embedded(delay_ms))
-        made = exits.enter_context(contextlib.closing(Bench(on, sizes, percents, processes)))
-        if made.busy():
-            raise click.ClickException("the broker holds messages already; give it an empty one")
-        for name in names or NAMES:
-            for contest in exits.enter_context(contextlib.closing(BENCHMARKS[name](made))):
-                found = compete(contest, rounds, progress)
-                results += found
-                if not as_json:
-                    _print(found)
+    with (
+        _progress() as progress,
+        given() if servers == "settings" else embedded(delay_ms) as place,
+        contextlib.closing(
+            Bench(place, sizes=sizes, percents=percents, processes=processes)
+        ) as opened,
+    ):
+        results = _run(opened, names or NAMES, rounds, progress, as_json=as_json)
     if as_json:
         about: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
         about |= {"python": platform.python_version(), "servers": servers, "delay_ms": delay_ms}
@@ -140,38 +134,67 @@ def bench(  # noqa: PLR0917 - as click hands them over
         about |= {"rounds": rounds, "processes": processes}
         click.echo(json.dumps({**about, "results": [r.to_json() for r in results]}, indent=2))
     if chart:
-        from benchmarks.chart import plot
+        from benchmarks.chart import write_chart
 
-        plot(results, chart)
-
-
-def _print(found: list[Result]) -> None:
-    if all(len(result.figures) == 1 for result in found):  # nobody to compare it with
-        click.secho(f"\n{found[0].name}", bold=True)
-        table = Table("", "median", "lowest", "highest", box=None, pad_edge=False)
-        for result in found:
-            (row,) = result.rows()
-            table.add_row(result.unit, *map(_figure, row[1:4]))
-        Console().print(table)
-        return
-    for result in found:
-        click.secho(f"\n{result.name}, {result.unit}", bold=True)
-        Console().print(_table(result))
+        write_chart(results, chart)
 
 
-def _table(result: Result) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "median", "lowest", "highest", "beside the others"):
-        table.add_column(column, justify="left" if column in ("", "beside the others") else "right")
-    for who, *figures, ratios in result.rows():
-        shown = ", ".join(f"{ratio:.2f} of {other}" for other, ratio in ratios.items())
-        table.add_row(who, *map(_figure, figures), shown)
-    return table
+def _check(chart: Path | None, servers: str, delay_ms: float) -> None:
+    """Refuse what would fail only after minutes."""
+    if chart and chart.suffix not in _CHART_SUFFIXES:
+        raise click.BadParameter(f"{chart} must end in .pdf, .png or .svg", param_hint="--plot")
+    if delay_ms and servers != "embedded":
+        raise click.UsageError("--delay-ms is for embedded servers")
+    if chart and not find_spec("matplotlib"):
+        raise click.ClickException(f"--plot needs matplotlib; {_INSTALL}")
+    if not find_spec("psutil"):
+        raise click.ClickException(f"psutil is missing; {_INSTALL}")
 
 
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], object]]:
+    """Give what shows progress on stderr: one changing line in a terminal, else a line each."""
+    console = Console(stderr=True, highlight=False)
+    with console.status("starting") as status:
+        yield status.update if console.is_terminal else console.print
+
+
+def _run(
+    opened: Bench,
+    names: Sequence[str],
+    rounds: int,
+    progress: Callable[[str], object],
+    *,
+    as_json: bool,
+) -> list[Result]:
+    """Run the named benchmarks; unless the output is JSON, print each contest when it ends."""
+    from benchmarks.contest import compete
+    from benchmarks.report import print_results
+
+    if opened.busy():
+        raise click.ClickException("the broker already holds messages; give it an empty one")
+    results: list[Result] = []
+    for name in names:
+        with contextlib.closing(load(name)(opened)) as contests:
+            for contest in contests:
+                found = compete(contest, rounds, progress)
+                results += found
+                if not as_json:
+                    print_results(found)
+    return results
+
+
+def main() -> None:
+    """Run the command; errors come out as one line, never as a traceback."""
+    # A shell that runs us in the background makes us ignore SIGINT; SIGTERM stops our servers too.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        bench()
+    except StatesyncError as error:
+        click.echo(f"benchmarks: {error}", err=True)
+        sys.exit(2 if isinstance(error, (SettingsError, InvalidInput)) else 1)
 
 
 if __name__ == "__main__":
-    bench()
+    main()

@@ -1,32 +1,45 @@
-"""Owns how contestants are compared: in turns, by medians and ratios."""
+"""Owns the contests: contestants take turns, and their results are medians and ratios."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Contest", "Contests", "Result", "compete"]
+__all__ = ["Contest", "Contests", "Figures", "Result", "ResultRow", "compete"]
+
+Figures = float | Mapping[str, float]
+"""What one turn of a contestant finds: a figure in the unit of its contest, or figures by unit."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """What is compared. Each contestant does its work once and returns its figure, or several by
-    unit where one run shows more than one thing."""
+    """Contestants by name; each call is one turn."""
 
     name: str
     unit: str
-    contestants: Mapping[str, Callable[[], float | Mapping[str, float]]]
+    contestants: Mapping[str, Callable[[], Figures]]
 
 
 Contests = Generator[Contest, None, None]
-"""A benchmark: what it sets up for a contest is there until the next one is asked for."""
+"""A running benchmark: the set-up of a contest lasts until the next one is asked for."""
+
+
+class ResultRow(NamedTuple):
+    """How one contestant does, and beside each of the others."""
+
+    contestant: str
+    median: float
+    lowest: float
+    highest: float
+    ratios: dict[str, float]
+    """By the other's name. Above 1 is better, whichever way the unit counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The figures of every round, by contestant."""
+    """The figures of every round in one unit, by contestant."""
 
     name: str
     unit: str
@@ -37,30 +50,31 @@ class Result:
         """Whether it is a rate; everything else is a cost."""
         return self.unit.endswith("/s")
 
-    def rows(self) -> Iterator[tuple[str, float, float, float, dict[str, float]]]:
-        """Give contestant, median, lowest, highest, and how it does beside each other one.
-
-        A ratio above 1 is better, whichever way the unit counts. Nothing has a ratio to 0.
-        """
-        medians = {who: median(values) for who, values in self.figures.items()}
-        for who, values in self.figures.items():
-            mine = medians[who]
+    def rows(self) -> Iterator[ResultRow]:
+        """Give a row for each contestant. There is no ratio to a median of 0, nor of one."""
+        medians = {name: median(values) for name, values in self.figures.items()}
+        for name, values in self.figures.items():
+            own = medians[name]
             ratios = {
-                other: mine / theirs if self.higher_is_better else theirs / mine
-                for other, theirs in medians.items()
-                if other != who and mine and theirs
+                other: own / its if self.higher_is_better else its / own
+                for other, its in medians.items()
+                if other != name and own and its
             }
-            yield who, mine, min(values), max(values), ratios
+            yield ResultRow(name, own, min(values), max(values), ratios)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON."""
+        """Return the result as JSON."""
         return {
             "name": self.name,
             "unit": self.unit,
             "higher_is_better": self.higher_is_better,
             "contestants": {
-                who: {"median": mid, "rounds": self.figures[who], "ratios": ratios}
-                for who, mid, _, _, ratios in self.rows()
+                row.contestant: {
+                    "median": row.median,
+                    "rounds": self.figures[row.contestant],
+                    "ratios": row.ratios,
+                }
+                for row in self.rows()
             },
         }
 
@@ -68,21 +82,25 @@ class Result:
 def compete(
     contest: Contest, rounds: int, progress: Callable[[str], object] = lambda _: None
 ) -> list[Result]:
-    """Let the contestants take turns: a round to warm up, then those that count.
+    """Let the contestants take turns: a warm-up round, then those that count.
 
     Returns a result for each unit.
     """
     results: dict[str, Result] = {}
     for turn in range(rounds + 1):
-        for who, work in contest.contestants.items():
-            progress(f"{contest.name}: {who}, {f'round {turn} of {rounds}' if turn else 'warm-up'}")
-            made = work()
+        for contestant, take_turn in contest.contestants.items():
+            stage = f"round {turn} of {rounds}" if turn else "warm-up"
+            progress(f"{contest.name}: {contestant}, {stage}")
+            figures = take_turn()
             if turn:
-                for unit, figure in _by_unit(contest.unit, made).items():
-                    result = results.setdefault(unit, Result(contest.name, unit))
-                    result.figures.setdefault(who, []).append(figure)
+                _record(results, contest, contestant, figures)
     return list(results.values())
 
 
-def _by_unit(unit: str, made: float | Mapping[str, float]) -> Mapping[str, float]:
-    return made if isinstance(made, Mapping) else {unit: made}
+def _record(
+    results: dict[str, Result], contest: Contest, contestant: str, figures: Figures
+) -> None:
+    by_unit = figures if isinstance(figures, Mapping) else {contest.unit: figures}
+    for unit, figure in by_unit.items():
+        result = results.setdefault(unit, Result(contest.name, unit))
+        result.figures.setdefault(contestant, []).append(figure)

@@ -1,6 +1,6 @@
-"""Owns the network that is not there: a proxy that delays what passes to the servers and back.
+"""Owns a proxy that delays what passes to the embedded servers and back, as a network would.
 
-A process of its own, so that it takes no time from whoever is measured:
+It is a process of its own, so that it takes no time from what is measured:
 ``python -m benchmarks.proxy DELAY_MS LISTEN_FOLDER SERVER_FOLDER``.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.environment import child_env
 from statesync.embedded.servers import Child, Servers
 
 __all__ = ["in_front_of"]
@@ -27,8 +28,9 @@ def in_front_of(servers: Servers, delay_ms: float) -> Iterator[Servers]:
     """Give the same servers, so far away that a round trip takes ``delay_ms`` longer."""
     with tempfile.TemporaryDirectory(prefix="statesync-", dir="/tmp") as folder:
         words = [str(delay_ms), folder, str(servers.sockets)]
+        command = [sys.executable, "-m", __name__, *words]
         log = servers.folder / "proxy.log"
-        child = Child("proxy", [sys.executable, "-m", __name__, *words], log)
+        child = Child("proxy", command, log, env=child_env(), cwd=servers.folder)
         child.start()
         try:
             child.wait_ready(lambda: all((Path(folder) / name).exists() for name in _SOCKETS))
@@ -37,8 +39,10 @@ def in_front_of(servers: Servers, delay_ms: float) -> Iterator[Servers]:
             child.stop()
 
 
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float) -> None:
-    """Pass on what comes, each piece after the delay: it costs time, never bandwidth."""
+async def _forward(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seconds: float
+) -> None:
+    """Forward each piece after the delay: it costs time, never bandwidth."""
     loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError):
         while data := await reader.read(1 << 16):
@@ -46,19 +50,24 @@ async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seco
     loop.call_later(seconds, writer.close)
 
 
-async def _serve(listen: Path, there: Path, seconds: float) -> None:
+async def _serve(socket: Path, server_socket: Path, seconds: float) -> None:
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        from_server, to_server = await asyncio.open_unix_connection(str(there))
-        await asyncio.gather(_pass(reader, to_server, seconds), _pass(from_server, writer, seconds))
+        server_reader, server_writer = await asyncio.open_unix_connection(str(server_socket))
+        await asyncio.gather(
+            _forward(reader, server_writer, seconds), _forward(server_reader, writer, seconds)
+        )
 
-    server = await asyncio.start_unix_server(accept, str(listen))
+    server = await asyncio.start_unix_server(accept, str(socket))
     await server.serve_forever()
 
 
-async def _main(delay_ms: str, listen: str, there: str) -> None:
+async def _main(delay_ms: str, listen_folder: str, server_folder: str) -> None:
     seconds = float(delay_ms) / 2000  # half of it each way
     await asyncio.gather(
-        *(_serve(Path(listen) / name, Path(there) / name, seconds) for name in _SOCKETS)
+        *(
+            _serve(Path(listen_folder) / name, Path(server_folder) / name, seconds)
+            for name in _SOCKETS
+        )
     )
 
 

@@ -21,7 +21,7 @@ from statesync.settings import Settings
 __all__ = ["TABLES", "Place", "embedded", "given"]
 
 TABLES = "characters, sessions, state_conflicts"
-"""All others hang on these."""
+"""All others refer to these."""
 
 
 class Place(NamedTuple):
@@ -31,39 +31,32 @@ class Place(NamedTuple):
     folder: Path
     """For logs."""
     servers: Mapping[str, Child]
-    """The processes of the servers, where they are ours."""
+    """The processes of embedded servers; empty for any others."""
 
 
 @contextlib.contextmanager
 def embedded(delay_ms: float) -> Iterator[Place]:
-    """Give servers of our own."""
+    """Give servers of our own, behind a proxy if there is a delay."""
     quiet: dict[str, Any] = {"sync_seconds": 3600, "scrub_seconds": 0, "lease_seconds": 600}
     with stack(**quiet) as running, contextlib.ExitStack() as exits:
-        on = running.servers
+        servers = running.servers
         if delay_ms:
-            on = exits.enter_context(in_front_of(on, delay_ms))
-        processes = {"PostgreSQL": on.postgres, "Redis": on.valkey}
-        yield Place(on.settings(**quiet), on.folder, processes)
+            servers = exits.enter_context(in_front_of(servers, delay_ms))
+        processes = {"PostgreSQL": servers.postgres, "Redis": servers.valkey}
+        yield Place(servers.settings(**quiet), servers.folder, processes)
 
 
 @contextlib.contextmanager
 def given() -> Iterator[Place]:
-    """Give the servers of the environment's settings, which must be empty.
+    """Give the servers of the environment's settings.
 
-    Raises InvalidInput where they are not, since a benchmark deletes what it finds; NotMigrated;
+    Raises InvalidInput if they are not empty, since a run deletes what it finds; NotMigrated;
     ServerUnavailable.
     """
-    settings = replace(Settings.from_env(), key_prefix="")  # the floor knows of no prefix
+    settings = replace(Settings.from_env(), key_prefix="")  # the floor knows no prefix
     if not settings.broker_url.startswith("redis"):
         raise InvalidInput("the benchmarks look into the broker's queues, so it must be Redis")
-    with HotStore.from_settings(settings) as hot:
-        hot.status()  # raises our own error where there is no Redis
-    engine = database.connect(settings)
-    try:
-        if migrate.revision(engine) != migrate.head():
-            raise NotMigrated("the database lacks the newest tables; run: statesync migrate")
-    finally:
-        engine.dispose()
+    _check_reachable(settings)
     client, connection = connect(settings)
     with contextlib.closing(client), contextlib.closing(connection):
         if client.dbsize():
@@ -72,12 +65,28 @@ def given() -> Iterator[Place]:
                 "it; give it one of its own, such as redis://host:port/9"
             )
         with connection, connection.cursor() as cursor:
-            for table in TABLES.split(", "):
-                cursor.execute(f"SELECT EXISTS (SELECT FROM {table})")  # noqa: S608 - our own name
-                if cursor.fetchone()[0]:
-                    raise InvalidInput(
-                        f"the table {table} of STATESYNC_DATABASE_URL is not empty, and a "
-                        "benchmark empties it; give it a database of its own"
-                    )
+            _check_empty(cursor)
     with tempfile.TemporaryDirectory(prefix="statesync-") as folder:
         yield Place(settings, Path(folder), {})
+
+
+def _check_reachable(settings: Settings) -> None:
+    """Raise ServerUnavailable or NotMigrated, which name the server, not a driver's error."""
+    with HotStore.from_settings(settings) as store:
+        store.status()
+    engine = database.connect(settings)
+    try:
+        if migrate.revision(engine) != migrate.head():
+            raise NotMigrated("the database lacks the newest tables; run: statesync migrate")
+    finally:
+        engine.dispose()
+
+
+def _check_empty(cursor: Any) -> None:
+    for table in TABLES.split(", "):
+        cursor.execute(f"SELECT EXISTS (SELECT FROM {table})")  # noqa: S608 - our own name
+        if cursor.fetchone()[0]:
+            raise InvalidInput(
+                f"the table {table} of STATESYNC_DATABASE_URL is not empty, and a "
+                "benchmark empties it; give it a database of its own"
+            )

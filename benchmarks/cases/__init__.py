@@ -1,29 +1,21 @@
-"""Owns the list of the benchmarks."""
+"""Owns the list of the benchmarks: each is a module here, with a function of the same name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from benchmarks.bench import Bench
-from benchmarks.cases.hot import hot, tail
-from benchmarks.cases.profile import profile
-from benchmarks.cases.queue import queue
-from benchmarks.cases.restore import restore
-from benchmarks.cases.sweep import sweep
-from benchmarks.cases.together import durable, together
-from benchmarks.cases.write import write
-from benchmarks.contest import Contests
+if TYPE_CHECKING:
+    from benchmarks.bench import Bench
+    from benchmarks.contest import Contests
 
-__all__ = ["BENCHMARKS"]
+__all__ = ["NAMES", "load"]
 
-BENCHMARKS: dict[str, Callable[[Bench], Contests]] = {
-    "sweep": sweep,
-    "hot": hot,
-    "tail": tail,
-    "restore": restore,
-    "queue": queue,
-    "write": write,
-    "profile": profile,
-    "together": together,
-    "durable": durable,
-}
+NAMES = ("sweep", "hot", "tail", "restore", "queue", "write", "profile", "together", "durable")
+
+
+def load(name: str) -> Callable[[Bench], Contests]:
+    """Import a benchmark: not before it is asked for, so that ``--help`` is quick."""
+    run: Callable[[Bench], Contests] = getattr(import_module(f"{__name__}.{name}"), name)
+    return run

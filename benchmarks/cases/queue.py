@@ -1,15 +1,15 @@
-"""Owns what Celery costs: a login through the queue, and a task that does nothing."""
+"""Owns ``queue``, what Celery costs: a login through the queue, and a task that does nothing."""
 
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 
-from benchmarks.bench import Bench, per_call
+from benchmarks import naive
+from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Contests
-from benchmarks.floor import app, naive_nothing
-from statesync import GameStateOrchestrator
+from benchmarks.timing import median_us, per_second
+from statesync.embedded.servers import Child
 
 __all__ = ["queue"]
 
@@ -18,46 +18,51 @@ _TASKS = 2000
 
 
 def queue(bench: Bench) -> Contests:
-    """One login with and without the queue, then as many empty tasks as Celery can do."""
+    """Log in with and without the queue, then send and run empty tasks."""
     bench.clear()
-    ids = bench.ids[:_LOGINS]
-    bench.fill(ids)
-    game = GameStateOrchestrator.from_settings(bench.settings)
-    game.backup_many(ids)
+    yield from _logins(bench, bench.ids[:_LOGINS])
+    naive.app.conf.update(broker_url=bench.settings.broker_url)
+    with bench.naive_worker() as worker:
+        yield _empty_tasks(bench, worker)
 
-    def through_celery(i: int) -> None:
-        name, to = "statesync.restore_full_state", bench.settings.queue("restore")
-        bench.app.send_task(name, args=(ids[i],), queue=to).get()
 
-    def in_process(i: int) -> None:
-        game.restore_full_state(ids[i])
+def _logins(bench: Bench, ids: range) -> Contests:
+    restore_queue = bench.settings.queue("restore")
 
-    def after_flush(work: Callable[[int], object]) -> float:
-        bench.client.flushdb()
-        return per_call(work, len(ids))
+    def through_celery(char_id: int) -> None:
+        task = bench.app.send_task(
+            "statesync.restore_full_state", args=(char_id,), queue=restore_queue
+        )
+        task.get()
 
-    with bench.worker():
+    def after_flush(restore: Callable[[int], object]) -> float:
+        bench.clear_redis()
+        return median_us(lambda i: restore(ids[i]), len(ids))
+
+    bench.write_characters(ids)
+    with bench.orchestrator() as orchestrator, bench.worker():
+        orchestrator.backup_many(ids)
         contestants = {
             "through Celery": lambda: after_flush(through_celery),
-            "in process": lambda: after_flush(in_process),
+            "in process": lambda: after_flush(orchestrator.restore_full_state),
         }
         yield Contest("login", "µs a call", contestants)
-    game.close()
 
-    app.conf.update(broker_url=bench.settings.broker_url)
-    with bench.naive_worker() as worker:
 
-        def publish() -> float:
-            worker.send(signal.SIGSTOP)
-            started = time.perf_counter()
-            for _ in range(_TASKS):
-                naive_nothing.delay()
-            return _TASKS / (time.perf_counter() - started)
+def _empty_tasks(bench: Bench, worker: Child) -> Contest:
+    def send_all() -> None:
+        for _ in range(_TASKS):
+            naive.do_nothing.delay()
 
-        def consume() -> float:
-            started = time.perf_counter()
-            worker.send(signal.SIGCONT)
-            bench.wait_idle()
-            return _TASKS / (time.perf_counter() - started)
+    def publish() -> float:
+        worker.send(signal.SIGSTOP)  # until ``consume``, so that it takes no core
+        return per_second(_TASKS, send_all)
 
-        yield Contest("empty task", "tasks/s", {"published": publish, "consumed": consume})
+    def run_all() -> None:
+        worker.send(signal.SIGCONT)
+        bench.wait_idle()
+
+    def consume() -> float:
+        return per_second(_TASKS, run_all)
+
+    return Contest("empty task", "tasks/s", {"published": publish, "consumed": consume})

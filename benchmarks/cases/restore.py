@@ -1,66 +1,74 @@
-"""Owns the way back: one login, and many at once."""
+"""Owns ``restore``: one login, and many at once, beside an empty round trip to each server."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-from benchmarks.bench import Bench, per_call
+from benchmarks import floor
+from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Contests
-from benchmarks.floor import floor_restore
+from benchmarks.timing import median_us, per_second
 from statesync import GameStateOrchestrator
 
 __all__ = ["restore"]
 
+_LOGINS = 300
+_MANY = 5000
+
 
 def restore(bench: Bench) -> Contests:
-    """One login, and many at once."""
+    """Restore one character after another, then all in one call."""
     bench.clear()
-    ids = bench.ids[: min(len(bench.ids), 5000)]
-    one = ids[:300]
-    game = GameStateOrchestrator.from_settings(bench.settings)
-    bench.fill(ids)
-    game.backup_many(ids)
+    ids = bench.ids[:_MANY]
+    bench.write_characters(ids)
+    with bench.orchestrator() as orchestrator:
+        orchestrator.backup_many(ids)
+        logins = ids[:_LOGINS]
+        yield _round_trips(bench, len(logins))
+        yield _one(bench, orchestrator, logins)
+        yield _many(bench, orchestrator, ids)
 
-    def ask(_: int) -> None:
+
+def _round_trips(bench: Bench, count: int) -> Contest:
+    def ask_postgres(_: int) -> None:
         with bench.connection.cursor() as cursor:
             cursor.execute("SELECT 1")
 
-    def ask_alone() -> float:
+    def ask_postgres_without_transactions() -> float:
         bench.connection.autocommit = True
-        figure = per_call(ask, len(one))
+        figure = median_us(ask_postgres, count)
         bench.connection.autocommit = False
         return figure
 
     contestants = {
-        "Redis": lambda: per_call(lambda _: bench.client.ping(), len(one)),
-        "PostgreSQL": ask_alone,
+        "Redis": lambda: median_us(lambda _: bench.client.ping(), count),
+        "PostgreSQL": ask_postgres_without_transactions,
     }
-    yield Contest("empty round trip", "µs a call", contestants)
+    return Contest("empty round trip", "µs a call", contestants)
 
-    def gone() -> None:
-        bench.client.flushdb()
 
-    def ours() -> float:
-        gone()
-        return per_call(lambda i: game.restore_full_state(ids[i]), len(one))
+def _one(bench: Bench, orchestrator: GameStateOrchestrator, ids: range) -> Contest:
+    def one_by_one(restore_one: Callable[[int], object]) -> float:
+        bench.clear_redis()
+        return median_us(lambda i: restore_one(ids[i]), len(ids))
 
-    def floor() -> float:
-        gone()
-        return per_call(lambda i: floor_restore(bench.client, bench.connection, [ids[i]]), len(one))
-
-    contestants = {"statesync": ours, "floor": floor}
-    yield Contest("restore of one", "µs a call", contestants)
-
-    def bulk(work: Callable[[], object]) -> float:
-        gone()
-        started = time.perf_counter()
-        work()
-        return len(ids) / (time.perf_counter() - started)
+    def floor_restore(char_id: int) -> None:
+        floor.restore(bench.client, bench.connection, [char_id])
 
     contestants = {
-        "statesync": lambda: bulk(lambda: game.restore_many(ids)),
-        "floor": lambda: bulk(lambda: floor_restore(bench.client, bench.connection, ids)),
+        "statesync": lambda: one_by_one(orchestrator.restore_full_state),
+        "floor": lambda: one_by_one(floor_restore),
     }
-    yield Contest(f"restore of {len(ids)}", "characters/s", contestants)
-    game.close()
+    return Contest("restore of one", "µs a call", contestants)
+
+
+def _many(bench: Bench, orchestrator: GameStateOrchestrator, ids: range) -> Contest:
+    def at_once(restore_all: Callable[[], object]) -> float:
+        bench.clear_redis()
+        return per_second(len(ids), restore_all)
+
+    contestants = {
+        "statesync": lambda: at_once(lambda: orchestrator.restore_many(ids)),
+        "floor": lambda: at_once(lambda: floor.restore(bench.client, bench.connection, ids)),
+    }
+    return Contest(f"restore of {len(ids)}", "characters/s", contestants)

@@ -1,104 +1,106 @@
-"""Owns the sweep: dirty set to durable rows, through real worker processes."""
+"""Owns ``sweep``: from dirty marks to rows, through real worker processes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from multiprocessing import get_context
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.pool import Pool
 
+from benchmarks import floor, naive
 from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Contests
-from benchmarks.floor import connect, floor_save
-from benchmarks.usage import Cpu, Memory, cpu_unit
+from benchmarks.processes import Cpu, Memory, cpu_unit
 from statesync.embedded.servers import Child
-from statesync.settings import Settings
 
-__all__ = ["floor_part", "parts", "sweep"]
+__all__ = ["sweep"]
 
-_NAIVE = (100, 1000)
-"""The naive twin saves a twentieth of the others, but no less and no more than this."""
-
-_connected: list[tuple[Any, Any]] = []
-
-
-def floor_part(settings: Settings, ids: Sequence[int], seconds: float = 0) -> float:
-    """Save as the floor does, in a process of a pool, again and again for ``seconds``.
-
-    Returns the seconds of CPU that it took.
-    """
-    if not _connected:
-        _connected.append(connect(settings))
-    before = time.process_time()
-    until = time.monotonic() + seconds
-    while True:
-        floor_save(*_connected[0], ids)
-        if time.monotonic() >= until:
-            return time.process_time() - before
-
-
-def parts(ids: Sequence[int], processes: int) -> list[Sequence[int]]:
-    """Return ``ids`` in as many parts as there are processes."""
-    share = -(-len(ids) // processes)
-    return [ids[i : i + share] for i in range(0, len(ids), share)]
+_NAIVE_SHARE = 20
+_NAIVE_FEWEST, _NAIVE_MOST = 100, 1000
+"""The naive twin saves a twentieth of the others, within these bounds."""
 
 
 def sweep(bench: Bench) -> Contests:
-    """Sweep everybody; some of them in fights of four."""
+    """Sweep each size with each share of the characters in a fight, by new workers."""
     for size in bench.sizes:
         for percent in bench.percents:
             bench.clear()
             with (
                 bench.worker() as worker,
                 bench.naive_worker() as naive_worker,
-                get_context("spawn").Pool(bench.processes) as pool,
+                floor.process_pool(bench.processes) as pool,
             ):
-                workers = {"statesync": worker, "naive": naive_worker}
-                yield _contest(bench, (size, percent), workers, pool)
+                yield _Sweep(bench, size, percent, worker, naive_worker, pool).contest()
 
 
-def _contest(
-    bench: Bench, load: tuple[int, int], workers: Mapping[str, Child], pool: Any
-) -> Contest:
-    size, percent = load
-    memory = Memory(workers["statesync"])
-    ids = range(1, size + 1)
-    naive_ids = ids[: max(_NAIVE[0], min(_NAIVE[1], size // 20))]
+@dataclass
+class _Sweep:
+    """A sweep of one size by each contestant."""
 
-    def ours() -> dict[str, float]:
-        bench.fill(ids, percent=percent)
-        cpu = Cpu({"Python": workers["statesync"], **bench.servers})
+    bench: Bench
+    size: int
+    percent: int
+    worker: Child
+    naive_worker: Child
+    pool: Pool
+
+    def contest(self) -> Contest:
+        memory = Memory(self.worker)
+        return Contest(
+            f"sweep of {self.size}, {self.percent} % in a session",
+            "characters/s",
+            {"statesync": lambda: self._ours(memory), "naive": self._naive, "floor": self._floor},
+        )
+
+    def _ours(self, memory: Memory) -> dict[str, float]:
+        def save() -> None:
+            self.bench.sweep()
+            self.bench.wait_clean()
+
+        self._write(self.size)
+        cpu = Cpu({"Python": self.worker, **self.bench.servers})
         with memory.watched():
-            started = time.perf_counter()
-            bench.sweep()
-            bench.wait_clean()
-            seconds = time.perf_counter() - started
-        bench.wait_idle()
-        return {"characters/s": size / seconds, **cpu.figures(size), **memory.figures()}
+            seconds = _seconds(save)
+        self.bench.wait_idle()
+        return {**self._rate(self.size, seconds), **cpu.figures(self.size), **memory.figures()}
 
-    def naive() -> dict[str, float]:
-        bench.fill(naive_ids, percent=percent)
-        cpu = Cpu({"Python": workers["naive"], **bench.servers})
+    def _naive(self) -> dict[str, float]:
+        def save() -> None:
+            self.bench.app.send_task(naive.sweep.name, queue=naive.QUEUE)
+            while self.bench.client.exists("dirty_accounts"):
+                time.sleep(0.002)
+
+        size = max(_NAIVE_FEWEST, min(_NAIVE_MOST, self.size // _NAIVE_SHARE))
+        self._write(size)
+        cpu = Cpu({"Python": self.naive_worker, **self.bench.servers})
+        seconds = _seconds(save)
+        self.bench.wait_idle()
+        return {**self._rate(size, seconds), **cpu.figures(size)}
+
+    def _floor(self) -> dict[str, float]:
+        self._write(self.size, mark=False)
+        cpu = Cpu(self.bench.servers)
         started = time.perf_counter()
-        bench.app.send_task("naive.sweep", queue="naive")
-        while bench.client.exists("dirty_accounts"):
-            time.sleep(0.002)
+        shares = floor.shares(self._ids(self.size), self.bench.processes)
+        work = [(self.bench.settings, share) for share in shares]
+        python_seconds = sum(self.pool.starmap(floor.save_in_process, work))
         seconds = time.perf_counter() - started
-        bench.wait_idle()
-        return {"characters/s": len(naive_ids) / seconds, **cpu.figures(len(naive_ids))}
+        python = {cpu_unit("Python"): python_seconds * 1e6 / self.size}
+        return {**self._rate(self.size, seconds), **python, **cpu.figures(self.size)}
 
-    def floor() -> dict[str, float]:
-        bench.fill(ids, mark=False, percent=percent)
-        cpu = Cpu(bench.servers)
-        started = time.perf_counter()
-        work = [(bench.settings, part) for part in parts(ids, bench.processes)]
-        python = sum(pool.starmap(floor_part, work))
-        seconds = time.perf_counter() - started
-        figures = {"characters/s": size / seconds, cpu_unit("Python"): python * 1e6 / size}
-        return {**figures, **cpu.figures(size)}
+    def _write(self, size: int, *, mark: bool = True) -> None:
+        self.bench.write_characters(self._ids(size), mark=mark, fighting_percent=self.percent)
 
-    return Contest(
-        f"sweep of {size}, {percent} % in a session",
-        "characters/s",
-        {"statesync": ours, "naive": naive, "floor": floor},
-    )
+    @staticmethod
+    def _ids(size: int) -> range:
+        return range(1, size + 1)
+
+    @staticmethod
+    def _rate(size: int, seconds: float) -> dict[str, float]:
+        return {"characters/s": size / seconds}
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from click.testing import CliRunner
 from sqlalchemy import Engine, func, insert, select
 
 from benchmarks import __main__ as command
-from benchmarks.cases import BENCHMARKS
+from benchmarks import cases
+from benchmarks.cases.profile import BUCKETS
 from benchmarks.contest import Contest, compete
+from benchmarks.environment import child_env
 from statesync import Settings
 from statesync.durable.tables import characters
 from statesync.embedded.servers import Servers
 from statesync.errors import InvalidInput
 
+CHECKOUT = Path(__file__).parent.parent.parent
 QUICK = ("--size", "200", "--rounds", "1")
 
 
@@ -37,6 +41,7 @@ def run(*words: str, env: dict[str, str] | None = None) -> Any:
         check=False,
         timeout=300,
         env={**os.environ, **(env or {})},
+        cwd=CHECKOUT,
     )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
@@ -44,7 +49,7 @@ def run(*words: str, env: dict[str, str] | None = None) -> Any:
 
 @pytest.fixture
 def given(embedded: Servers, settings: Settings) -> Settings:
-    """Settings whose Redis databases nobody else uses."""
+    """Settings whose Redis databases no other test uses."""
     broker = settings.broker_url.replace("virtual_host=1", "virtual_host=8")
     url = embedded.redis_url(7)
     return replace(settings, redis_url=url, broker_url=broker, result_url=broker, key_prefix="")
@@ -57,7 +62,7 @@ def start(*words: str, env: dict[str, str] | None = None) -> None:
     )
 
 
-def test_a_round_to_warm_up_does_not_count_and_nothing_has_a_ratio_to_0() -> None:
+def test_the_warm_up_round_does_not_count_and_there_is_no_ratio_to_0() -> None:
     rows = iter([100.0, 2.0, 4.0, 3.0])
     contest = Contest(
         "save",
@@ -75,18 +80,63 @@ def test_a_round_to_warm_up_does_not_count_and_nothing_has_a_ratio_to_0() -> Non
     assert by_unit["bytes/s"]["higher_is_better"]
 
 
+def test_each_benchmark_is_a_module_with_a_function_of_the_same_name() -> None:
+    modules = {path.stem for path in Path(*cases.__path__).glob("*.py")} - {"__init__"}
+    assert modules == set(cases.NAMES)
+    assert all(callable(cases.load(name)) for name in cases.NAMES)
+
+
+def test_the_buckets_of_a_profile_name_code_that_exists() -> None:
+    for bucket in BUCKETS:
+        module = import_module(bucket.module)
+        classes = [item for item in vars(module).values() if isinstance(item, type)]
+        for function in bucket.functions:
+            assert any(function in vars(cls) for cls in classes), (bucket.module, function)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "status"),
+    [("STATESYNC_REDIS_URL", "redis://127.0.0.1:1/0", 1), ("STATESYNC_NO_SUCH", "1", 2)],
+)
+def test_an_error_is_one_line_and_a_status(variable: str, value: str, status: int) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "hot", "--servers", "settings"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, variable: value},
+        cwd=CHECKOUT,
+    )
+    assert ran.returncode == status
+    assert ran.stderr.startswith("benchmarks: ")
+    assert ran.stderr.count("\n") <= 2  # and what the progress line leaves
+    assert "Traceback" not in ran.stderr
+
+
+def test_children_import_this_checkout_from_any_folder(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-P", "-c", "import benchmarks as b; print(b.__file__)"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=child_env(),
+        cwd=tmp_path,
+    )
+    assert Path(ran.stdout.strip()).is_relative_to(CHECKOUT)
+
+
 def test_a_chart_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: name != "matplotlib")
-    with pytest.raises(ClickException, match=r"pip install 'statesync\[bench\]'"):
+    with pytest.raises(ClickException, match=r"pip install -e '\.\[bench\]'"):
         start("hot", "--plot", "chart.svg")
 
 
 def test_servers_that_hold_anything_are_left_alone(given: Settings, engine: Engine) -> None:
     client = redis.Redis.from_url(given.redis_url)
-    client.set("somebody's", "data")
+    client.set("a stranger's", "data")
     with pytest.raises(InvalidInput, match="Redis database"):
         start("hot", "--servers", "settings", env=given.to_env())
-    assert client.get("somebody's") == b"data"
+    assert client.get("a stranger's") == b"data"
     client.flushdb()
     client.close()
     with engine.begin() as connection:
@@ -98,12 +148,11 @@ def test_servers_that_hold_anything_are_left_alone(given: Settings, engine: Engi
 
 
 @pytest.mark.slow
-def test_all_of_them_run_and_tell_in_json() -> None:
-    assert tuple(BENCHMARKS) == command.NAMES
+def test_all_benchmarks_run_and_report_in_json() -> None:
     results = run()["results"]
     for result in results:
         assert all(one["median"] >= 0 for one in result["contestants"].values())
-    raced = {(result["name"], who) for result in results for who in result["contestants"]}
+    raced = {(result["name"], name) for result in results for name in result["contestants"]}
     assert {("sweep of 200, 10 % in a session", "floor"), ("update", "floor")} <= raced
     assert {("save, nothing changed", "naive"), ("login", "through Celery")} <= raced
 
@@ -113,7 +162,7 @@ def test_given_servers_are_used_and_left_empty(given: Settings) -> None:
     assert run("hot", "--servers", "settings", env=given.to_env())["servers"] == "settings"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "NAMES", ())
-        start("--servers", "settings", env=given.to_env())  # which refuses what is not empty
+        start("--servers", "settings", env=given.to_env())  # refused if not empty
 
 
 @pytest.mark.slow

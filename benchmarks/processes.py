@@ -1,4 +1,4 @@
-"""Owns what processes take, each with all that it has started: CPU time and memory."""
+"""Owns the CPU time and the memory of processes, each with all that it has started."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 
 import psutil
 
-from benchmarks.bench import meanwhile
+from benchmarks.timing import every
 from statesync.embedded.servers import Child
 
 __all__ = ["Cpu", "Memory", "cpu_unit"]
 
-_SECONDS = 0.05
+_LOOK_SECONDS = 0.05
 _MB = 1e6
 
 
@@ -22,7 +22,7 @@ def _tree(child: Child) -> list[psutil.Process]:
 
 
 class Memory:
-    """The resident memory of a worker's processes, since it took its first task."""
+    """The resident memory of a worker's processes, from when it is ready."""
 
     def __init__(self, worker: Child) -> None:
         self._processes = _tree(worker)
@@ -40,43 +40,42 @@ class Memory:
         def look() -> None:
             self._peaks = [max(two) for two in zip(self._peaks, self._now(), strict=True)]
 
-        with meanwhile(look, _SECONDS):
+        with every(_LOOK_SECONDS, look):
             yield
 
     def figures(self) -> dict[str, float]:
         """Return, by unit, the peaks while it was last watched, and the growth up to them."""
-        grown = [peak - first for peak, first in zip(self._peaks, self._first, strict=True)]
+        growth = [peak - first for peak, first in zip(self._peaks, self._first, strict=True)]
         return {
             "MB of all worker processes": sum(self._peaks) / _MB,
-            "MB that one of them grew": max(grown) / _MB,
+            "MB that one of them grew": max(growth) / _MB,
         }
 
 
-def cpu_unit(whose: str) -> str:
-    """Return what the CPU time of somebody is called."""
-    return f"µs of CPU a character, {whose}"
+def cpu_unit(name: str) -> str:
+    """Return the unit of the CPU time of ``name``."""
+    return f"µs of CPU a character, {name}"
 
 
 class Cpu:
-    """The CPU time that processes take from now on."""
+    """The CPU time of processes from now on, by name."""
 
     def __init__(self, children: Mapping[str, Child]) -> None:
         self._children = children
         self._before = self._now()
 
     def _now(self) -> dict[str, float]:
-        # What a child has taken that has ended is its parent's.
-        times = {
-            who: [p.cpu_times() for p in _tree(child)] for who, child in self._children.items()
-        }
-        return {
-            who: sum(t.user + t.system + t.children_user + t.children_system for t in of)
-            for who, of in times.items()
-        }
+        return {name: _cpu_seconds(child) for name, child in self._children.items()}
 
     def figures(self, characters: int) -> dict[str, float]:
-        """Return, by unit, what it was until now."""
+        """Return, by unit, the CPU time until now for each of so many characters."""
         return {
-            cpu_unit(who): (seconds - self._before[who]) * 1e6 / characters
-            for who, seconds in self._now().items()
+            cpu_unit(name): (seconds - self._before[name]) * 1e6 / characters
+            for name, seconds in self._now().items()
         }
+
+
+def _cpu_seconds(child: Child) -> float:
+    """Return the CPU time of a child, of its processes, and of those that have ended."""
+    times = [process.cpu_times() for process in _tree(child)]
+    return sum(t.user + t.system + t.children_user + t.children_system for t in times)
