@@ -16,10 +16,13 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import Engine, inspect
 
-from statesync import HotStore, Settings
+from statesync import Settings
 from statesync.cli import _COMMANDS
+from statesync.durable.migrate import VERSION_TABLE
 from statesync.embedded.stack import Stack
+from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.acceptance.conftest import wait_until
 from tests.conftest import FullCore, NewDatabase
@@ -89,6 +92,28 @@ def test_migrate_twice(settings: Settings, new_database: NewDatabase) -> None:
     assert run_json(empty, "status", status=1)["revision"] is None
     assert run_json(empty, "migrate") == {"before": None, "after": "0002"}
     assert "up to date" in run(empty, "migrate")
+
+
+def test_revision_before_and_after_it_moves_to_a_table_of_its_own(
+    settings: Settings, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        for what, suffix in (("TABLE", ""), ("INDEX", "_pkc")):
+            connection.exec_driver_sql(
+                f"ALTER {what} {VERSION_TABLE}{suffix} RENAME TO alembic_version{suffix}"
+            )
+    for moved in (False, True):
+        if moved:
+            assert run_json(settings, "migrate") == {"before": "0002", "after": "0002"}
+            assert not inspect(engine).has_table("alembic_version")
+        status = run_json(settings, "status")
+        assert (status["revision"], status["problems"]) == ("0002", [])
+        (found,) = (
+            check
+            for check in run_json(settings, "doctor", "--only", "postgresql")
+            if check["check"] == "migrations"
+        )
+        assert (found["status"], found["found"]) == ("ok", "revision 0002")
 
 
 def test_status_inspect_drain_restore(
