@@ -1,1 +1,1 @@
-"""A real PostgreSQL and a real Valkey from wheels, and the whole of statesync on them."""
+"""A real PostgreSQL and a real Valkey from wheels, and a whole statesync on them."""

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from statesync.durable import database, migrate
-from statesync.embedded.servers import Child, Servers, servers
+from statesync.embedded.child import Child
+from statesync.embedded.servers import Servers, servers
 from statesync.settings import PREFIX, Settings
 
 __all__ = ["Stack", "stack"]
 
 
 class Stack:
-    """Running servers with migrated tables, and the processes started on them."""
+    """Running servers with migrated tables, and the processes started on them.
 
-    def __init__(self, on: Servers, settings: Settings, exits: contextlib.ExitStack) -> None:
-        self.servers = on
+    ``exits`` stops those processes when it closes.
+    """
+
+    def __init__(self, servers: Servers, settings: Settings, exits: contextlib.ExitStack) -> None:
+        self.servers = servers
         self.settings = settings
         self._exits = exits
 
@@ -40,11 +44,11 @@ class Stack:
         worker.wait_ready(lambda: b" ready." in worker.log.read_bytes())
 
     def start_beat(self) -> Child:
-        """Start beat, which sweeps the dirty list every ``sync_seconds``."""
+        """Start beat, which has the dirty list swept every ``sync_seconds``."""
         return self.start("beat", "beat", "--loglevel", "INFO")
 
     def start_flower(self, port: int, password: str) -> Child:
-        """Start Flower on loopback, for the user ``statesync``."""
+        """Start Flower on 127.0.0.1, for the user ``statesync``."""
         login = {"FLOWER_BASIC_AUTH": f"statesync:{password}", "FLOWER_ADDRESS": "127.0.0.1"}
         flower = self.start("flower", "flower", f"--port={port}", env=login)
         flower.wait_ready(lambda: b"Visit me at" in flower.log.read_bytes())
@@ -52,14 +56,14 @@ class Stack:
 
     def start(self, name: str, *words: str, env: dict[str, str] | None = None) -> Child:
         """Start ``celery -A statesync`` with ``words``; its log is ``name``.log in the folder."""
-        outer = {k: v for k, v in os.environ.items() if not k.startswith((PREFIX, "FLOWER_"))}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith((PREFIX, "FLOWER_"))}
         log = self.servers.folder / f"{name}.log"
         log.unlink(missing_ok=True)
         child = Child(
             name,
             [sys.executable, "-m", "celery", "-A", "statesync", *words],
             log,
-            env={**outer, **self.settings.to_env(), **(env or {})},
+            env={**inherited, **self.settings.to_env(), **(env or {})},
             cwd=self.servers.folder,
         )
         self._exits.callback(child.stop)
@@ -69,16 +73,17 @@ class Stack:
 
 @contextlib.contextmanager
 def stack(folder: Path | None = None, **changes: Any) -> Iterator[Stack]:
-    """Run the servers on ``folder`` (a new one, removed at the end, if None) and migrate.
+    """Run the servers and migrate; the processes started on them end with the block.
 
-    ``changes`` are settings. What is started on it ends with the block, in reverse order.
+    The data is in ``folder``, or in a new folder that is removed at the end. ``changes`` are
+    settings.
     """
     with contextlib.ExitStack() as exits:
-        on = exits.enter_context(servers(folder))
-        settings = on.settings(**changes)
+        running = exits.enter_context(servers(folder))
+        settings = running.settings(**changes)
         engine = database.connect(settings)
         try:
             migrate.upgrade(engine)
         finally:
             engine.dispose()
-        yield Stack(on, settings, exits.enter_context(contextlib.ExitStack()))
+        yield Stack(running, settings, exits.enter_context(contextlib.ExitStack()))
