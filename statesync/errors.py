@@ -6,17 +6,17 @@
     │   ├── InvalidCharId         not an integer from 1 to 2**63 - 1
     │   └── InvalidField          a field of a character or a session cannot hold this value
     ├── InvalidSessionType        no such session type, or one that cannot be registered
-    ├── CharacterNotFound         there is no such character, in Redis or in PostgreSQL
+    ├── CharacterNotFound         the character is neither in Redis nor in PostgreSQL
     ├── CharacterNotLoaded        the character is not in Redis; restore it first
     ├── CharacterExists           the character is in Redis already
-    ├── CharacterNotRestored      the type of one of its sessions cannot load it
+    ├── CharacterNotRestored      a session type cannot load a session of the character
     ├── CharacterNotSaved         the character has changes that are not in PostgreSQL yet
     ├── SessionNotFound           the session is not in Redis
-    ├── SessionExists             there is a session of that id already
+    ├── SessionExists             a session has this id already
     ├── SessionClosed             the session is closed; nothing in it changes any more
     ├── InSession                 the character is in another session of that type
-    ├── PreconditionFailed               something is not as a change expects; nothing is changed
-    ├── GroupTooLarge                   too much is tied already; it must be saved first
+    ├── PreconditionFailed        a field is not as the change expects; nothing is changed
+    ├── GroupTooLarge             too much is tied already; it must be saved first
     ├── NotDurable                the change is in Redis and marked, but not in PostgreSQL yet
     ├── CorruptState              what Redis holds cannot be saved; names the field
     ├── LeaseLost                 the claim passed to another worker
@@ -27,8 +27,8 @@
         ├── DatabaseUnavailable
         └── BrokerUnavailable
 
-Errors that cross Celery carry their parts in ``args``, so that a JSON result
-backend can build them again on the other side.
+Errors that cross Celery carry their parts in ``args``, from which a JSON result backend builds them
+again on the other side.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class InvalidCharId(InvalidInput):
 
 
 class InvalidField(InvalidInput):
-    """A field of a character cannot hold this value; ``args`` are (field, reason)."""
+    """A field of a character or a session cannot hold this value; ``args`` are (field, reason)."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
@@ -123,13 +123,13 @@ class CharacterExists(_OfCharacter):
 
 
 class CharacterNotFound(_OfCharacter):
-    """There is no such character, neither in Redis nor in PostgreSQL."""
+    """The character is neither in Redis nor in PostgreSQL."""
 
     _message = "character {char_id} is neither in Redis nor in PostgreSQL"
 
 
 class CharacterNotRestored(StatesyncError):
-    """The type of one of its sessions cannot load it; ``args`` are (char_id, reason)."""
+    """A session type cannot load a session of the character; ``args`` are (char_id, reason)."""
 
     def __init__(self, char_id: int, reason: str) -> None:
         super().__init__(char_id, reason)
@@ -172,7 +172,7 @@ class SessionNotFound(_OfSession):
 
 
 class SessionExists(_OfSession):
-    """There is a session of that id already."""
+    """A session has this id already."""
 
     _message = "{session} is there already"
 
@@ -184,7 +184,10 @@ class SessionClosed(_OfSession):
 
 
 class CorruptState(StatesyncError):
-    """What Redis holds of a character cannot be saved; ``args`` are (char_id, field, reason)."""
+    """What Redis holds of a character cannot be saved; ``args`` are (char_id, field, reason).
+
+    ``char_id`` is 0 if no character is known.
+    """
 
     def __init__(self, char_id: int, field: str, reason: str) -> None:
         super().__init__(char_id, field, reason)
@@ -193,27 +196,27 @@ class CorruptState(StatesyncError):
         self.reason = reason
 
     def __str__(self) -> str:
-        whose = f"character {self.char_id}, " if self.char_id else ""
-        return f"{whose}field {self.field!r}: {self.reason}"
+        owner = f"character {self.char_id}, " if self.char_id else ""
+        return f"{owner}field {self.field!r}: {self.reason}"
 
 
 class PreconditionFailed(StatesyncError):
-    """Something is not as a change expects it, so nothing is changed.
+    """A field is not as a change expects it, so nothing is changed.
 
-    ``args`` are (whose, field, expected, found): ``whose`` is ``character 7`` or
-    ``combat:session:{uuid}``, the other two are texts, None where the field is absent.
+    ``args`` are (owner, field, expected, found). ``owner`` is such as ``character 7`` or
+    ``combat:session:{uuid}``. ``expected`` and ``found`` are texts; None means absent.
     """
 
-    def __init__(self, whose: str, field: str, expected: str | None, found: str | None) -> None:
-        super().__init__(whose, field, expected, found)
-        self.whose = whose
+    def __init__(self, owner: str, field: str, expected: str | None, found: str | None) -> None:
+        super().__init__(owner, field, expected, found)
+        self.owner = owner
         self.field = field
         self.expected = expected
         self.found = found
 
     def __str__(self) -> str:
         expected, found = ("nothing" if t is None else _shown(t) for t in self.args[2:])
-        return f"{self.whose}, field {self.field!r}: expected {expected}, found {found}"
+        return f"{self.owner}, field {self.field!r}: expected {expected}, found {found}"
 
 
 def _shown(text: str) -> str:
@@ -221,9 +224,9 @@ def _shown(text: str) -> str:
 
 
 class GroupTooLarge(StatesyncError):
-    """Too much has been changed together since it was saved; ``args`` are (char_ids,).
+    """A consistency group would outgrow its limit; ``args`` are (char_ids,).
 
-    Save these characters, or let a GameStore do it, and try again.
+    Nothing is changed. Save these characters and try again; a GameStore does so by itself.
     """
 
     def __init__(self, char_ids: Iterable[int]) -> None:
@@ -241,7 +244,7 @@ class GroupTooLarge(StatesyncError):
 class NotDurable(StatesyncError):
     """A change is in Redis and marked dirty, but not known to be in PostgreSQL.
 
-    ``args`` are (char_ids, reason). It is not lost: the next sweep saves it as soon as it can.
+    ``args`` are (char_ids, reason). The change is not lost: a sweep saves it as soon as it can.
     """
 
     def __init__(self, char_ids: Iterable[int], reason: str) -> None:
@@ -250,10 +253,10 @@ class NotDurable(StatesyncError):
         super().__init__(self.char_ids, reason)
 
     def __str__(self) -> str:
-        whose = ", ".join(map(str, self.char_ids)) or "(nobody)"
+        char_ids = ", ".join(map(str, self.char_ids)) or "none"
         return (
             f"the change is in Redis and marked, but not known to be in PostgreSQL yet "
-            f"(characters {whose}): {self.reason}"
+            f"(characters {char_ids}): {self.reason}"
         )
 
 
@@ -272,7 +275,7 @@ class EmbeddedServerError(StatesyncError):
 
 
 class ServerUnavailable(StatesyncError):
-    """A server cannot be reached or cannot work now; nothing is lost, try again later."""
+    """A server cannot be reached or cannot work now. Nothing is lost; try again later."""
 
 
 class RedisUnavailable(ServerUnavailable):

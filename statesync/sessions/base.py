@@ -1,4 +1,4 @@
-"""Owns what a session type provides: a name, the states that lead to it, ``save`` and ``load``."""
+"""Owns what a session type provides: its name, its states, ``save`` and ``load``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from uuid import UUID
 
 from statesync import durable
+from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.references import session_uuid
 from statesync.state.session_types import names, session_types
 from statesync.state.sessions import Session
@@ -20,12 +21,10 @@ __all__ = ["SessionOrchestrator", "SessionReport", "make_orchestrators"]
 
 @dataclass(frozen=True, slots=True)
 class SessionReport:
-    """What became of one session."""
+    """What became of one session in a backup or a restore."""
 
-    outcome: str
-    """Of a backup ``saved``, ``unchanged``, ``closed`` (saved for good), ``missing`` (not in
-    Redis), or what kept its participants from being saved; of a restore ``restored``, ``live``,
-    ``ended`` (the character's core still pointed at it) or ``not_found``."""
+    outcome: SessionOutcome | BackupOutcome
+    """A BackupOutcome is what kept a participant, and so the session, from being saved."""
     session_id: str | None = None
     error: str | None = None
 
@@ -44,20 +43,20 @@ class Game(Protocol):
 class SessionOrchestrator:
     """Base of every session type; a subclass is made once for each GameStateOrchestrator.
 
-    A type is a name, the states that lead to it, and two functions, ``save`` and ``load``. What it
-    does not keep elsewhere stays in ``sessions.payload``, by itself. When it is saved, how often,
-    by which version and together with whom is not its business.
+    A type is a name, the states that lead to it, and two functions, ``save`` and ``load``. Fields
+    that it does not keep elsewhere stay in ``sessions.payload``. When a session is saved, how
+    often, at which version and together with what is not its business.
     """
 
     session_type: ClassVar[str]
-    """Its name: lower-case letters, digits and ``_``. The core's field is
+    """The name of the type: lower-case letters, digits and ``_``. The core's field is
     ``{session_type}_session_id``, the key of a session ``{session_type}:session:{uuid}``."""
     states: ClassVar[Sequence[str]] = ()
-    """A character that is restored in one of these is restored with such a session."""
+    """A character that is restored in one of these states is restored with such a session."""
     json_fields: ClassVar[Sequence[str]] = ()
-    """Fields that hold JSON: ``save`` gets, and ``load`` gives, their values. Others are text."""
+    """Fields that hold JSON: ``save`` gets, and ``load`` returns, their values. Others are text."""
     required_fields: ClassVar[Sequence[str]] = ()
-    """Fields without which a session cannot be opened."""
+    """Fields that ``open_session`` must be given."""
     has_log: ClassVar[bool] = False
     """Whether sessions keep a log, ``{session_type}:session:{uuid}:log``: ``saved_log`` says how
     much of it is saved, ``save`` finds the new entries in ``Session.log``, ``load`` gives all."""
@@ -70,14 +69,15 @@ class SessionOrchestrator:
         """Refuse fields that cannot be saved. Raises InvalidField."""
 
     def payload(self, session: Session) -> dict[str, Any]:
-        """Return what of a session stands in ``sessions.payload``: all its fields."""
+        """Return what ``sessions.payload`` holds of a session: all its fields."""
         return session.fields
 
     def save(self, connection: Connection, snapshots: Sequence[Session]) -> None:
-        """Write what stands in tables of the type's own, in the transaction of ``connection``.
+        """Write the tables of the type's own, in the transaction of ``connection``.
 
-        ``snapshots`` have changed since they were last saved, and their rows in ``sessions`` are
-        locked. The same one may come twice. What this raises keeps them from being saved.
+        ``snapshots`` have changed since they were last saved; their rows in ``sessions`` are
+        written and locked. The same snapshot may come twice. An exception keeps all of them from
+        being saved.
         """
 
     def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
@@ -85,7 +85,7 @@ class SessionOrchestrator:
         return self.open_sessions(connection, char_ids)
 
     def saved_log(self, connection: Connection, session_ids: Sequence[UUID]) -> dict[UUID, int]:
-        """Return how many entries of each session's log are in PostgreSQL, where there are any."""
+        """Return how many entries of each session's log PostgreSQL holds; without those of none."""
         raise NotImplementedError(f"{type(self).__name__} keeps a log, so it must say how much")
 
     def open_sessions(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
@@ -97,7 +97,7 @@ class SessionOrchestrator:
         return self.backup_sessions([session_id])[0]
 
     def backup_sessions(self, session_ids: Iterable[UUID | str]) -> list[SessionReport]:
-        """Save sessions now, and with them their participants; reports in the order given.
+        """Save sessions now, and with them their participants; report in the order given.
 
         Raises InvalidInput or ServerUnavailable.
         """
@@ -109,7 +109,7 @@ class SessionOrchestrator:
         return self.restore_sessions([char_id])[0]
 
     def restore_sessions(self, char_ids: Iterable[int]) -> list[SessionReport]:
-        """Restore characters and their sessions, where they are not live; reports in order.
+        """Restore characters and their sessions, unless they are live; report in the order given.
 
         Raises InvalidCharId or ServerUnavailable.
         """

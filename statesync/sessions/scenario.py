@@ -1,4 +1,4 @@
-"""Owns quests: where each participant stands, in the JSON columns of ``scenario_progress``."""
+"""Owns quests: the progress of each participant, a row each in ``scenario_progress``."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ScenarioOrchestrator(SessionOrchestrator):
 
     @classmethod
     def check(cls, fields: Mapping[str, Any]) -> None:
-        """Refuse a graph or variables that are no object or list. Raises InvalidField."""
+        """Refuse a graph or variables that are not an object or a list. Raises InvalidField."""
         for name in cls.json_fields:
             if not isinstance(fields.get(name, {}), dict | list):
                 raise InvalidField(name, "must be a JSON object or list")
@@ -52,16 +52,15 @@ class ScenarioOrchestrator(SessionOrchestrator):
             raise InvalidField("quest_id", "must be a non-empty string")
 
     def payload(self, session: Session) -> dict[str, Any]:
-        """Return all but the columns; of those, which there are."""
-        held = session.fields
-        return {k: None if k in _COLUMNS else value for k, value in held.items()}
+        """Return all fields; those in columns without their values."""
+        return {name: None if name in _COLUMNS else v for name, v in session.fields.items()}
 
     def save(self, connection: Connection, snapshots: Sequence[Session]) -> None:
-        """Write each participant's progress, where it differs."""
+        """Write each participant's progress, if it differs."""
         rows = []
         for session in snapshots:
             if "quest_id" not in session.fields:
-                raise InvalidField("quest_id", f"{session.name} must have one")
+                raise InvalidField("quest_id", f"{session.ref.label} must have one")
             row = {name: session.fields.get(name) for name in ("quest_id", *_COLUMNS)}
             for name in self.json_fields:
                 row[name] = {} if row[name] is None else row[name]
@@ -70,31 +69,33 @@ class ScenarioOrchestrator(SessionOrchestrator):
             connection.execute(_UPSERT, {"rows": rows})
 
     def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
-        """Return open quests, each as far as that character has come in it."""
-        found = self.open_sessions(connection, char_ids)
+        """Return open quests, each with that character's own progress."""
+        open_sessions = self.open_sessions(connection, char_ids)
         query = select(scenario_progress).where(
             scenario_progress.c.character_id == func.any(bindparam("ids"))
         )
         rows: dict[int, list[Mapping[str, Any]]] = {}
-        for row in connection.execute(query, {"ids": list(found)}).mappings():
+        for row in connection.execute(query, {"ids": list(open_sessions)}).mappings():
             rows.setdefault(row["character_id"], []).append(dict(row))
         return {
             char_id: _with_progress(session, rows.get(char_id, []))
-            for char_id, session in found.items()
+            for char_id, session in open_sessions.items()
         }
 
 
 def _with_progress(session: Session, rows: Sequence[Mapping[str, Any]]) -> Session:
-    """Return a quest with its columns; which quest it is, only its payload can say for sure."""
+    """Return a quest with its columns. A payload that does not say which quest it is, as a foreign
+    row's may, leaves only a character's single row to be it."""
     fields = dict(session.fields)
-    quest = fields.get("quest_id")
-    row = next((row for row in rows if row["quest_id"] == quest), None)
-    if quest is None and len(rows) == 1:
+    quest_id = fields.get("quest_id")
+    row = next((row for row in rows if row["quest_id"] == quest_id), None)
+    if quest_id is None and len(rows) == 1:
         row = rows[0]
-    marked = [name for name in _COLUMNS if name in fields]
     if row is not None:
-        named = _COLUMNS if session.foreign and not marked else marked
-        fields |= {name: row[name] for name in named}
+        columns: Sequence[str] = [name for name in _COLUMNS if name in fields]
+        if session.foreign and not columns:
+            columns = _COLUMNS
+        fields |= {name: row[name] for name in columns}
         fields["quest_id"] = row["quest_id"]
-    there = {k: v for k, v in fields.items() if k not in _COLUMNS or v is not None}
-    return replace(session, fields=there)
+    present = {k: v for k, v in fields.items() if k not in _COLUMNS or v is not None}
+    return replace(session, fields=present)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from uuid import UUID
 
@@ -10,8 +11,8 @@ from statesync.errors import InvalidInput
 __all__ = [
     "UUID_EXPECTED",
     "SessionRef",
+    "is_session_uuid",
     "reference_field",
-    "session_type_of",
     "session_uuid",
 ]
 
@@ -19,14 +20,16 @@ UUID_EXPECTED = "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or
 """What a field of a core that points at a session must hold."""
 
 _SUFFIX = "_session_id"
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class SessionRef(NamedTuple):
-    """Names one session. ``id`` is a UUID in its one spelling, as ``session_uuid`` returns it."""
+    """Names one session."""
 
     session_type: str
     """Such as ``combat``."""
     id: str
+    """A UUID in the spelling that ``session_uuid`` returns."""
 
     @property
     def key(self) -> str:
@@ -45,7 +48,7 @@ class SessionRef(NamedTuple):
 
     @classmethod
     def from_member(cls, member: str) -> SessionRef | None:
-        """Return the session that a member's name means; None if it names a character or a tie."""
+        """Return the session that a member names; None if it is a character or a tie."""
         session_type, colon, session_id = member.partition(":")
         return cls(session_type, session_id) if colon else None
 
@@ -55,13 +58,13 @@ def reference_field(session_type: str) -> str:
     return session_type + _SUFFIX
 
 
-def session_type_of(field: str) -> str | None:
-    """Return the type of the session that a field of a core points at; None if it is another."""
-    return field.removesuffix(_SUFFIX) if field.endswith(_SUFFIX) else None
+def is_session_uuid(text: str) -> bool:
+    """Return whether ``text`` is a session's id in the spelling that keys use."""
+    return _UUID.fullmatch(text) is not None
 
 
 def session_uuid(session_id: object) -> str:
-    """Return the one spelling of a session's id that keys bear. Raises InvalidInput."""
+    """Return a session's id in the spelling that keys use. Raises InvalidInput."""
     try:
         return str(session_id if isinstance(session_id, UUID) else UUID(str(session_id)))
     except ValueError:

@@ -21,7 +21,7 @@ from statesync.state.fields import (
     text_value,
     version_value,
 )
-from statesync.state.references import reference_field, session_uuid
+from statesync.state.references import UUID_EXPECTED, SessionRef, is_session_uuid, reference_field
 from statesync.state.session_types import find_type, names
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "write_session",
 ]
 
-_OWN = ("version", "closed_at", TIE_FIELD)
+_OWN_BY_STATESYNC = ("version", "closed_at", TIE_FIELD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,34 +43,40 @@ class Session:
     """A temporary session: a fight, an open inventory, a quest."""
 
     session_type: str
-    """The name of its type, such as ``combat``."""
+    """Such as ``combat``."""
     id: UUID
     fields: dict[str, Any] = field(default_factory=dict)
-    """What the hash holds beside its version: values where the contract or the type says JSON,
-    ``participants`` among them; text otherwise."""
+    """The fields of the hash, without those of statesync. ``participants`` and the ``json_fields``
+    of the type are JSON values; all others are text."""
     version: int = 0
     closed: bool = False
     log_length: int = 0
+    """How many entries the whole log has."""
     log_start: int = 0
     """The index of the first entry in ``log``."""
     log: tuple[Any, ...] = ()
+    """The entries that are not saved yet if this is a snapshot; all if it is loaded."""
     members: tuple[int, ...] = ()
-    """In a snapshot and in PostgreSQL: the characters that are in it now."""
+    """The characters that are in it now; only a snapshot, or what PostgreSQL holds, has them."""
     foreign: bool = False
-    """Loaded from a row that statesync has never saved: its payload may not name all there is."""
+    """Whether statesync never saved the row that it is loaded from: the payload may be partial."""
 
     @property
     def participants(self) -> tuple[int, ...]:
-        """The characters that the session itself names."""
+        """The characters that the field ``participants`` names."""
         return tuple(self.fields.get("participants") or ())
 
     @property
+    def ref(self) -> SessionRef:
+        """What names it; ``ref.label`` is how messages do."""
+        return SessionRef(self.session_type, str(self.id))
+
+    @property
     def name(self) -> str:
-        """How messages name it: ``combat:session:{uuid}``."""
-        return f"{self.session_type}:session:{self.id}"
+        return self.ref.label
 
     def digest(self) -> str:
-        """Return a name of the content: equal only where nothing but the version differs."""
+        """Return a hash of the content: two are equal only if nothing but the version differs."""
         content = [self.fields, sorted(self.members), self.closed, self.log_length]
         return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
@@ -78,19 +84,19 @@ class Session:
 def decode_session(
     session_type: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int = 0
 ) -> Session:
-    """Read a session's hash. Raises InvalidField, which names the first field that is not valid, as
-    in ``combat:session:{uuid}.monsters``."""
+    """Return the session that a hash holds.
+
+    Raises InvalidField, whose ``field`` is such as ``combat:session:{uuid}.monsters``.
+    """
+    ref = SessionRef(session_type, session_id)
     try:
-        return _decode(session_type, session_id, raw, log_length)
+        return _decode(ref, raw, log_length)
     except InvalidField as error:
-        field = f"{session_type}:session:{session_id}.{error.field}"
-        raise InvalidField(field, error.reason) from None
+        raise InvalidField(f"{ref.label}.{error.field}", error.reason) from None
 
 
-def _decode(
-    session_type: str, session_id: str, raw: Mapping[bytes, bytes], log_length: int
-) -> Session:
-    json = json_fields(session_type)
+def _decode(ref: SessionRef, raw: Mapping[bytes, bytes], log_length: int) -> Session:
+    json = json_fields(ref.session_type)
     fields: dict[str, Any] = {}
     version, closed = 0, False
     for raw_name, raw_value in raw.items():
@@ -105,15 +111,15 @@ def _decode(
             fields[name] = json_value(name, raw_value)
         else:
             fields[name] = text_value(name, raw_value)
-    _check(session_type, fields)
-    return Session(session_type, UUID(session_id), fields, version, closed, log_length)
+    _check(ref.session_type, fields)
+    return Session(ref.session_type, UUID(ref.id), fields, version, closed, log_length)
 
 
 def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, str]:
     """Return a session's fields as its hash holds them.
 
-    A string stays as it is where the type does not say JSON; anything else becomes JSON. Raises
-    InvalidField, or InvalidSessionType.
+    A string stays as it is, unless the field is one of the type's ``json_fields``. Any other value
+    becomes JSON. Raises InvalidField, or InvalidSessionType.
     """
     json = json_fields(session_type)
     if len(fields) > MAX_FIELDS:
@@ -124,7 +130,7 @@ def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, st
         if not isinstance(name, str) or not name:
             raise InvalidField(str(name), "the name of a field must be a non-empty string")
         text_value("(name)", _bytes(name, name))
-        if name in _OWN:
+        if name in _OWN_BY_STATESYNC:
             raise InvalidField(name, "belongs to statesync and cannot be set")
         if name in json or not isinstance(value, str):
             encoded[name] = _dump(name, value)
@@ -139,7 +145,7 @@ def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, st
 
 
 def write_session(session: Session) -> dict[str, str]:
-    """Return the fields of a session that comes from PostgreSQL as its hash holds them."""
+    """Return the fields of a session that comes from PostgreSQL as its hash holds them, unchecked."""
     json = json_fields(session.session_type)
     return {
         name: value if name not in json and isinstance(value, str) else dump_json(value)
@@ -158,8 +164,10 @@ def encode_log(entries: Sequence[Any]) -> list[str]:
 
 
 def read_participants(session: str, char_id: int, raw: bytes) -> tuple[int, ...]:
-    """Return the ids in ``participants``. Raises CorruptState of ``char_id`` where it is no list
-    of them."""
+    """Return the ids in ``participants``; ``session`` is the label that errors show.
+
+    Raises CorruptState, of ``char_id``, if ``raw`` is not a list of ids.
+    """
     try:
         value = json_value("participants", raw) if raw else []
         _check_participants(value)
@@ -168,28 +176,25 @@ def read_participants(session: str, char_id: int, raw: bytes) -> tuple[int, ...]
     return tuple(value)
 
 
-def read_references(char_id: int, held: Sequence[bytes]) -> dict[str, str]:
-    """Return the sessions that a core points at, by type. Raises CorruptState."""
-    found = {}
-    for session_type, raw in zip(names(), held, strict=True):
-        if raw:
-            text = raw.decode(errors="backslashreplace")
-            try:
-                valid = session_uuid(text) == text
-            except InvalidInput:
-                valid = False
-            if not valid:
-                raise CorruptState(
-                    char_id,
-                    reference_field(session_type),
-                    "must be a UUID such as 123e4567-e89b-12d3-a456-426614174000, or empty",
-                )
-            found[session_type] = text
-    return found
+def read_references(char_id: int, raw_ids: Sequence[bytes]) -> dict[str, str]:
+    """Return the ids of the sessions that a core points at, by type.
+
+    ``raw_ids`` are the values of its reference fields, in the order of ``names()``. Raises
+    CorruptState.
+    """
+    references = {}
+    for session_type, raw in zip(names(), raw_ids, strict=True):
+        if not raw:
+            continue
+        text = raw.decode(errors="backslashreplace")
+        if not is_session_uuid(text):
+            raise CorruptState(char_id, reference_field(session_type), UUID_EXPECTED)
+        references[session_type] = text
+    return references
 
 
 def json_fields(session_type: str) -> frozenset[str]:
-    """Return the fields of a session of a type that hold JSON."""
+    """Return the fields that hold JSON in sessions of a type."""
     return frozenset(("participants", *find_type(session_type).json_fields))
 
 

@@ -1,6 +1,6 @@
-"""Owns the vitals of a character for whom none were ever saved.
+"""Owns the vitals of a character that has none saved.
 
-A game puts its own function here by ``STATESYNC_VITALS=package.module:function``.
+A game replaces the function by ``STATESYNC_VITALS=package.module:function``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def derive_vitals(stats: Mapping[str, int], /) -> dict[str, Any]:
 
 
 def load_function(path: str) -> DeriveVitals:
-    """Import the function that ``package.module:function`` names; SettingsError if it cannot."""
+    """Import the function that ``package.module:function`` names. Raises SettingsError."""
     module, _, name = path.partition(":")
     try:
         function = getattr(import_module(module), name)

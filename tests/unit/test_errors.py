@@ -29,7 +29,7 @@ def drawn() -> dict[str, str | None]:
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
         found = re.fullmatch(r"    ((?:[│ ]   )*(?:[├└]── )?)(\w+)(?:  .*)?", line)
-        if not found or line.startswith("    backend"):
+        if not found:
             continue
         depth = len(found[1]) // 4
         del path[depth:]
@@ -38,9 +38,9 @@ def drawn() -> dict[str, str | None]:
     return tree
 
 
-def public_parent(session_type: type) -> str | None:
+def public_parent(error_class: type) -> str | None:
     """Return the nearest public ancestor among our errors."""
-    for ancestor in session_type.__mro__[1:]:
+    for ancestor in error_class.__mro__[1:]:
         if ancestor.__name__ in errors.__all__:
             return ancestor.__name__
     return None
@@ -53,9 +53,9 @@ def test_docstring_draws_the_real_tree() -> None:
 
 @pytest.mark.parametrize("name", errors.__all__)
 def test_error_survives_json(name: str) -> None:
-    session_type = getattr(errors, name)
-    error = session_type(*EXAMPLES.get(session_type, ("what happened",)))
-    again = session_type(*json.loads(json.dumps(error.args)))
+    error_class = getattr(errors, name)
+    error = error_class(*EXAMPLES.get(error_class, ("what happened",)))
+    again = error_class(*json.loads(json.dumps(error.args)))
     assert str(again) == str(error)
     assert again.args == error.args
     assert vars(again) == vars(error)

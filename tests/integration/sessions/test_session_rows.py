@@ -9,9 +9,10 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from statesync import GameStateOrchestrator, HotStore, Session, SessionOrchestrator, Settings
+from statesync import GameStateOrchestrator, Session, SessionOrchestrator, Settings
 from statesync.errors import InvalidField, InvalidInput, InvalidSessionType
 from statesync.hot.keys import Keys
+from statesync.hot.store import HotStore
 from tests.conftest import FullCore
 from tests.registry import registered
 

@@ -14,8 +14,9 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from statesync import LoginService, Session, SessionOrchestrator
+from statesync import Session, SessionOrchestrator
 from statesync.errors import CharacterNotRestored, InSession, SessionClosed, SessionNotFound
+from statesync.game.client import log_in
 from statesync.hot.keys import Keys
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state import session_types
@@ -368,7 +369,7 @@ def test_type_that_cannot_load_holds_up_its_own_players_alone(
     assert {r.outcome for r in reports.values()} == {"restored"}
     assert broken.hot.peek(3) is None
     with pytest.raises(CharacterNotRestored, match="'broken' cannot load it: relation"):
-        LoginService(broken, lambda _: None).login(3)
+        log_in(broken, 3)
     Broken.mistake = ""
     assert broken.restore_full_state(3).sessions == {"broken": "restored"}
 

@@ -14,7 +14,7 @@ from statesync.errors import InvalidInput, InvalidSessionType, SettingsError
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.sessions import CombatOrchestrator, SessionOrchestrator
 from statesync.state import session_types
-from statesync.state.references import session_uuid
+from statesync.state.references import is_session_uuid, session_uuid
 from statesync.state.session_types import check_registry, find_type, register
 from tests.registry import registered
 
@@ -117,6 +117,9 @@ def test_types_can_be_checked_without_being_registered() -> None:
 def test_session_ids_have_one_spelling() -> None:
     text = "123e4567-e89b-12d3-a456-426614174000"
     assert session_uuid(UUID(text)) == session_uuid(text.upper()) == text
+    assert is_session_uuid(text)
+    assert not is_session_uuid(text.upper())
     for wrong in ("x", "", None, 5, "combat:session:1"):
+        assert not is_session_uuid(str(wrong))
         with pytest.raises(InvalidInput, match="is not a session id"):
             session_uuid(wrong)
