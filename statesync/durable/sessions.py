@@ -24,8 +24,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable.characters import LOAD, Accepted, Busy, Raced, Refused, Saved, recordset
+from statesync.durable.characters import LOAD
 from statesync.durable.database import Rejected
+from statesync.durable.recordset import recordset
+from statesync.durable.results import Accepted, Busy, Raced, Refused, Saved
 from statesync.durable.tables import characters, session_characters, sessions
 from statesync.state.references import reference_field
 from statesync.state.sessions import Session

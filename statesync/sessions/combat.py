@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable.characters import recordset
+from statesync.durable.recordset import recordset
 from statesync.durable.tables import combat_log, state_conflicts
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.sessions import Session
@@ -21,10 +21,10 @@ __all__ = ["CombatOrchestrator"]
 
 _ENTRIES_PER_STATEMENT = 5_000
 
-_rows = recordset(combat_log, "session_id", ("seq", "entry"))
+_batch = recordset(combat_log, "session_id", ("seq", "entry"))
 # The recordset turns JSON's null, an entry like any other, into SQL's.
-_entry = func.coalesce(_rows.c.entry, text("'null'::jsonb"))
-_same_place = (combat_log.c.session_id == _rows.c.session_id, combat_log.c.seq == _rows.c.seq)
+_entry = func.coalesce(_batch.c.entry, text("'null'::jsonb"))
+_same_place = (combat_log.c.session_id == _batch.c.session_id, combat_log.c.seq == _batch.c.seq)
 _DELETE_CONTRADICTED = (
     delete(combat_log)
     .where(*_same_place, combat_log.c.entry.is_distinct_from(_entry))
@@ -39,7 +39,9 @@ _APPEND = (
     upsert(combat_log)
     .from_select(
         ["session_id", "seq", "entry"],
-        select(_rows.c.session_id, _rows.c.seq, _entry).order_by(_rows.c.session_id, _rows.c.seq),
+        select(_batch.c.session_id, _batch.c.seq, _entry).order_by(
+            _batch.c.session_id, _batch.c.seq
+        ),
     )
     .on_conflict_do_nothing()
 )

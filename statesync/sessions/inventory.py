@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam, delete, func, literal, select, tup
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync import durable
-from statesync.durable.characters import recordset
+from statesync.durable.recordset import recordset
 from statesync.durable.tables import inventory_items
 from statesync.errors import InvalidField
 from statesync.sessions.base import SessionOrchestrator
@@ -24,19 +24,19 @@ _ITEM_KEYS = ("item_id", "kind", "quantity")
 _COLUMNS = ("character_id", "kind", "quantity", "attributes")
 _MAX_QUANTITY = 2**63 - 1
 
-_rows = recordset(inventory_items, "item_id", _COLUMNS)
+_batch = recordset(inventory_items, "item_id", _COLUMNS)
 _DELETE_MISSING = delete(inventory_items).where(
     inventory_items.c.character_id == func.any(bindparam("owners")),
-    ~select(literal(1)).where(_rows.c.item_id == inventory_items.c.item_id).exists(),
+    ~select(literal(1)).where(_batch.c.item_id == inventory_items.c.item_id).exists(),
 )
 _PREVIOUS_OWNERS = (
     select(inventory_items.c.character_id)
-    .join(_rows, _rows.c.item_id == inventory_items.c.item_id)
-    .where(inventory_items.c.character_id != _rows.c.character_id)
+    .join(_batch, _batch.c.item_id == inventory_items.c.item_id)
+    .where(inventory_items.c.character_id != _batch.c.character_id)
 )
 _insert = upsert(inventory_items).from_select(
     ["item_id", *_COLUMNS],
-    select(*(_rows.c[name] for name in ("item_id", *_COLUMNS))).order_by(_rows.c.item_id),
+    select(*(_batch.c[name] for name in ("item_id", *_COLUMNS))).order_by(_batch.c.item_id),
 )
 _UPSERT = _insert.on_conflict_do_update(
     index_elements=["item_id"],

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable.characters import recordset
+from statesync.durable.recordset import recordset
 from statesync.durable.tables import characters, scenario_progress
 from statesync.errors import InvalidField
 from statesync.sessions.base import SessionOrchestrator
@@ -18,12 +18,12 @@ from statesync.state.sessions import Session
 __all__ = ["ScenarioOrchestrator"]
 
 _COLUMNS = ("node", "variables", "graph")
-_rows = recordset(scenario_progress, "character_id", ("quest_id", *_COLUMNS))
+_batch = recordset(scenario_progress, "character_id", ("quest_id", *_COLUMNS))
 _insert = upsert(scenario_progress).from_select(
     ["character_id", "quest_id", *_COLUMNS],
-    select(*(_rows.c[name] for name in ("character_id", "quest_id", *_COLUMNS)))
-    .join(characters, characters.c.id == _rows.c.character_id)
-    .order_by(_rows.c.character_id, _rows.c.quest_id),
+    select(*(_batch.c[name] for name in ("character_id", "quest_id", *_COLUMNS)))
+    .join(characters, characters.c.id == _batch.c.character_id)
+    .order_by(_batch.c.character_id, _batch.c.quest_id),
 )
 _UPSERT = _insert.on_conflict_do_update(
     index_elements=["character_id", "quest_id"],

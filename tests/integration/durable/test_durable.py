@@ -11,7 +11,7 @@ from sqlalchemy import Engine, text
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.characters import Deleted, Incomplete, Raced, Refused, Result, Saved
+from statesync.durable.results import CharacterResult, Deleted, Incomplete, Raced, Refused, Saved
 from statesync.lifecycle import groups
 from statesync.lifecycle.groups import Group
 from statesync.state.characters import Character
@@ -28,7 +28,7 @@ def character(core: dict[str, Any], version: int = 10, char_id: int = 1) -> Char
     return Character(char_id, fields=own, version=version, **typed)
 
 
-def save(engine: Engine, *snapshots: Character) -> dict[int, Result]:
+def save(engine: Engine, *snapshots: Character) -> dict[int, CharacterResult]:
     with database.transaction(engine) as connection:
         outcomes = groups.save(connection, [Group({s.char_id: s}) for s in snapshots], {})
     return {char_id: r for outcome in outcomes for char_id, r in outcome.characters.items()}
