@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from statesync.durable import database
-from statesync.durable.characters import Busy, Raced, Refused
+from statesync.durable.results import Busy, Raced, Refused
 from statesync.errors import CorruptState, LeaseLost, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, packed
 from statesync.hot.commands.backup import CoreAck, GroupAck, NeedsKeys, RawSnapshot

@@ -17,8 +17,8 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.characters import Incomplete, Refused
 from statesync.durable.database import Rejected, work_of
+from statesync.durable.results import Incomplete, Refused
 from statesync.durable.tables import session_characters, sessions, state_conflicts
 from statesync.errors import CorruptState
 from statesync.hot.commands.claims import Claim

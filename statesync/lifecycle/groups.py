@@ -15,14 +15,23 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from statesync import durable
-from statesync.durable.characters import Accepted, Busy, Deleted, HeldBack, Refused, Result, Saved
 from statesync.durable.database import work_of
+from statesync.durable.results import (
+    Accepted,
+    CharacterDecision,
+    CharacterResult,
+    Deleted,
+    HeldBack,
+    Saved,
+    SessionDecision,
+    SessionResult,
+)
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character
 from statesync.state.fields import dump_json
 from statesync.state.sessions import Session
 
-__all__ = ["Group", "GroupResult", "SessionResult", "save"]
+__all__ = ["Group", "GroupResult", "save"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +44,15 @@ class Group:
     """By character: the ids that its core points at, by type; also of sessions that are gone."""
 
 
-SessionResult = Saved | Refused | Busy | HeldBack
-"""What became of one session of a group."""
-
-
 @dataclass(frozen=True, slots=True)
 class GroupResult:
     """What became of a group, and of each of its characters and sessions."""
 
     saved: bool
-    characters: dict[int, Result]
+    characters: dict[int, CharacterResult]
     sessions: dict[UUID, SessionResult]
 
 
-CharacterDecision = Result | Accepted
-SessionDecision = Saved | Refused | Busy | Accepted
 _SAVEABLE = (Accepted, Saved, Deleted)
 """Decisions that do not keep the rest of a group from being saved."""
 
@@ -96,7 +99,7 @@ def save(
 
 def _result(group: Group, decided: _Decided, written: Mapping[int, Saved]) -> GroupResult:
     saved = decided.can_save(group)
-    characters: dict[int, Result] = {}
+    characters: dict[int, CharacterResult] = {}
     for char_id in group.characters:
         decision = decided.characters[char_id]
         not_written = HeldBack() if isinstance(decision, Accepted) else decision

@@ -1,10 +1,15 @@
-"""Owns the life cycle of a character: the way in and out of Redis, and back to PostgreSQL."""
+"""Owns the life cycle of a character: into Redis, out of it, and back to PostgreSQL.
+
+This is the face of the room. A login is ``restore_full_state``, a logout ``evict``, a sweep's task
+``backup_claims``; a change that is to be durable at once (a trade) is ``backup_many``.
+"""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Self
 
 from sqlalchemy import Engine
 
@@ -15,6 +20,7 @@ from statesync.errors import (
     InvalidSessionType,
     SessionNotFound,
     SettingsError,
+    StatesyncError,
 )
 from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
@@ -27,35 +33,36 @@ from statesync.sessions.base import SessionOrchestrator, SessionReport, make_orc
 from statesync.settings import Settings
 from statesync.state import session_types
 from statesync.state.fields import check_char_id
+from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.sessions import Session
 from statesync.state.vitals import DeriveVitals, derive_vitals, load_function
 
 __all__ = ["BackupReport", "DeletionReport", "GameStateOrchestrator", "RestoreReport"]
 
-_ROUNDS = 6
-"""How often an eviction saves what has changed meanwhile."""
-
+_EVICT_ROUNDS = 6
+"""How many times an eviction saves a character again that has changed since the last save."""
 _EVICT_SECONDS = 3.0
-"""How long an eviction waits while others save what it is tied to."""
+"""How long an eviction waits while other workers save the character's group."""
+_ACTIVE_PAGE = 1000
+"""How many ids ``active`` gives at once."""
+_SAVED = (SessionOutcome.SAVED, SessionOutcome.UNCHANGED, SessionOutcome.CLOSED)
 
 
-_PAGE = 1000
-"""How many ids are listed at once."""
-
-
-class _Types(dict[str, SessionOrchestrator]):
+class _SessionOrchestrators(dict[str, SessionOrchestrator]):
     """The orchestrators of sessions, by type."""
 
-    def __missing__(self, name: str) -> SessionOrchestrator:
+    def __missing__(self, session_type: str) -> SessionOrchestrator:
         raise InvalidSessionType(
-            f"there is no session type {name!r}; there are {', '.join(sorted(self))}"
+            f"there is no session type {session_type!r}; there are {', '.join(sorted(self))}"
         )
 
 
 class GameStateOrchestrator:
     """Restores characters into Redis and backs them up to PostgreSQL; safe to share by threads.
 
-    Temporary sessions are delegated to ``sessions[name]``, one orchestrator for each type.
+    ``from_settings`` builds one for a process, and ``close`` or ``with`` ends it. The constructor
+    is for code that has a store and an engine already, such as tests: it does not close these.
+    Sessions are delegated to ``sessions[session_type]``, one orchestrator for each type.
     """
 
     def __init__(
@@ -70,12 +77,15 @@ class GameStateOrchestrator:
     ) -> None:
         self.hot = hot
         self.engine = engine
-        self.sessions: dict[str, SessionOrchestrator] = _Types(make_orchestrators(self))
+        self.sessions: dict[str, SessionOrchestrator] = _SessionOrchestrators(
+            make_orchestrators(self)
+        )
         if fallback_state in session_types.types_by_state():
             raise SettingsError(
                 f"STATESYNC_FALLBACK_STATE: {fallback_state!r} leads to a session itself; it must "
                 "be a state without one, such as exploration"
             )
+        self._owns_connections = False
         self._lease_us = lease_us
         self._backup = Backup(hot, engine, self.sessions, lease_us=lease_us, batch_size=batch_size)
         self._restore = Restore(
@@ -88,12 +98,12 @@ class GameStateOrchestrator:
         )
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> GameStateOrchestrator:
+    def from_settings(cls, settings: Settings) -> Self:
         """Build one on the servers of ``settings``; it connects when it is first used.
 
-        Raises SettingsError, or InvalidSessionType where the types contradict each other.
+        Raises SettingsError, or InvalidSessionType if the session types contradict each other.
         """
-        return cls(
+        made = cls(
             HotStore.from_settings(settings),
             database.connect(settings),
             lease_us=settings.lease_us,
@@ -101,11 +111,52 @@ class GameStateOrchestrator:
             vitals=load_function(settings.vitals),
             fallback_state=settings.fallback_state,
         )
+        made._owns_connections = True
+        return made
 
     def close(self) -> None:
-        """Close all connections."""
-        self.hot.close()
-        self.engine.dispose()
+        """Close the connections that ``from_settings`` made."""
+        if self._owns_connections:
+            self.hot.close()
+            self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Restore
+
+    def restore_full_state(self, char_id: int) -> RestoreReport:
+        """Load one character and its sessions into Redis if they are absent.
+
+        Raises as ``restore_many`` does.
+        """
+        return self.restore_many([char_id])[0]
+
+    def restore_many(
+        self, char_ids: Iterable[int], *, progress: Callable[[int], object] = lambda _: None
+    ) -> list[RestoreReport]:
+        """Load characters and their sessions if they are absent; reports in the order given.
+
+        Never overwrites what is live. After each batch, calls ``progress`` with how many characters
+        are reported so far. Raises InvalidCharId before anything is restored, and
+        ServerUnavailable.
+        """
+        ids = list(dict.fromkeys(check_char_id(char_id) for char_id in char_ids))
+        return self._restore.run(ids, progress)
+
+    def restore_sessions(self, session_type: str, char_ids: Sequence[int]) -> list[SessionReport]:
+        """Restore characters and their sessions, and report on the sessions of one type."""
+        reports = self.restore_many(char_ids)
+        replies = self.hot.run_many([self.hot.commands.peek(r.char_id) for r in reports])
+        session_reports = []
+        for report, peek in zip(reports, map(unwrap, replies), strict=True):
+            session_id = peek.references.get(session_type) if peek else None
+            outcome = report.sessions.get(session_type, SessionOutcome.NOT_FOUND)
+            session_reports.append(SessionReport(outcome, session_id))
+        return session_reports
 
     # Backup
 
@@ -116,16 +167,16 @@ class GameStateOrchestrator:
     def backup_many(self, char_ids: Iterable[int]) -> list[BackupReport]:
         """Save characters and their sessions now, dirty or not; reports in the order given.
 
-        Raises InvalidCharId before anything is done; ServerUnavailable, after which what was
-        not saved is dirty or claimed, and the sweep saves it.
+        Raises InvalidCharId before anything is saved; ServerUnavailable, after which what was not
+        saved is dirty or claimed, and the sweep saves it.
         """
         ids = list(dict.fromkeys(check_char_id(char_id) for char_id in char_ids))
         replies = self.hot.run_many(
             [self.hot.commands.claim(char_id, lease_us=self._lease_us) for char_id in ids]
         )
         claimed = [unwrap(reply) for reply in replies]
-        clean = {held.char_id for held, known in claimed if not known}
-        return self._backup.run([held for held, _ in claimed], clean)
+        clean = {claim.char_id for claim, was_dirty in claimed if not was_dirty}
+        return self._backup.run([claim for claim, _ in claimed], clean)
 
     def backup_claims(self, claims: Sequence[Claim]) -> list[BackupReport]:
         """Save characters that a sweep has claimed. Raises as ``backup_many`` does."""
@@ -133,102 +184,59 @@ class GameStateOrchestrator:
 
     def backup_sessions(self, session_type: str, session_ids: Sequence[str]) -> list[SessionReport]:
         """Save sessions of one type now, and with each its participants."""
-        get = self.hot.commands.get_session
-        replies = self.hot.run_many([get(session_type, session_id) for session_id in session_ids])
-        named: dict[str, Session] = {}
-        reports: dict[str, SessionReport] = {}
+        replies = self.hot.run_many(
+            [self.hot.commands.get_session(session_type, i) for i in session_ids]
+        )
+        sessions = [reply for reply in replies if isinstance(reply, Session)]
+        char_ids = {char_id for session in sessions for char_id in session.participants}
+        saved = {report.char_id: report for report in self.backup_many(char_ids)}
+        reports = []
         for session_id, reply in zip(session_ids, replies, strict=True):
-            if isinstance(reply, Session):
-                named[session_id] = reply
+            if isinstance(reply, StatesyncError):
+                reports.append(_not_readable(session_id, reply))
             else:
-                name = "missing" if isinstance(reply, SessionNotFound) else "quarantined"
-                reports[session_id] = SessionReport(name, session_id, str(reply))
-        saved = {
-            report.char_id: report
-            for report in self.backup_many(
-                {char_id for session in named.values() for char_id in session.participants}
-            )
-        }
-        for session_id, session in named.items():
-            of_it = [saved[char_id] for char_id in session.participants]
-            done_by = [
-                r for r in of_it if r.sessions.get(session_type) in ("saved", "unchanged", "closed")
-            ]
-            if done_by:
-                reports[session_id] = SessionReport(done_by[0].sessions[session_type], session_id)
-            else:
-                first = next((r for r in of_it if r.outcome != "missing"), None)
-                error = (first and first.error) or "no participant is loaded that points at it"
-                reports[session_id] = SessionReport(
-                    first.outcome if first else "missing", session_id, error
-                )
-        return [reports[session_id] for session_id in session_ids]
+                participants = [saved[char_id] for char_id in reply.participants]
+                reports.append(_saved_with(participants, session_type, session_id))
+        return reports
+
+    # Out of Redis
 
     def evict(self, char_id: int) -> BackupReport | None:
-        """Save a character and delete it from Redis, and with the last participant its sessions.
+        """Save a character and delete it from Redis; its sessions go with their last participant.
 
-        None where it was not loaded. Raises CharacterNotSaved where it cannot be saved or never
-        stops changing: then it stays.
+        None if it was not loaded. Raises CharacterNotSaved if it cannot be saved or never stops
+        changing: then it stays.
         """
         report = None
         deadline = time.monotonic() + _EVICT_SECONDS
-        pause, rounds = 0.005, 0
+        pause, saves_of_changes = 0.005, 0
         while self.hot.peek(char_id) is not None:
             sync_state = self.hot.sync_state(char_id)
+            # If it is claimed and not dirty, another worker saves it with its group: wait for that.
             if report is None or sync_state.dirty or not sync_state.token:
                 report = self.backup_full_state(char_id)
-                rounds += sync_state.dirty
+                saves_of_changes += sync_state.dirty
             failpoint("evicting")
-            if report.outcome != "quarantined" and self.hot.evict(char_id):
+            quarantined = report.outcome is BackupOutcome.QUARANTINED
+            if not quarantined and self.hot.evict(char_id):
                 return report
-            # What changed meanwhile is saved in another round, however long one takes; waiting for
-            # somebody else has an end in time.
-            waited = not sync_state.dirty and time.monotonic() > deadline
-            if report.outcome == "quarantined" or rounds > _ROUNDS or waited:
+            # A save of new changes may take any time; only the wait for others is limited in time.
+            too_late = not sync_state.dirty and time.monotonic() > deadline
+            if quarantined or too_late or saves_of_changes > _EVICT_ROUNDS:
                 raise CharacterNotSaved(char_id)
-            # Whose claim is out, is being saved by somebody else in its group: that will do.
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(2 * pause, 0.05)
         return report
 
     def delete(self, char_id: int) -> DeletionReport:
-        """Delete a character in both stores, for good; its sessions stay with the others in them.
+        """Delete a character in both stores, for good; shared sessions stay with the others.
 
         Safe at any time and to run twice; after a crash, run it again. Raises InvalidCharId and
         ServerUnavailable.
         """
         return Deletion(self.hot, self.engine, self.backup_full_state).run(char_id)
 
-    # Restore
-
-    def restore_full_state(self, char_id: int) -> RestoreReport:
-        """Load one character and its sessions into Redis where they are absent.
-
-        Raises as ``restore_many`` does.
-        """
-        return self.restore_many([char_id])[0]
-
-    def restore_many(
-        self, char_ids: Iterable[int], *, progress: Callable[[int], object] = lambda _: None
-    ) -> list[RestoreReport]:
-        """Load characters and their sessions where they are absent, and report on each in order.
-
-        ``progress`` is called with the number done after each batch. Never overwrites what is
-        live. Raises InvalidCharId before anything is done, and ServerUnavailable.
-        """
-        ids = list(dict.fromkeys(check_char_id(char_id) for char_id in char_ids))
-        return self._restore.run(ids, progress)
-
-    def restore_sessions(self, session_type: str, char_ids: Sequence[int]) -> list[SessionReport]:
-        """Restore characters and their sessions, and report on those of one type."""
-        reports = self.restore_many(char_ids)
-        peeks = self.hot.run_many([self.hot.commands.peek(r.char_id) for r in reports])
-        made = []
-        for report, peek in zip(reports, peeks, strict=True):
-            found = unwrap(peek)
-            session_id = found.references.get(session_type) if found else None
-            made.append(SessionReport(report.sessions.get(session_type, "not_found"), session_id))
-        return made
+    # Active characters
 
     def active(self, hours: float) -> Iterator[list[int]]:
         """Give the characters that are in an open session or were saved within ``hours``, in pages.
@@ -238,7 +246,7 @@ class GameStateOrchestrator:
         last = 0
         while True:
             with database.transaction(self.engine) as connection:
-                page = durable.sessions.active(connection, hours, last, _PAGE)
+                page = durable.sessions.active(connection, hours, last, _ACTIVE_PAGE)
             if not page:
                 return
             yield page
@@ -248,3 +256,23 @@ class GameStateOrchestrator:
         """Return how many characters ``active`` gives. Raises DatabaseUnavailable."""
         with database.transaction(self.engine) as connection:
             return durable.sessions.count_active(connection, hours)
+
+
+def _not_readable(session_id: str, error: StatesyncError) -> SessionReport:
+    missing = isinstance(error, SessionNotFound)
+    outcome = SessionOutcome.MISSING if missing else SessionOutcome.QUARANTINED
+    return SessionReport(outcome, session_id, str(error))
+
+
+def _saved_with(
+    participants: Sequence[BackupReport], session_type: str, session_id: str
+) -> SessionReport:
+    """Return the report on a session: what any participant's backup says, or why none saved it."""
+    outcomes = [report.sessions.get(session_type) for report in participants]
+    saved = next((outcome for outcome in outcomes if outcome in _SAVED), None)
+    if saved:
+        return SessionReport(saved, session_id)
+    first = next((r for r in participants if r.outcome is not BackupOutcome.MISSING), None)
+    outcome = first.outcome if first else SessionOutcome.MISSING
+    error = (first and first.error) or "no participant is loaded that points at it"
+    return SessionReport(outcome, session_id, error)

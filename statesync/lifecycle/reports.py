@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from uuid import UUID
 
-from statesync.durable.characters import Saved
+from statesync.durable.results import Saved
 from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.outcomes import BackupOutcome, SessionOutcome

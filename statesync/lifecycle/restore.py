@@ -1,4 +1,8 @@
-"""Owns the way from PostgreSQL to Redis: characters and their sessions, where they are absent."""
+"""Owns the way from PostgreSQL to Redis: characters and their sessions, if they are absent there.
+
+Most characters are absent and in no session: one statement loads them and one script restores them.
+The others are peeked at in Redis first.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,14 @@ from statesync import durable
 from statesync.durable import database
 from statesync.errors import CorruptState, DatabaseUnavailable, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
-from statesync.hot.commands.transfer import Peek, RestoreItem
+from statesync.hot.commands.transfer import Peek, RestoreItem, RestoreResult
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.failpoints import failpoint
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character, write_character
 from statesync.state.fields import dump_json
-from statesync.state.references import reference_field
+from statesync.state.outcomes import RestoreOutcome, SessionOutcome
+from statesync.state.references import SessionRef, reference_field
 from statesync.state.session_types import names
 from statesync.state.sessions import Session, read_references
 from statesync.state.vitals import DeriveVitals
@@ -31,55 +36,56 @@ __all__ = ["Restore", "RestoreReport"]
 
 log = logging.getLogger(__name__)
 
-_ROUNDS = 4
-"""How often a row that was read too early is read again."""
+_REREAD_ROUNDS = 4
+"""How many times rows are read that turn out to be older than what Redis has evicted since."""
+_READ_TOO_EARLY = "stale"
+"""What the script answers for such a row."""
 _LOG_STEP = 1000
-"""How many log entries are written by one script."""
+"""How many log entries one script writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """What became of one restore, and what came from where."""
+    """What became of one character in a restore."""
 
     char_id: int
-    outcome: str
-    """``restored`` from PostgreSQL, ``live`` in Redis already, ``not_found``, or ``failed``: the
-    type of one of its sessions cannot load it, or Redis holds something else where it or one of its
-    sessions should be, as ``error`` says. Then nothing was restored."""
+    outcome: RestoreOutcome
+    """If it is ``failed``, nothing was restored."""
     version: int | None = None
-    sessions: dict[str, str] = field(default_factory=dict)
-    """By type: ``restored`` from PostgreSQL, ``live`` in Redis already, or ``ended``: the character
-    pointed at it, but nothing of it is left to restore."""
+    sessions: dict[str, SessionOutcome] = field(default_factory=dict)
+    """By type: what became of each session that the character is in."""
     fallback_from: str | None = None
-    """The state it was saved in, of whose session nothing is left: it is in the fallback state."""
+    """The state it was saved in, if nothing is left of that state's session: it is in the fallback
+    state now."""
     error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
-    """How a character is to be restored."""
+class _Plan:
+    """What a character's core and sessions are to be."""
 
     core: Mapping[str, Any]
     version: int | None
-    """None where the core is live and only its sessions are to be restored."""
+    """None if the core is live and only its sessions are to be restored."""
     sessions: dict[str, Session] = field(default_factory=dict)
     """By the token under which the log is staged."""
     ended: tuple[str, ...] = ()
+    """The types of sessions that the core pointed at and of which nothing is left."""
     fallback_from: str | None = None
     changed: bool = False
     """The core is not what its row says, so it is to be saved."""
 
 
 class _Reports(dict[int, RestoreReport]):
-    """Reports by character, and those whose outcome has been counted where it was brought about."""
+    """Reports by character; ``counted`` are those whose outcome the restore script has counted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counted: set[int] = set()
 
     def undecided(self, ids: Sequence[int]) -> list[int]:
-        """Return those without a report, and the live ones: there may be more to see."""
-        return [i for i in ids if i not in self or self[i].outcome == "live"]
+        """Return the characters without a report, and the live ones: a session may be lost."""
+        return [i for i in ids if i not in self or self[i].outcome is RestoreOutcome.LIVE]
 
 
 class Restore:
@@ -97,200 +103,249 @@ class Restore:
     ) -> None:
         self._hot = hot
         self._commands = hot.commands
-        # Core and sessions are read in several statements, which must see one moment.
-        self._moment = engine.execution_options(isolation_level="REPEATABLE READ")
         self._engine = engine
+        # Core and sessions are read in several statements, which must see one instant.
+        self._one_instant = engine.execution_options(isolation_level="REPEATABLE READ")
         self._types = types
-        self._by_state = {state: name for name, t in types.items() for state in t.states}
+        self._type_of_state = {
+            state: session_type for session_type, t in types.items() for state in t.states
+        }
         self._batch_size = batch_size
         self._vitals = vitals
         self._fallback_state = fallback_state
 
     def run(self, ids: Sequence[int], progress: Callable[[int], object]) -> list[RestoreReport]:
-        """Restore characters where they are absent. Raises ServerUnavailable."""
+        """Restore characters that are absent. Raises ServerUnavailable."""
         reports = _Reports()
         for start in range(0, len(ids), self._batch_size):
-            self._batch(ids[start : start + self._batch_size], reports)
+            self._restore_batch(ids[start : start + self._batch_size], reports)
             progress(min(start + self._batch_size, len(ids)))
-        if beside := reports.keys() - reports.counted:
-            self._hot.count(Counter(reports[char_id].outcome for char_id in beside))
+        if uncounted := reports.keys() - reports.counted:
+            self._hot.count(Counter(reports[char_id].outcome for char_id in uncounted))
         return [reports[char_id] for char_id in ids]
 
-    def _batch(self, ids: Sequence[int], reports: _Reports) -> None:
-        """Restore some; where a session type cannot load one, halve them until it is alone."""
+    def _restore_batch(self, ids: Sequence[int], reports: _Reports) -> None:
+        """Restore some characters, in rounds until no row was read too early.
+
+        If a session type cannot load its session, each half is restored by itself, until the
+        character is alone and fails.
+        """
         pending = ids
         try:
-            for _ in range(_ROUNDS):
-                pending = self._round(pending, reports)
+            for _ in range(_REREAD_ROUNDS):
+                pending = self._restore_round(pending, reports)
                 if not pending:
                     return
         except database.Rejected as error:
-            pending = reports.undecided(pending)
-            if len(pending) > 1:
-                half = len(pending) // 2
-                self._batch(pending[:half], reports)
-                self._batch(pending[half:], reports)
-            else:
-                reports[pending[0]] = _failed(pending[0], error)
+            undecided = reports.undecided(pending)
+            if len(undecided) == 1:
+                reports[undecided[0]] = _failed(undecided[0], error)
+                return
+            middle = len(undecided) // 2
+            self._restore_batch(undecided[:middle], reports)
+            self._restore_batch(undecided[middle:], reports)
             return
         raise DatabaseUnavailable(
             f"PostgreSQL returned older rows than were evicted from Redis, for character "
             f"{pending[0]} and {len(pending) - 1} more: is it a replica that lags?"
         )
 
-    def _round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
-        """Restore what can be; returns the ids whose rows were read too early.
-
-        Most are absent and in no session: what is one statement and one script, a login waits for
-        no more. Who turns out to be another case is looked at.
-        """
+    def _restore_round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
+        """Restore what can be restored; returns the characters whose rows were read too early."""
         with database.statement(self._engine) as connection:
             rows = durable.characters.load(connection, ids, durable.sessions.LOAD_ALONE)
         failpoint("loaded")
-        early = self._restore({i: self._plan(row, {}) for i, row in rows.items()}, reports)
+        plans = {char_id: self._plan(row, {}) for char_id, row in rows.items()}
+        too_early = self._send(plans, reports)
         failpoint("restored")
-        left = [char_id for char_id in reports.undecided(ids) if char_id not in early]
-        return early + self._peek(left, reports) if left else early
+        others = [char_id for char_id in reports.undecided(ids) if char_id not in too_early]
+        return too_early + self._restore_others(others, reports) if others else too_early
 
-    def _peek(self, ids: Sequence[int], reports: _Reports) -> list[int]:
-        """Restore with their sessions who are in one, and the lost sessions of who is live."""
-        peeks = self._hot.run_many([self._commands.peek(char_id) for char_id in ids])
-        peeked = dict(zip(ids, peeks, strict=True))
-        live: dict[int, Peek] = {}
-        for char_id, peek in peeked.items():
-            try:
-                if found := unwrap(peek):
-                    _check(char_id, found)
-                    live[char_id] = found
-            except CorruptState as error:
-                reports[char_id] = _failed(char_id, error)
-        lost = self._lost_sessions({i: found.references for i, found in live.items()})
-        for char_id, core in live.items():
-            sessions = {
-                k: "ended" if k in lost.get(char_id, {}) else "live" for k in core.references
-            }
-            reports[char_id] = RestoreReport(char_id, "live", core.version, sessions)
-        absent = [char_id for char_id, peek in peeked.items() if peek is None]
+    def _restore_others(self, ids: Sequence[int], reports: _Reports) -> list[int]:
+        """Restore characters that are in sessions, and the lost sessions of live characters.
+
+        Returns the characters whose rows were read too early.
+        """
+        peeks = self._peek(ids, reports)
+        live = {char_id: peek for char_id, peek in peeks.items() if peek}
+        lost = self._lost_sessions({i: peek.references for i, peek in live.items()})
+        reports |= {i: _live(i, peek, lost.get(i, {})) for i, peek in live.items()}
+        absent = [char_id for char_id, peek in peeks.items() if peek is None]
         if not absent and not lost:
             return []
-        with database.transaction(self._moment) as connection:
-            rows = durable.characters.load(connection, absent)
-            having = durable.sessions.having_open(connection, [*rows, *lost])
-            sessions_of: dict[str, dict[int, Session]] = {}
-            for session_type in having.keys() & self._types.keys():
-                with database.work_of(f"the session type {session_type!r} cannot load it"):
-                    sessions_of[session_type] = self._types[session_type].load(
-                        connection, having[session_type]
-                    )
-        reports |= {i: RestoreReport(i, "not_found") for i in absent if i not in rows}
-        planned = {char_id: self._plan(row, sessions_of) for char_id, row in rows.items()}
-        for char_id, references in lost.items():
-            there = {
-                uuid4().hex: session
-                for session_type, text in references.items()
-                if (session := sessions_of.get(session_type, {}).get(char_id))
-                and str(session.id) == text
-            }
-            planned[char_id] = _Planned({}, None, there)
+        rows, sessions_of = self._load(absent, lost)
+        reports |= {i: RestoreReport(i, RestoreOutcome.NOT_FOUND) for i in absent if i not in rows}
+        plans = {char_id: self._plan(row, sessions_of) for char_id, row in rows.items()}
+        plans |= {i: _plan_sessions(refs, sessions_of, i) for i, refs in lost.items()}
         failpoint("loaded")
-        early = self._restore(planned, reports)
+        too_early = self._send(plans, reports)
         failpoint("restored")
-        return early
+        return too_early
+
+    def _peek(self, ids: Sequence[int], reports: _Reports) -> dict[int, Peek | None]:
+        """Return what live cores say; None for an absent one. Reports a core that is not valid."""
+        replies = self._hot.run_many([self._commands.peek(char_id) for char_id in ids])
+        peeks: dict[int, Peek | None] = {}
+        for char_id, reply in zip(ids, replies, strict=True):
+            try:
+                peek = unwrap(reply)
+                if peek:
+                    _check_references(char_id, peek)
+                peeks[char_id] = peek
+            except CorruptState as error:
+                reports[char_id] = _failed(char_id, error)
+        return peeks
 
     def _lost_sessions(
         self, references: Mapping[int, Mapping[str, str]]
     ) -> dict[int, dict[str, str]]:
         """Return the sessions that live cores point at but that are gone, by character and type."""
-        held = [(i, k, text) for i, of_it in references.items() for k, text in of_it.items()]
-        peeks = self._hot.run_many([self._commands.peek_session(k, text) for _, k, text in held])
+        refs = [
+            (char_id, SessionRef(*reference))
+            for char_id, of_character in references.items()
+            for reference in of_character.items()
+        ]
+        peeks = self._hot.run_many([self._commands.peek_session(*ref) for _, ref in refs])
         lost: dict[int, dict[str, str]] = {}
-        for (char_id, session_type, text), peek in zip(held, peeks, strict=True):
+        for (char_id, ref), peek in zip(refs, peeks, strict=True):
             if not isinstance(peek, CorruptState) and unwrap(peek) < 0:
-                lost.setdefault(char_id, {})[session_type] = text
+                lost.setdefault(char_id, {})[ref.session_type] = ref.id
         return lost
 
-    def _plan(self, row: Character, sessions_of: Mapping[str, Mapping[int, Session]]) -> _Planned:
-        """Say what a character's core and sessions are to be."""
+    def _load(
+        self, absent: Sequence[int], lost: Mapping[int, object]
+    ) -> tuple[dict[int, Character], dict[str, dict[int, Session]]]:
+        """Load absent characters, and by type the sessions of these and of those with lost ones.
+
+        Raises Rejected if a session type cannot load its sessions.
+        """
+        sessions_of: dict[str, dict[int, Session]] = {}
+        with database.transaction(self._one_instant) as connection:
+            rows = durable.characters.load(connection, absent)
+            in_session = durable.sessions.having_open(connection, [*rows, *lost])
+            for session_type in in_session.keys() & self._types.keys():
+                with database.work_of(f"the session type {session_type!r} cannot load it"):
+                    sessions_of[session_type] = self._types[session_type].load(
+                        connection, in_session[session_type]
+                    )
+        return rows, sessions_of
+
+    def _plan(self, row: Character, sessions_of: Mapping[str, Mapping[int, Session]]) -> _Plan:
+        """Return what a character's core and sessions are to be."""
         core = row.core()
         sessions: dict[str, Session] = {}
         ended = []
         changed = False
         for session_type in self._types:
-            name = reference_field(session_type)
+            reference = reference_field(session_type)
             session = sessions_of.get(session_type, {}).get(row.char_id)
             if session:
                 sessions[uuid4().hex] = session
-                changed |= core.get(name) != str(session.id)
-                core[name] = str(session.id)
-            elif core.get(name):
+                changed |= core.get(reference) != str(session.id)
+                core[reference] = str(session.id)
+            elif core.get(reference):
                 ended.append(session_type)
-                del core[name]
+                del core[reference]
                 changed = True
         fallback_from = None
-        asked = self._by_state.get(row.state or "")
-        if asked and asked not in {session.session_type for session in sessions.values()}:
+        needed_type = self._type_of_state.get(row.state or "")
+        if needed_type and needed_type not in {s.session_type for s in sessions.values()}:
             fallback_from = row.state
             core["state"] = self._fallback_state
             changed = True
         if row.vitals is None and row.stats:
             core["vitals"] = self._vitals(row.stats)
-        return _Planned(core, row.version, sessions, tuple(ended), fallback_from, changed)
+        return _Plan(core, row.version, sessions, tuple(ended), fallback_from, changed)
 
-    def _restore(self, planned: Mapping[int, _Planned], reports: _Reports) -> list[int]:
-        todo: list[Command[Any]] = []
-        staged: set[object] = set()
-        for plan in planned.values():
-            for token, session in plan.sessions.items():
-                if session.log and session.id not in staged:
-                    # Whoever comes second finds the session live; if not, both are read again.
-                    staged.add(session.id)
-                    entries = [dump_json(entry) for entry in session.log]
-                    todo += [
-                        self._commands.stage(token, entries[at : at + _LOG_STEP], start=at)
-                        for at in range(0, len(entries), _LOG_STEP)
-                    ]
-        fillings = [
+    def _send(self, plans: Mapping[int, _Plan], reports: _Reports) -> list[int]:
+        """Restore what is planned and report it; returns those whose rows were read too early."""
+        items = [
             RestoreItem(
                 char_id, plan.version, write_character(plan.core), plan.sessions, plan.changed
             )
-            for char_id, plan in planned.items()
+            for char_id, plan in plans.items()
         ]
-        scripts = packed(fillings, lambda filling: 1 + len(filling.sessions), SCRIPT_MEMBERS)
-        first_fill = len(todo)
-        todo += map(self._commands.restore, scripts)
-        again = []
-        replies = chain.from_iterable(map(unwrap, self._hot.run_many(todo)[first_fill:]))
-        for (char_id, plan), reply in zip(planned.items(), replies, strict=True):
-            if isinstance(reply, StatesyncError):
-                reports[char_id] = _failed(char_id, reply)
+        staging = self._stage_logs(plans)
+        scripts = packed(items, lambda item: 1 + len(item.sessions), SCRIPT_MEMBERS)
+        commands: list[Command[Any]] = [*staging, *map(self._commands.restore, scripts)]
+        replies = self._hot.run_many(commands)[len(staging) :]
+        results = chain.from_iterable(map(unwrap, replies))
+        too_early = []
+        for (char_id, plan), result in zip(plans.items(), results, strict=True):
+            if isinstance(result, StatesyncError):
+                reports[char_id] = _failed(char_id, result)
+            elif result[0] == _READ_TOO_EARLY:
+                too_early.append(char_id)
+            else:
+                self._report(char_id, plan, result, reports)
+        return too_early
+
+    def _stage_logs(self, plans: Mapping[int, _Plan]) -> list[Command[Any]]:
+        """Return what lays down the logs of sessions before these are restored, each log once.
+
+        Of two characters in a session, the second finds it live; if not, both are read again.
+        """
+        staging: list[Command[Any]] = []
+        staged = set()
+        for token, session in chain.from_iterable(p.sessions.items() for p in plans.values()):
+            if not session.log or session.id in staged:
                 continue
-            outcome, outcomes = reply
-            if outcome == "stale":
-                again.append(char_id)
-                continue
-            of_it = {
-                session.session_type: result
-                for session, result in zip(plan.sessions.values(), outcomes, strict=True)
-                if result != "left"
-            }
-            if plan.version is None:
-                before = reports[char_id]
-                reports[char_id] = replace(before, sessions=before.sessions | of_it)
-                continue
-            reports.counted.add(char_id)
-            of_it |= dict.fromkeys(plan.ended, "ended")
-            fallback_from = plan.fallback_from if outcome == "restored" else None
-            reports[char_id] = RestoreReport(char_id, outcome, plan.version, of_it, fallback_from)
-        return again
+            staged.add(session.id)
+            entries = [dump_json(entry) for entry in session.log]
+            staging += [
+                self._commands.stage(token, entries[start : start + _LOG_STEP], start=start)
+                for start in range(0, len(entries), _LOG_STEP)
+            ]
+        return staging
+
+    def _report(self, char_id: int, plan: _Plan, result: RestoreResult, reports: _Reports) -> None:
+        """Report what the script answered: for the core, and for each session of the plan."""
+        outcome_text, session_texts = result
+        outcomes = zip(plan.sessions.values(), map(SessionOutcome, session_texts), strict=True)
+        sessions: dict[str, SessionOutcome] = {
+            session.session_type: outcome
+            for session, outcome in outcomes
+            if outcome is not SessionOutcome.LEFT
+        }
+        if plan.version is None:
+            before = reports[char_id]
+            reports[char_id] = replace(before, sessions=before.sessions | sessions)
+            return
+        outcome = RestoreOutcome(outcome_text)
+        reports.counted.add(char_id)
+        sessions |= dict.fromkeys(plan.ended, SessionOutcome.ENDED)
+        fallback_from = plan.fallback_from if outcome is RestoreOutcome.RESTORED else None
+        reports[char_id] = RestoreReport(char_id, outcome, plan.version, sessions, fallback_from)
 
 
-def _check(char_id: int, found: Peek) -> None:
-    """Raise CorruptState where a core points at what is no session."""
+def _plan_sessions(
+    references: Mapping[str, str], sessions_of: Mapping[str, Mapping[int, Session]], char_id: int
+) -> _Plan:
+    """Return the plan to restore the lost sessions of a live character."""
+    sessions = {
+        uuid4().hex: session
+        for session_type, session_id in references.items()
+        if (session := sessions_of.get(session_type, {}).get(char_id))
+        and str(session.id) == session_id
+    }
+    return _Plan({}, None, sessions)
+
+
+def _check_references(char_id: int, peek: Peek) -> None:
+    """Raise CorruptState if a core points at something that is no session."""
     read_references(
-        char_id, [found.references.get(session_type, "").encode() for session_type in names()]
+        char_id, [peek.references.get(session_type, "").encode() for session_type in names()]
     )
+
+
+def _live(char_id: int, peek: Peek, lost: Mapping[str, object]) -> RestoreReport:
+    sessions = {
+        session_type: SessionOutcome.ENDED if session_type in lost else SessionOutcome.LIVE
+        for session_type in peek.references
+    }
+    return RestoreReport(char_id, RestoreOutcome.LIVE, peek.version, sessions)
 
 
 def _failed(char_id: int, error: Exception) -> RestoreReport:
     log.error("character %d is not restored: %s", char_id, error, exc_info=error)
-    return RestoreReport(char_id, "failed", error=str(error))
+    return RestoreReport(char_id, RestoreOutcome.FAILED, error=str(error))

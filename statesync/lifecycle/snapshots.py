@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.characters import Saved
+from statesync.durable.results import Saved
 from statesync.errors import CorruptState, InvalidField
 from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SessionAck
 from statesync.hot.commands.claims import Claim

@@ -1,7 +1,7 @@
-"""Owns the way from the dirty list to tasks: requeue, claim, hand over.
+"""Owns the way from the dirty set to the workers: requeue, claim, dispatch; and the drain.
 
-A sweep is safe to run twice, at the same time or after a crash: every step is one atomic script,
-and what it claimed but could not hand over comes back when its lease ends.
+A sweep is safe to run twice, at the same time or after a crash: every step is one atomic script.
+What it has claimed and not dispatched becomes dirty again when its lease ends.
 """
 
 from __future__ import annotations
@@ -16,20 +16,24 @@ from statesync.errors import ServerUnavailable
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.operators import Status
 from statesync.hot.store import HotStore
+from statesync.lifecycle.claims import release
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
+from statesync.state.outcomes import BackupOutcome
 
 __all__ = ["Dispatch", "DrainReport", "SweepReport", "drain", "sweep"]
 
 Dispatch = Callable[[Sequence[Claim]], object]
-"""Sends claims to the workers; raises BrokerUnavailable where it cannot."""
+"""Sends claims to the workers; raises BrokerUnavailable if it cannot."""
 
 _REQUEUE_STEP = 100
-_SCAN_STEP = 100
+_CLAIM_STEP = 100
 """Small enough that no script holds Redis for more than about a millisecond."""
+_DRAIN_PAUSE_SECONDS = 0.05
+_DRAIN_PAUSE_CAP_SECONDS = 1.0
 _STILL_SECONDS = 5.0
-"""After so long without any progress a drain takes over what others have claimed."""
+"""After so long without any progress a drain takes over the claims of other workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,69 +44,87 @@ class SweepReport:
     """Claims whose lease had ended."""
     claimed: int
     batches: int
-    """Messages that carry several claims; 0 where each character got a task of its own."""
+    """Messages that carry several claims; 0 if each character got a task of its own."""
     left: int
-    """Still dirty: in flight already, or above what may be in flight."""
+    """Still dirty: in flight already, or more than may be in flight."""
 
 
 def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:
-    """Put back expired claims, claim what is dirty, and hand it over.
+    """Make characters with expired claims dirty again, claim dirty characters, and dispatch them.
 
     A backlog of more than ``batch_above`` goes to ``batch``, ``batch_size`` claims at a time; a
-    smaller one to ``one``, claim by claim. Memory does not grow with the backlog. Raises
-    RedisUnavailable, or BrokerUnavailable after giving back what was not handed over.
+    smaller one goes to ``one``, claim by claim. Memory does not grow with the backlog. Raises
+    RedisUnavailable, or BrokerUnavailable after giving back what was not dispatched.
     """
     requeued = 0
     while (moved := hot.requeue(_REQUEUE_STEP)) > 0:
         requeued += moved
-    before = hot.status()
-    in_batches = before.dirty > settings.batch_above
-    most = settings.max_in_flight
-    if before.dirty + before.claimed > most:
-        # Of what does not fit now, leave so much that a batch goes on with it, or nothing.
-        most = max(settings.batch_size, most - settings.batch_above)
-    size = settings.batch_size if in_batches else 1
-    dispatch = batch if in_batches else one
-    held: list[Claim] = []
-    claimed, batches = 0, 0
-    last, ended = None, False
-    try:
-        while not ended:
-            step = hot.claim_dirty(lease_us=settings.lease_us, max_in_flight=most, count=_SCAN_STEP)
-            last = last or step.last
-            ended = step.passes is None or step.passes >= last
-            claimed += len(step.claims)
-            held += step.claims
-            failpoint("swept")
-            while len(held) >= size or (held and ended):
-                dispatch(held[:size])
-                del held[:size]
-                batches += in_batches
-    except BaseException:  # whatever it is, nobody has to wait for the leases
-        _release(hot, held)
-        raise
+    status = hot.status()
+    in_batches = status.dirty > settings.batch_above
+    claimed, messages = _claim_and_dispatch(
+        hot,
+        batch if in_batches else one,
+        size=settings.batch_size if in_batches else 1,
+        lease_us=settings.lease_us,
+        max_in_flight=_max_in_flight(settings, status),
+    )
     left = hot.status().dirty
     hot.count({"sweeps": 1, "claimed": claimed, "requeued": requeued})
-    return SweepReport(requeued, claimed, batches, left)
+    return SweepReport(requeued, claimed, messages if in_batches else 0, left)
 
 
-def _release(hot: HotStore, held: Sequence[Claim]) -> None:
+def _max_in_flight(settings: Settings, status: Status) -> int:
+    """Return how many characters may be claimed now.
+
+    If the backlog does not fit, a later sweep goes on with the rest. The limit leaves it a rest
+    that is worth batches.
+    """
+    limit = settings.max_in_flight
+    if status.dirty + status.claimed > limit:
+        return max(settings.batch_size, limit - settings.batch_above)
+    return limit
+
+
+def _claim_and_dispatch(
+    hot: HotStore, dispatch: Dispatch, *, size: int, lease_us: int, max_in_flight: int
+) -> tuple[int, int]:
+    """Claim every character that is dirty now, and dispatch ``size`` claims at a time.
+
+    Returns how many claims and how many dispatches these were.
+    """
+    undispatched: list[Claim] = []
+    claimed, dispatched = 0, 0
+    last_pass, finished = None, False
     try:
-        hot.run_many([hot.commands.release(claim) for claim in held])
-    except ServerUnavailable:
-        return  # their lease brings them back
+        while not finished:
+            step = hot.claim_dirty(
+                lease_us=lease_us, max_in_flight=max_in_flight, count=_CLAIM_STEP
+            )
+            last_pass = last_pass or step.last
+            finished = step.passes is None or step.passes >= last_pass
+            claimed += len(step.claims)
+            undispatched += step.claims
+            failpoint("swept")
+            while len(undispatched) >= size or (undispatched and finished):
+                dispatch(undispatched[:size])
+                del undispatched[:size]
+                dispatched += 1
+    except BaseException:  # even if the process ends: nothing has to wait for the leases
+        release(hot, undispatched)
+        raise
+    return claimed, dispatched
 
 
 @dataclass(frozen=True, slots=True)
 class DrainReport:
     """What a drain saved, by outcome, and what is left."""
 
-    outcomes: dict[str, int]
+    outcomes: dict[BackupOutcome, int]
     dirty: int
     claimed: int
-    """Held by workers that have not acknowledged yet."""
+    """Claimed by workers that have not acknowledged yet."""
     quarantined: int
-    """Cannot be saved until somebody repairs them."""
+    """Cannot be saved until an operator repairs them."""
 
     @property
     def complete(self) -> bool:
@@ -118,47 +140,71 @@ def drain(
 ) -> DrainReport:
     """Save everything that is dirty, here and now, without the broker.
 
-    Waits for claims that workers hold, and takes over those that stand still: their worker is gone,
-    or their message waits for one. Ends when nothing is left, or with the batch under way after
-    ``timeout`` seconds; raises the last ServerUnavailable where a server was away until then.
+    Waits for claims of workers, and takes over those that stand still: their worker is gone, or
+    their message waits for one. Ends when nothing is left, or after ``timeout`` seconds with the
+    batch under way. If a server is away then, raises its ServerUnavailable.
     """
-    outcomes: Counter[str] = Counter()
+    return _Drain(orchestrator, settings, timeout, progress).run()
 
-    def save(claims: Sequence[Claim]) -> None:
-        reports = orchestrator.backup_claims(claims)
-        outcomes.update(report.outcome for report in reports)
-        progress(hot.status())
-        if time.monotonic() > deadline:
+
+class _Drain:
+    """A drain under way."""
+
+    def __init__(
+        self,
+        orchestrator: GameStateOrchestrator,
+        settings: Settings,
+        timeout: float,
+        progress: Callable[[Status], object],
+    ) -> None:
+        self.orchestrator = orchestrator
+        self.hot = orchestrator.hot
+        self.settings = replace(settings, batch_above=0)  # everything in batches
+        self.progress = progress
+        self.deadline = time.monotonic() + timeout
+        self.outcomes: Counter[BackupOutcome] = Counter()
+        self.claimed = 0
+        self.progress_at = time.monotonic()
+
+    def run(self) -> DrainReport:
+        """Sweep and save until nothing is left or the time is up."""
+        pause = _DRAIN_PAUSE_SECONDS
+        while True:
+            try:
+                status = self.sweep_once()
+            except ServerUnavailable:
+                if time.monotonic() > self.deadline:
+                    raise
+                time.sleep(pause)
+                pause = min(2 * pause, _DRAIN_PAUSE_CAP_SECONDS)
+                continue
+            if time.monotonic() > self.deadline or not (status.dirty or status.claimed):
+                return DrainReport(
+                    dict(self.outcomes), status.dirty, status.claimed, status.quarantined
+                )
+            pause = _DRAIN_PAUSE_SECONDS
+            time.sleep(pause)
+
+    def sweep_once(self) -> Status:
+        """Claim and save what is dirty; take over the claims of others if they stand still."""
+        with suppress(_TimeIsUp):
+            sweep(self.hot, self.settings, self.save, self.save)
+        status = self.hot.status()
+        self.progress(status)
+        if status.dirty or status.claimed != self.claimed:
+            self.claimed, self.progress_at = status.claimed, time.monotonic()
+        elif status.claimed and time.monotonic() > self.progress_at + _STILL_SECONDS:
+            self.hot.requeue(_REQUEUE_STEP, include_unexpired=True)
+        return status
+
+    def save(self, claims: Sequence[Claim]) -> None:
+        """Save one batch. Raises _TimeIsUp if it was the last one in time."""
+        reports = self.orchestrator.backup_claims(claims)
+        self.outcomes.update(report.outcome for report in reports)
+        self.progress(self.hot.status())
+        if time.monotonic() > self.deadline:
             raise _TimeIsUp
-
-    hot = orchestrator.hot
-    all_in_batches = replace(settings, batch_above=0)
-    deadline = time.monotonic() + timeout
-    pause = 0.05
-    claimed, moved_at = 0, time.monotonic()
-    while True:
-        failed: ServerUnavailable | None = None
-        try:
-            with suppress(_TimeIsUp):
-                sweep(hot, all_in_batches, save, save)
-            status = hot.status()
-            progress(status)
-            if not status.dirty and not status.claimed:
-                break
-            if status.dirty or status.claimed != claimed:
-                claimed, moved_at = status.claimed, time.monotonic()
-            elif time.monotonic() > moved_at + _STILL_SECONDS:
-                hot.requeue(_REQUEUE_STEP, include_unexpired=True)
-        except ServerUnavailable as error:
-            failed = error
-        if time.monotonic() > deadline:
-            if failed:
-                raise failed
-            break
-        time.sleep(pause)
-        pause = min(pause * 2, 1.0) if failed else 0.05
-    return DrainReport(dict(outcomes), status.dirty, status.claimed, status.quarantined)
 
 
 class _TimeIsUp(Exception):
-    """A drain is to end; what it has claimed and not saved goes back."""
+    """The drain ends; what it has claimed and not saved is dirty again."""

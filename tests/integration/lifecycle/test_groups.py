@@ -226,15 +226,15 @@ def test_slow_restore_does_not_bring_a_closed_one_back(
 ) -> None:
     orchestrator.backup_many(PARTY)
     orchestrator.evict(2)
-    restore_now = Restore._restore
+    send_now = Restore._send
 
     def after_it_has_closed(restore: Restore, *args: Any) -> list[int]:
         monkeypatch.undo()
         hot.close_session("combat", fight)
         assert orchestrator.backup_full_state(1).sessions == {"combat": "closed"}
-        return restore_now(restore, *args)
+        return send_now(restore, *args)
 
-    monkeypatch.setattr(Restore, "_restore", after_it_has_closed)
+    monkeypatch.setattr(Restore, "_send", after_it_has_closed)
     report = other.restore_full_state(2)
     assert (report.sessions, report.fallback_from) == ({"combat": "ended"}, "combat")
     assert not raw.exists(keys.session("combat", str(fight)))

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, event, text
 from statesync.errors import InvalidCharId
 from statesync.hot.keys import Keys
 from statesync.lifecycle.orchestrator import GameStateOrchestrator, RestoreReport
+from statesync.state.outcomes import RestoreOutcome
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -30,7 +31,7 @@ def saved(orchestrator: Orchestrator, full_core: FullCore) -> int:
 
 
 def test_restored_whole(orchestrator: Orchestrator, saved: int, full_core: FullCore) -> None:
-    assert orchestrator.restore_full_state(1) == RestoreReport(1, "restored", saved)
+    assert orchestrator.restore_full_state(1) == RestoreReport(1, RestoreOutcome.RESTORED, saved)
     read = orchestrator.hot.get(1)
     assert read.core() == full_core(gold="saved")
     assert (read.version, read.saved_version) == (saved, saved)
@@ -53,7 +54,7 @@ def test_even_a_broken_core_is_live(orchestrator: Orchestrator, raw: Any, keys: 
 
 
 def test_not_found(orchestrator: Orchestrator) -> None:
-    assert orchestrator.restore_full_state(7) == RestoreReport(7, "not_found")
+    assert orchestrator.restore_full_state(7) == RestoreReport(7, RestoreOutcome.NOT_FOUND)
     assert orchestrator.hot.peek(7) is None
 
 
@@ -91,7 +92,7 @@ def test_row_made_by_plain_sql_gets_vitals(orchestrator: Orchestrator, engine: E
         connection.execute(
             text("INSERT INTO character_stats (character_id, endurance) VALUES (5, 10)")
         )
-    assert orchestrator.restore_full_state(5) == RestoreReport(5, "restored", 0)
+    assert orchestrator.restore_full_state(5) == RestoreReport(5, RestoreOutcome.RESTORED, 0)
     read = orchestrator.hot.get(5)
     assert (read.bio, read.stats) == ({"name": "Bo"}, {"endurance": 10})
     assert read.vitals is not None
