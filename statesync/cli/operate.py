@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import TypeVar
 
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,10 +15,12 @@ from statesync.cli.common import CharId, as_json, connected, console, print_json
 from statesync.durable import migrate as migrations
 from statesync.hot.commands.operators import Status
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.scrub import PAUSE_SECONDS, scrub_page
+from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import drain as drain_all
 
 __all__ = ["delete", "drain", "migrate", "restore", "scrub"]
+
+Outcome = TypeVar("Outcome", bound=str)
 
 
 def _progress() -> Progress:
@@ -187,15 +190,9 @@ def scrub(as_json: bool) -> None:
     done: Counter[str] = Counter(characters=0, sessions=0, marked=0)
     with connected() as (orchestrator, _), _progress() as bar:
         task = bar.add_task("looking", total=None)
-        cursor = 0
-        while True:
-            page = scrub_page(orchestrator, cursor)
-            done.update(characters=page.characters, sessions=page.sessions, marked=page.marked)
+        for page in scrub_pages(orchestrator):
+            done.update(page.counts())
             bar.update(task, total=page.keys, advance=page.peeked)
-            cursor = page.cursor
-            if cursor == 0:
-                break
-            time.sleep(PAUSE_SECONDS)
     if as_json:
         print_json(done)
     else:
@@ -234,6 +231,6 @@ def delete(char_id: int, yes: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _counts(outcomes: dict[str, int]) -> str:
+def _counts(outcomes: Mapping[Outcome, int]) -> str:
     counts = sorted(outcomes.items())
     return ", ".join(f"{number} {outcome}" for outcome, number in counts) or "nothing to do"
