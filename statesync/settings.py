@@ -1,6 +1,6 @@
 """Owns the settings: the only reader of the environment.
 
-Built once where a process starts and passed down; nothing below reads globals.
+An entry point builds them once and passes them down; nothing below it reads globals.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from statesync.errors import SettingsError
 
-__all__ = ["PREFIX", "Settings", "mask_url"]
+__all__ = ["PREFIX", "Settings", "mask_or_hide", "mask_url"]
 
 PREFIX = "STATESYNC_"
 
@@ -22,7 +23,10 @@ _REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 def mask_url(url: str) -> str:
-    """Return ``url`` with its password, wherever a URL may carry one, replaced by ``***``."""
+    """Return ``url`` with ``***`` for its password, in the login and in the query.
+
+    Raises ValueError if it is too broken to find the password in.
+    """
     parts = urlsplit(url)
     netloc = parts.netloc
     if "@" in netloc:
@@ -42,7 +46,7 @@ def _redis_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in _REDIS_SCHEMES or not (parts.netloc or parts.path):
         raise ValueError("redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0")
-    _ = parts.port  # raises ValueError where the port is no number
+    _ = parts.port  # raises ValueError if the port is no number
     return text
 
 
@@ -83,6 +87,12 @@ def _matching(pattern: str, description: str) -> Callable[[str], str]:
     return parse
 
 
+def _python_file(text: str) -> str:
+    if not re.fullmatch(r"[^\0]*\.py|", text):
+        raise ValueError("the path of a Python file, which ends in .py")
+    return str(Path(text).absolute()) if text else ""
+
+
 def _setting(parse: Callable[[str], Any], default: Any, *, is_url: bool = False) -> Any:
     return field(default=default, metadata={"parse": parse, "is_url": is_url})
 
@@ -109,29 +119,29 @@ class Settings:
     """Everything that can be set, each as ``STATESYNC_`` + the field's name in capitals."""
 
     redis_url: str = _setting(_redis_url, "redis://127.0.0.1:6379/0", is_url=True)
-    """Where the game's state is hot."""
+    """The server that holds the game's state hot."""
     database_url: str = _setting(
         _database_url, "postgresql+psycopg2://statesync@127.0.0.1:5432/statesync", is_url=True
     )
-    """Where it is durable."""
+    """The server that holds it durable."""
     broker_url: str = _setting(_broker_url, "", is_url=True)
-    """Celery's broker; database 1 of the server of ``redis_url`` where not set."""
+    """Celery's broker; database 1 of the server of ``redis_url`` if not set."""
     result_url: str = _setting(_broker_url, "", is_url=True)
-    """Celery's results; database 2 of the server of ``redis_url`` where not set."""
+    """Celery's results; database 2 of the server of ``redis_url`` if not set."""
     key_prefix: str = _setting(_matching(_NAME, _NAME_IS), "")
-    """Goes before every Redis key."""
+    """Comes before every Redis key."""
     queue_prefix: str = _setting(_matching(_NAME, _NAME_IS), "")
-    """Goes before the names of the queues ``sync``, ``backup`` and ``restore``."""
+    """Comes before the name of every queue."""
     sync_seconds: int = _setting(_whole(1, 86_400), 60)
-    """How often the dirty list is swept."""
+    """How often beat sends a sweep of the dirty list."""
     scrub_seconds: int = _setting(_whole(0, 86_400), 900)
-    """How often all of Redis is looked through for unsaved changes without a mark; 0 is never."""
+    """How often a scrub searches all of Redis for unsaved changes without a mark; 0 is never."""
     lease_seconds: int = _setting(_whole(1, 86_400), 120)
     """How long a worker may hold a claim before any sweep puts it back."""
     batch_size: int = _setting(_whole(1, 5_000), 500)
     """Characters in one ``backup_batch`` message and in one transaction."""
     batch_above: int = _setting(_whole(0, 1_000_000), 100)
-    """A backlog above this is handed over in batches instead of one task per character."""
+    """A sweep dispatches a backlog above this in batches, a smaller one in a task per character."""
     max_in_flight: int = _setting(_whole(1, 10_000_000), 10_000)
     """Claims that may be out at once; the rest of the backlog waits in Redis."""
     result_seconds: int = _setting(_whole(1, 86_400), 300)
@@ -140,27 +150,20 @@ class Settings:
         _matching(r"[A-Za-z0-9_.:-]{1,64}", "1 to 64 letters, digits and the characters _ . : -"),
         "exploration",
     )
-    """The state of a character whose own state asks for a session of which nothing is left."""
+    """The state that a restore sets if nothing is left of the session that a state asks for."""
     vitals: str = _setting(
         _matching(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.module:function"),
         "statesync.state.vitals:derive_vitals",
     )
-    """The function that derives vitals from stats where none were saved."""
+    """The function that derives vitals from stats if none were saved."""
+    celeryconfig: str = _setting(_python_file, "")
+    """A file whose names replace settings of Celery; relative to the working directory."""
 
     def __post_init__(self) -> None:
         for spec in fields(self):
-            value = getattr(self, spec.name)
-            if spec.metadata["is_url"] and not value:
-                continue
-            try:
-                object.__setattr__(self, spec.name, spec.metadata["parse"](str(value)))
-            except ValueError as error:
-                is_url = spec.metadata["is_url"] or "://" in str(value)
-                shown = mask_or_hide(str(value)) if is_url else repr(value)
-                raise SettingsError(
-                    f"{PREFIX}{spec.name.upper()}: {shown} is not accepted; "
-                    f"it must be {_accepts(spec.metadata['parse'], error)}"
-                ) from None
+            value = str(getattr(self, spec.name))
+            if value or not spec.metadata["is_url"]:
+                object.__setattr__(self, spec.name, _parsed(spec, value))
         if self.max_in_flight < self.batch_size:
             raise SettingsError(
                 f"{PREFIX}MAX_IN_FLIGHT: {self.max_in_flight} is not accepted; "
@@ -208,20 +211,32 @@ class Settings:
         return self.lease_seconds * 1_000_000
 
     def queue(self, name: str) -> str:
-        """Return the real name of the queue ``sync``, ``backup`` or ``restore``."""
+        """Return the real name of a queue: the prefix and ``name``."""
         return self.queue_prefix + name
 
 
 def mask_or_hide(url: str) -> str:
-    """Return ``url`` masked, or nothing of it where it is too broken to find the password in."""
+    """Return ``url`` masked, or nothing of it if it is too broken to find the password in."""
     try:
         return mask_url(url)
     except ValueError:
         return "(a URL that cannot be read)"
 
 
+def _parsed(spec: Field[Any], text: str) -> Any:
+    parse = spec.metadata["parse"]
+    try:
+        return parse(text)
+    except ValueError as error:
+        shown = mask_or_hide(text) if spec.metadata["is_url"] or "://" in text else repr(text)
+        raise SettingsError(
+            f"{PREFIX}{spec.name.upper()}: {shown} is not accepted; "
+            f"it must be {_accepts(parse, error)}"
+        ) from None
+
+
 def _accepts(parse: Callable[[str], Any], error: ValueError) -> str:
-    """Return what ``parse`` accepts: its own words, or for a URL what a probe makes it say."""
+    """Return what ``parse`` accepts: the text of its error for a value that is never accepted."""
     try:
         parse("?")
     except ValueError as probe:

@@ -1,1 +1,1 @@
-"""Celery: the application, its settings and its tasks."""
+"""Celery: the application, its configuration, its tasks and the messages between workers."""

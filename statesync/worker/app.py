@@ -1,7 +1,4 @@
-"""Owns the Celery application: ``celery -A statesync worker | beat | flower``.
-
-Its settings stand in ``celeryconfig.py``.
-"""
+"""Owns the Celery application and what a worker process holds: its settings, its orchestrator."""
 
 from __future__ import annotations
 
@@ -9,24 +6,38 @@ import gc
 import logging
 import os
 import secrets
-from collections.abc import Callable
 from functools import cache
 
 from celery import Celery
+from celery.loaders.app import AppLoader
 from celery.signals import worker_process_init, worker_shutdown
-from kombu.exceptions import OperationalError
 
-from statesync.errors import BrokerUnavailable, ServerUnavailable
+from statesync.errors import ServerUnavailable
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
+from statesync.worker.config import CelerySettings, celery_settings
+from statesync.worker.overrides import read_overrides
 
-__all__ = ["app", "enqueue_backup", "orchestrator", "settings"]
+__all__ = ["Loader", "app", "orchestrator", "settings"]
 
 log = logging.getLogger(__name__)
 
-app = Celery("statesync", include=["statesync.worker.tasks"])
-app.config_from_object("celeryconfig")
+_BATCH_OBJECTS = 100_000
+
+
+class Loader(AppLoader):
+    """Configures the application when it is first asked for a setting.
+
+    Celery's own loader would import a module that the environment names.
+    """
+
+    def read_configuration(self, env: str = "") -> CelerySettings:  # noqa: ARG002
+        """Return the settings of Celery. Raises SettingsError."""
+        return _configuration()[1]
+
+
+app = Celery("statesync", loader=f"{__name__}:Loader", include=["statesync.worker.tasks"])
 
 # Flower's own defaults listen on every address and ask nobody for a password. Unless told
 # otherwise it stays on loopback, and without a password nobody gets in.
@@ -34,34 +45,15 @@ os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
 os.environ.setdefault("FLOWER_BASIC_AUTH", f"statesync:{secrets.token_urlsafe()}")
 
 
-def enqueue_backup(at: Settings) -> Callable[[int], None]:
-    """Return what sends the backup task of a character to the broker of ``at``, for game code.
-
-    It raises BrokerUnavailable.
-    """
-    sender = Celery("statesync.sender", broker=at.broker_url, set_as_current=False)
-    sender.conf.broker_transport_options = {"socket_connect_timeout": 5, "socket_timeout": 10}
-
-    def enqueue(char_id: int) -> None:
-        try:
-            sender.send_task(
-                "statesync.backup_full_state",
-                args=(char_id,),
-                queue=at.queue("backup"),
-                expires=at.lease_seconds,
-                ignore_result=True,
-                retry_policy={"max_retries": 1},
-            )
-        except OperationalError as error:
-            raise BrokerUnavailable(f"the broker: {error}") from None
-
-    return enqueue
+def settings() -> Settings:
+    """Return the settings of this process. Raises SettingsError, also for a wrong one of Celery."""
+    return _configuration()[0]
 
 
 @cache
-def settings() -> Settings:
-    """Return the settings of this process."""
-    return Settings.from_env()
+def _configuration() -> tuple[Settings, CelerySettings]:
+    own = Settings.from_env()
+    return own, celery_settings(own) | read_overrides(own)
 
 
 @cache
@@ -70,19 +62,18 @@ def orchestrator() -> GameStateOrchestrator:
     return GameStateOrchestrator.from_settings(settings())
 
 
-_OBJECTS_OF_A_BATCH = 100_000
-
-
 @worker_process_init.connect
-def look_for_garbage_less_often(**_: object) -> None:
-    """Keep the collector from going through what the process has loaded, and through each batch
-    many times over: a batch makes many objects at once, which are gone with it, and no cycles."""
+def tune_gc(**_: object) -> None:
+    """Spare the collector what the process has loaded, and most of each batch.
+
+    A batch makes many objects at once, which are gone with it, and no cycles.
+    """
     gc.freeze()
-    gc.set_threshold(_OBJECTS_OF_A_BATCH, 20, 20)
+    gc.set_threshold(_BATCH_OBJECTS, 20, 20)
 
 
 @worker_shutdown.connect
-def say_what_is_left(**_: object) -> None:
+def log_what_is_left(**_: object) -> None:
     """Log what a worker that has ended leaves to the others."""
     try:
         with HotStore.from_settings(settings()) as hot:

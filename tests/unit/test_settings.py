@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,7 @@ REFUSED = [
     ("RESULT_SECONDS", "9" * 30, "a whole number"),
     ("FALLBACK_STATE", "not a state", "letters, digits"),
     ("VITALS", "derive", "package.module:function"),
+    ("CELERYCONFIG", "celeryconfig", "the path of a Python file, which ends in .py"),
 ]
 
 
@@ -97,6 +99,15 @@ def test_from_env_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
 def test_broker_stands_beside_redis(redis_url: str, broker: str, result: str) -> None:
     settings = Settings(redis_url=redis_url)
     assert (settings.broker_url, settings.result_url) == (broker, result)
+
+
+def test_relative_path_of_a_file_is_that_of_the_process_that_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings.from_env({"STATESYNC_CELERYCONFIG": "conf/celeryconfig.py"})
+    assert settings.celeryconfig == str(tmp_path / "conf" / "celeryconfig.py")
+    assert Settings().celeryconfig == ""
 
 
 def test_given_broker_is_kept() -> None:

@@ -1,0 +1,52 @@
+"""Owns the messages that workers send each other: what they carry, and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kombu.exceptions import OperationalError
+
+from statesync.errors import BrokerUnavailable, InvalidInput
+from statesync.hot.commands.claims import Claim
+from statesync.worker.app import app, settings
+from statesync.worker.names import TaskName
+
+__all__ = ["dispatch_batch", "dispatch_one", "read_claims", "read_cursor", "send"]
+
+
+def send(task: TaskName, *args: Any) -> None:
+    """Send a message that expires with the lease and keeps no result. Raises BrokerUnavailable."""
+    try:
+        app.tasks[task].apply_async(args, expires=settings().lease_seconds, ignore_result=True)
+    except OperationalError as error:
+        raise BrokerUnavailable(f"the broker: {error}") from None
+
+
+def dispatch_one(claims: Sequence[Claim]) -> None:
+    """Send a task for each claim. Raises BrokerUnavailable."""
+    for claim in claims:
+        send(TaskName.BACKUP_FULL_STATE, claim.char_id, claim.token)
+
+
+def dispatch_batch(claims: Sequence[Claim]) -> None:
+    """Send one task for all claims. Raises BrokerUnavailable."""
+    send(TaskName.BACKUP_BATCH, [list(claim) for claim in claims])
+
+
+def read_claims(pairs: Sequence[Sequence[int]]) -> list[Claim]:
+    """Return the claims of a message, ``[[char_id, token], …]``. Raises InvalidInput."""
+    try:
+        claims = [Claim(char_id, token) for char_id, token in pairs]
+    except (TypeError, ValueError):
+        claims = [Claim(0, 0)]
+    if not all(type(part) is int and 0 < part < 2**63 for claim in claims for part in claim):
+        raise InvalidInput("claims are a list of [char_id, token], two positive integers each")
+    return claims
+
+
+def read_cursor(cursor: int) -> int:
+    """Return the cursor of a message, if it is one of Redis'. Raises InvalidInput."""
+    if type(cursor) is not int or not 0 <= cursor < 2**64:
+        raise InvalidInput("cursor must be an integer from 0 to 2^64-1")
+    return cursor
