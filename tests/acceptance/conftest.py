@@ -1,7 +1,7 @@
 """Real workers on the embedded servers, through pytest-celery's set-up classes.
 
-pytest-celery thinks in containers; its nodes only ask one for a few methods, and a local process
-can have those as well.
+pytest-celery thinks in containers. Its nodes ask a container for a few methods only, which a local
+process can have as well.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from pytest_celery import (
     CeleryTestWorker,
     CeleryWorkerCluster,
 )
+from sqlalchemy import Engine
 
-from statesync import HotStore, Settings
+from statesync import Settings
 from statesync.embedded.servers import Child, Servers
 from statesync.embedded.stack import Stack
+from statesync.hot.store import HotStore
+from tests.acceptance.bare import Bare
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 300.0
+"""A limit for what never happens. It costs nothing: no test waits longer than it has to."""
 
 
 class LocalProcess:
@@ -98,7 +102,7 @@ def celery_worker_cluster(stack: Stack, celery_setup_app: Celery) -> Iterator[Ce
     child = stack.start_worker("worker-1")
     node = LocalProcess("worker-1", "", child, lambda: stack.wait_worker(child))
     yield CeleryWorkerCluster(CeleryTestWorker(node, celery_setup_app))
-    child.kill()  # faster than stopping it, and nobody waits for it any more
+    child.kill()  # faster than stopping it, and no test needs it any more
 
 
 @pytest.fixture
@@ -109,8 +113,8 @@ def celery_setup_app(settings: Settings) -> Iterator[Celery]:
         "socket_timeout": 30
     }
     yield app
-    # A result unsubscribes when it is collected. Left to the end of the run, when the servers are
-    # gone, it would try for minutes.
+    # A result unsubscribes when it is collected. At the end of the run, without servers, it would
+    # try for minutes.
     gc.collect()
     app.close()
 
@@ -149,6 +153,23 @@ class Game:
                 self.call("sync_dirty")
             time.sleep(0.05)
 
+    def sync_until(self, condition: Callable[[], Any]) -> None:
+        """Sweep until ``condition`` holds: on a busy machine a message may outlive its lease."""
+        next_sweep = 0.0
+
+        def holds() -> Any:
+            nonlocal next_sweep
+            if time.monotonic() >= next_sweep:
+                self.send("sync_dirty")
+                next_sweep = time.monotonic() + self.settings.lease_seconds
+            return condition()
+
+        wait_until(holds)
+
+    def wait_for_log(self, line: str) -> None:
+        """Wait until the worker logs ``line``."""
+        wait_until(lambda: line.encode() in self.worker.log.read_bytes())
+
     def signal_worker(self, number: signal.Signals) -> None:
         """Signal the worker and its pool processes."""
         import psutil
@@ -162,6 +183,27 @@ class Game:
 @pytest.fixture
 def game(celery_setup: CeleryTestSetup, settings: Settings, stack: Stack) -> Game:
     return Game(celery_setup, settings, stack)
+
+
+@pytest.fixture
+def bare(raw: Any, settings: Settings) -> Bare:
+    return Bare(raw, settings)
+
+
+@contextlib.contextmanager
+def middle_of_a_write(engine: Engine, char_id: int) -> Iterator[None]:
+    """Hold a row, so that a worker that saves it stands in the middle of its transaction."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"SELECT 1 FROM characters WHERE id = {char_id} FOR UPDATE")
+        yield
+        connection.rollback()
+
+
+def nothing_went_wrong(engine: Engine, hot: HotStore) -> None:
+    """Check that no character is in quarantine and that no conflict is recorded."""
+    assert hot.list_quarantine() == (0, [])
+    with engine.connect() as connection:
+        assert not connection.exec_driver_sql("SELECT 1 FROM state_conflicts").all()
 
 
 def wait_until(condition: Callable[[], Any]) -> Any:

@@ -1,21 +1,21 @@
-"""What dies or stands still costs time, never data."""
+"""A process or server that dies or stops costs time, never data: one fault in each test."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
-from statesync import HotStore, Settings
+from statesync import Settings
 from statesync.embedded.servers import Servers
-from tests.acceptance.conftest import Game, wait_until
-from tests.acceptance.test_contract import bare_write, hold_row, rows, waiting_for_a_lock
+from statesync.hot.store import HotStore
+from tests.acceptance.conftest import WAIT_SECONDS, Game, middle_of_a_write, wait_until
+from tests.acceptance.test_contract import bare_write, rows, waiting_for_a_lock
 
 pytestmark = pytest.mark.usefixtures("celery_setup")
 
@@ -24,15 +24,6 @@ pytestmark = pytest.mark.usefixtures("celery_setup")
 def settings(settings: Settings) -> Settings:
     """Short leases, so that a test need not wait for long ones."""
     return replace(settings, lease_seconds=2, batch_above=10, batch_size=20, max_in_flight=40)
-
-
-@contextlib.contextmanager
-def middle_of_a_write(engine: Engine, char_id: int) -> Iterator[Connection]:
-    """Hold a row, so that whoever saves it stands in the middle of its transaction."""
-    with engine.connect() as connection:
-        hold_row(connection, char_id)
-        yield connection
-        connection.rollback()
 
 
 def save_first(game: Game, raw: Any, settings: Settings, char_id: int = 1) -> None:
@@ -47,8 +38,7 @@ def test_a_worker_killed_in_the_middle_of_a_write_loses_nothing(
     for i in range(1, 101):
         bare_write(raw, settings, i, state="second")
     with middle_of_a_write(engine, 1):
-        game.send("sync_dirty")
-        wait_until(lambda: waiting_for_a_lock(engine))
+        game.sync_until(lambda: waiting_for_a_lock(engine))
         game.setup.worker.kill()
     assert hot.status().claimed > 0
     game.stack.start_worker("worker-2")
@@ -63,8 +53,7 @@ def test_a_worker_stopped_past_its_lease_does_not_overwrite_newer_state(
     save_first(game, raw, settings)
     bare_write(raw, settings, 1, state="old")
     with middle_of_a_write(engine, 1):
-        game.send("sync_dirty")
-        wait_until(lambda: waiting_for_a_lock(engine))
+        game.sync_until(lambda: waiting_for_a_lock(engine))
         game.signal_worker(signal.SIGSTOP)
     bare_write(raw, settings, 1, state="new")
     wait_until(lambda: hot.status().expired)
@@ -87,7 +76,7 @@ def test_a_broker_that_forgets_everything_costs_one_lease(
     game.signal_worker(signal.SIGSTOP)
     for i in range(1, 6):
         bare_write(raw, settings, i, state="first")
-        hot.claim(i, lease_us=settings.lease_us)  # handed over, and the message is lost
+        hot.claim(i, lease_us=settings.lease_us)  # dispatched, and the message is lost
     game.signal_worker(signal.SIGCONT)
     assert hot.status().dirty == 0
     game.sync_until_clean(hot)
@@ -115,19 +104,19 @@ def test_a_database_that_is_away_leaves_the_backlog_in_redis(
         wait_until(lambda: waiting.state == "RETRY")
     finally:
         embedded.start_postgres()
-    assert waiting.get(timeout=60)["outcome"] in ("saved", "unchanged")
+    assert waiting.get(timeout=WAIT_SECONDS)["outcome"] in ("saved", "unchanged")
     game.sync_until_clean(hot)
     assert rows(engine, "SELECT count(*) FROM characters WHERE game_stage = 'second'") == [(50,)]
 
 
 class TestWorkThatKillsItsProcess:
-    """A game's own function can crash the interpreter; it must not do so for ever."""
+    """A game's own function can crash the interpreter; it does so once."""
 
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         return replace(settings, vitals="tests.acceptance.test_faults:crash")
 
-    def test_is_not_run_again_and_holds_up_nobody(
+    def test_is_not_run_again_and_delays_no_other(
         self, game: Game, raw: Any, settings: Settings, hot: HotStore
     ) -> None:
         for i, stats in ((1, '{"luck": 13}'), (2, '{"luck": 1}')):
@@ -166,9 +155,9 @@ def test_a_warm_shutdown_finishes_what_is_claimed(
         game.send("backup_full_state", 1)
         wait_until(lambda: waiting_for_a_lock(engine))
         game.worker.send(signal.SIGTERM)
-        game.setup.worker.wait_for_log("Warm shutdown")
+        game.wait_for_log("Warm shutdown")
     assert game.worker.process
-    assert game.worker.process.wait(60) == 0
+    assert game.worker.process.wait(WAIT_SECONDS) == 0
     assert rows(engine, "SELECT game_stage FROM characters") == [("second",)]
     assert (hot.status().dirty, hot.status().claimed) == (0, 0)
 

@@ -1,4 +1,4 @@
-"""A deploy under load: a worker that is told to stop finishes what it runs, and nothing is lost."""
+"""A deploy under load: a worker that is told to stop finishes its tasks, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from statesync import GameStateOrchestrator, HotStore, Settings
+from statesync import GameStateOrchestrator, Settings
 from statesync.embedded.servers import Child
+from statesync.hot.store import HotStore
 from statesync.lifecycle.sweep import drain
-from tests.acceptance.conftest import Game, wait_until
-from tests.acceptance.test_contract import bare_write, hold_row, rows, waiting_for_a_lock
+from tests.acceptance.conftest import WAIT_SECONDS, Game, middle_of_a_write, wait_until
+from tests.acceptance.test_contract import bare_write, rows, waiting_for_a_lock
 
 pytestmark = pytest.mark.usefixtures("celery_setup")
 
@@ -25,14 +26,14 @@ CHARACTERS = 300
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Leases of an hour: what a claim that is left over would cost, no test waits for."""
+    """Leases of an hour: a test that leaves a claim over never ends."""
     return replace(
         settings, lease_seconds=3600, batch_above=50, batch_size=20, sync_seconds=1, scrub_seconds=0
     )
 
 
 class Writer(threading.Thread):
-    """A game that goes on playing; ``wrote`` is the last accepted change of each character."""
+    """A game that plays on; ``wrote`` is the last accepted change of each character."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ def terminate(worker: Child) -> None:
     """End a worker as a supervisor does, and wait until it has."""
     assert worker.process
     worker.send(signal.SIGTERM)
-    assert worker.process.wait(60) == 0
+    assert worker.process.wait(WAIT_SECONDS) == 0
     assert b"left to others:" in worker.log.read_bytes()
 
 
@@ -104,21 +105,18 @@ def test_drain_finishes_what_the_last_worker_left_in_its_queue(
         bare_write(raw, settings, char_id, state="play", turn=1)
     assert game.call("backup_full_state", 1)["outcome"] == "saved"
     bare_write(raw, settings, 1, turn=2)
-    with engine.connect() as connection:
-        hold_row(connection, 1)
-        game.send("sync_dirty")
-        wait_until(lambda: waiting_for_a_lock(engine))
+    with middle_of_a_write(engine, 1):
+        game.sync_until(lambda: waiting_for_a_lock(engine))
         game.worker.send(signal.SIGTERM)
-        game.setup.worker.wait_for_log("Warm shutdown")
-        connection.rollback()
+        game.wait_for_log("Warm shutdown")
     assert game.worker.process
-    assert game.worker.process.wait(60) == 0
+    assert game.worker.process.wait(WAIT_SECONDS) == 0
     here = GameStateOrchestrator.from_settings(settings)
-    report = drain(here, settings, 60)
+    report = drain(here, settings, WAIT_SECONDS)
     here.close()
     assert (report.complete, hot.status().claimed) == (True, 0)
     assert saved(engine) == dict.fromkeys(range(1, CHARACTERS + 1), 1) | {1: 2}
-    # Their messages are still there; they are about claims that have ended.
+    # Their messages are still in the queue; the claims that they name have ended.
     game.stack.start_worker("worker-2")
     wait_until(lambda: game.queued("backup") == 0)
     game.sync_until_clean(hot)

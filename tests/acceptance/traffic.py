@@ -1,7 +1,7 @@
 """A game server as a process of its own, which writes down every change that was accepted.
 
-``python -m tests.acceptance.traffic play|bank SEED FIRST COUNT JOURNAL``: until SIGTERM. What it
-could not know (the server went away before it answered) it does not write down.
+``python -m tests.acceptance.traffic play|bank SEED FIRST COUNT JOURNAL`` runs until SIGTERM. It
+does not write down what it cannot know: the server went away before it answered.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EXPECTED = (
 
 
 class Player:
-    """What both kinds of traffic share: the stores, the journal, and what to do when refused."""
+    """Both kinds of traffic: the store, the journal, and what a refusal leads to."""
 
     def __init__(self, seed: int, first: int, count: int, journal: Path) -> None:
         settings = Settings.from_env()
@@ -54,11 +54,11 @@ class Player:
         self.ids = range(first, first + count)
         self.needed: Sequence[int] = self.ids
         self.store = GameStore(settings, durable_seconds=5)
-        self.service = LoginService.from_settings(settings)
+        self.service = LoginService(self.store)
         self.journal = journal.open("a", buffering=1)
 
-    def accepted(self, **what: Any) -> None:
-        self.journal.write(json.dumps(what) + "\n")
+    def accepted(self, **change: Any) -> None:
+        self.journal.write(json.dumps(change) + "\n")
 
     def play(self, move: Callable[[], None]) -> None:
         stopped: list[int] = []
@@ -74,10 +74,9 @@ class Player:
                 time.sleep(0.02)
             time.sleep(0.002)
         self.store.close()
-        self.service.close()
 
     def login(self) -> None:
-        """Log in whom the move needs. All of them would take a minute over slow connections."""
+        """Log in the characters of the move. All of them take a minute over slow connections."""
         for char_id in self.needed:
             try:
                 self.service.login(char_id)
@@ -86,7 +85,7 @@ class Player:
 
 
 class Counter(Player):
-    """Every character counts; in between they fight, log out and log in. Each is one process's."""
+    """Every character counts; in between it fights, logs out and logs in. One process owns it."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -95,13 +94,13 @@ class Counter(Player):
 
     def move(self) -> None:
         char_id = self.random.choice(self.ids)
-        what = self.random.random()
-        if what < 0.6:
+        chance = self.random.random()
+        if chance < 0.6:
             self.counts[char_id] += 1
             count = self.counts[char_id]
             self.store.update(char_id, n=count)
             self.accepted(character=char_id, n=count)
-        elif what < 0.8 and self.fights:
+        elif chance < 0.8 and self.fights:
             fight = self.random.choice(list(self.fights))
             self.fights[fight] += 1
             entry = self.fights[fight]
@@ -110,14 +109,14 @@ class Counter(Player):
                 self.accepted(fight=str(fight), entry=entry)
             except SessionClosed:
                 del self.fights[fight]
-        elif what < 0.88:
+        elif chance < 0.88:
             party = self.random.sample(list(self.ids), 3)
             self.fights[self.store.open_session("combat", party, {"turn": "0"})] = 0
-        elif what < 0.92 and self.fights:
+        elif chance < 0.92 and self.fights:
             fight = self.random.choice(list(self.fights))
             del self.fights[fight]
             self.store.close_session("combat", fight)
-        elif what < 0.96:
+        elif chance < 0.96:
             self.service.logout(char_id)
         else:
             self.service.login(char_id)
@@ -129,21 +128,21 @@ class Counter(Player):
 
 
 class Trader(Player):
-    """Money and items change hands among all characters, whoever else trades with them."""
+    """Money and items change hands among all characters, which other traders trade with too."""
 
     def start(self) -> None:
-        # Another player may have logged somebody out already.
+        # Another player may have logged one out already.
         known = {i: self.service.login(i).character for i in self.ids}
         self.bags = {i: character.sessions["inventory"] for i, character in known.items()}
         self.play(self.move)
 
     def move(self) -> None:
         giver, taker = self.needed = self.random.sample(self.ids, 2)
-        what = self.random.random()
-        if what < 0.03:
+        chance = self.random.random()
+        if chance < 0.03:
             self.service.logout(giver)
             return
-        trade = self.pay(giver, taker) if what < 0.5 else self.give(giver, taker)
+        trade = self.pay(giver, taker) if chance < 0.5 else self.give(giver, taker)
         if trade:
             durable = self.random.random() < 0.03
             receipts = self.store.update_together(trade, durable=durable)

@@ -1,6 +1,6 @@
-"""Everything as in production, to be broken: servers, workers, beat, players; and the audit.
+"""All of production, to be broken: servers, workers, beat, players; and the audit.
 
-Between them and the servers stands a proxy that slows and cuts what passes.
+A proxy before the servers slows and cuts connections.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ import psycopg2
 import redis
 from sqlalchemy import create_engine, text
 
-from statesync import GameStore, HotStore, Settings
+from statesync import GameStore, Settings
 from statesync.durable import database, migrate
 from statesync.embedded.servers import Child, Servers, servers
 from statesync.embedded.stack import Stack
+from statesync.hot.store import HotStore
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.acceptance.traffic import GOLD, ITEMS, open_bank
 
 ROOT = Path(__file__).parents[2]
 
-# Every version a row ever had must be higher than the one before, and so must what it counts.
+# Every version of a row is higher than the one before, and so is its count.
 STEPS_BACK = """
 CREATE TABLE step_back (id bigint, was bigint, became bigint);
 CREATE FUNCTION watch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -48,7 +49,7 @@ END $$;
 CREATE TRIGGER watch AFTER UPDATE ON characters FOR EACH ROW EXECUTE FUNCTION watch();
 """
 
-# At the end of every transaction: what it commits has all the money and every item.
+# Every transaction commits all the money and every item.
 AUDIT = """
 CREATE TABLE wrong_sum (gold bigint, items bigint, at timestamptz DEFAULT now());
 CREATE TABLE commits (id bigint);
@@ -71,7 +72,7 @@ CREATE CONSTRAINT TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON inventory_it
 
 
 class Proxy:
-    """Passes connections on to the servers' socket files; ``delay`` is in seconds, each way."""
+    """Passes connections on to the sockets of the servers; ``delay`` is in seconds, each way."""
 
     def __init__(self, folder: Path, sockets: Path) -> None:
         self.folder = folder
@@ -86,7 +87,7 @@ class Proxy:
             self._run(self._listen(name))
 
     def cut(self) -> None:
-        """Cut every connection that there is now."""
+        """Cut every open connection."""
 
         async def close() -> None:
             for writer in list(self._open):
@@ -103,16 +104,16 @@ class Proxy:
         self._loop.close()
 
     def _run(self, work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(WAIT_SECONDS)
 
     async def _listen(self, name: str) -> None:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                there = await asyncio.open_unix_connection(str(self._sockets / name))
+                server = await asyncio.open_unix_connection(str(self._sockets / name))
             except OSError:
                 writer.transport.abort()
                 return
-            await asyncio.gather(self._pass(reader, there[1]), self._pass(there[0], writer))
+            await asyncio.gather(self._pass(reader, server[1]), self._pass(server[0], writer))
 
         self._servers.append(await asyncio.start_unix_server(accept, str(self.folder / name)))
 
@@ -129,23 +130,23 @@ class Proxy:
 
 
 class World:
-    """The servers with a worker and beat on them, and what a test may do to them."""
+    """The servers with a worker and beat, and the faults of a test."""
 
-    def __init__(self, on: Servers, exits: contextlib.ExitStack) -> None:
-        self.on = on
+    def __init__(self, running: Servers, exits: contextlib.ExitStack) -> None:
+        self.servers = running
         self.exits = exits
         folder = Path(tempfile.mkdtemp(prefix="statesync-proxy-"))
         exits.callback(shutil.rmtree, folder, ignore_errors=True)
-        # What is acknowledged to a writer survives a SIGKILL of Valkey.
-        config = on.folder / "valkey.conf"
+        # Every change that Valkey acknowledges survives its SIGKILL.
+        config = running.folder / "valkey.conf"
         config.write_text(config.read_text().replace("everysec", "always"))
-        on.valkey.stop()
-        on.start_valkey()
-        self.proxy = Proxy(folder, on.sockets)
+        running.valkey.stop()
+        running.start_valkey()
+        self.proxy = Proxy(folder, running.sockets)
         exits.callback(self.proxy.close)
         short: Any = {"sync_seconds": 1, "lease_seconds": 2, "scrub_seconds": 0}
         short |= {"batch_above": 10, "batch_size": 20}
-        self.direct = on.settings(**short)
+        self.direct = running.settings(**short)
         self.settings = Settings(
             redis_url=f"unix://{folder}/valkey.sock?db=0",
             database_url=f"postgresql+psycopg2://postgres@/postgres?host={folder}",
@@ -158,7 +159,7 @@ class World:
         engine.dispose()
         self.hot = HotStore.from_settings(self.direct)
         exits.callback(self.hot.close)
-        self.stack = Stack(on, self.settings, exits)
+        self.stack = Stack(running, self.settings, exits)
         self.numbers = itertools.count(1)
         self.worker = self.start_worker()
         self.beat = self.stack.start_beat()
@@ -169,7 +170,7 @@ class World:
     # Processes
 
     def start_worker(self, stop_at: str = "") -> Child:
-        """Start a worker; ``stop_at`` is the point at which it stops, and its file."""
+        """Start a worker; ``stop_at`` names the failpoint at which it stops, and its file."""
         name = f"worker-{next(self.numbers)}"
         words = ("worker", "-n", f"{name}@%h", "-c", "2", "--loglevel", "INFO")
         worker = self.stack.start(name, *words, env={"STOP_SYNC_AT": stop_at})
@@ -177,11 +178,11 @@ class World:
         return worker
 
     def start_player(self, session_type: str, seed: int, first: int, count: int) -> None:
-        journal = self.on.folder / f"journal-{next(self.numbers)}"
+        journal = self.servers.folder / f"journal-{next(self.numbers)}"
         command = [sys.executable, "-m", "tests.acceptance.traffic", session_type]
         command += [*map(str, (seed, first, count)), str(journal)]
         env = {**os.environ, **self.settings.to_env()}
-        log = self.on.folder / "players.log"
+        log = self.servers.folder / "players.log"
         player = Child(f"player {seed}", command, log, env=env, cwd=ROOT)
         self.exits.callback(player.kill)
         player.start()
@@ -189,11 +190,11 @@ class World:
         self.journals.append(journal)
 
     def accepted(self) -> int:
-        """Return how many changes have been accepted so far."""
+        """Return the number of accepted changes."""
         return sum(p.read_bytes().count(b"\n") for p in self.journals if p.exists())
 
     def play_on(self, more: int = 300) -> None:
-        """Wait until so many more changes are accepted."""
+        """Wait until ``more`` changes are accepted."""
         before = self.accepted()
         wait_until(lambda: self._check_players() and self.accepted() >= before + more)
 
@@ -226,7 +227,7 @@ class World:
             process.suspend()
         other = self.start_worker()
         self.play_on(200)
-        time.sleep(self.settings.lease_seconds)  # a lease has to end, whatever else happens
+        time.sleep(self.settings.lease_seconds)  # its lease has to end
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
@@ -239,20 +240,20 @@ class World:
         self.beat = self.stack.start_beat()
 
     def two_beats(self) -> None:
-        other = self.stack.start("beat-2", "beat", "-s", str(self.on.folder / "beat-2"))
+        other = self.stack.start("beat-2", "beat", "-s", str(self.servers.folder / "beat-2"))
         self.play_on(400)
         other.kill()
 
     def kill_postgres(self) -> None:
         """Shut PostgreSQL down at once, as a crash does, and start it again."""
-        self.on.postgres.send(signal.SIGQUIT)
-        assert self.on.postgres.process
-        self.on.postgres.process.wait(30)
-        self.on.start_postgres()
+        self.servers.postgres.send(signal.SIGQUIT)
+        assert self.servers.postgres.process
+        self.servers.postgres.process.wait(WAIT_SECONDS)
+        self.servers.start_postgres()
 
     def kill_valkey(self) -> None:
-        self.on.valkey.kill()
-        self.on.start_valkey()
+        self.servers.valkey.kill()
+        self.servers.start_valkey()
 
     def empty_broker(self) -> None:
         for url in (self.direct.broker_url, self.direct.result_url):
@@ -267,7 +268,7 @@ class World:
             assert self.worker.process
             for _ in range(20):
                 for queue in ("backup", "sync"):
-                    # Not all of them: that would double the queue each time.
+                    # Some of them: all would double the queue each time.
                     waiting: Any = client.lrange(queue, 0, 9)
                     if waiting:
                         client.lpush(queue, *waiting)
@@ -291,7 +292,7 @@ class World:
 
     def alter(self, setting: str) -> None:
         connection = psycopg2.connect(
-            host=str(self.on.sockets),
+            host=str(self.servers.sockets),
             user="postgres",
             dbname="postgres",
             options="-c default_transaction_read_only=off",
@@ -309,7 +310,7 @@ class World:
     # What must hold
 
     def check(self) -> str:
-        """Stop the players, wait until all is saved, and compare with what they wrote down."""
+        """Stop the players, wait until all is saved, and compare it with their journals."""
         self.stop_players()
         self.proxy.delay = 0
         wait_until(lambda: self.hot.status()[:2] == (0, 0))
@@ -330,13 +331,13 @@ class World:
         lost, checked = [], 0
         for path in self.journals:
             for line in path.read_text().splitlines():
-                what = json.loads(line)
+                change = json.loads(line)
                 checked += 1
-                if "n" in what and (counts.get(what["character"]) or 0) < what["n"]:
-                    lost.append(what)
-                if "fight" in what and what["entry"] not in log[what["fight"]]:
-                    lost.append(what)
-                lost += [r for r in what.get("receipts", []) if versions.get(r[0], -1) < r[1]]
+                if "n" in change and (counts.get(change["character"]) or 0) < change["n"]:
+                    lost.append(change)
+                if "fight" in change and change["entry"] not in log[change["fight"]]:
+                    lost.append(change)
+                lost += [r for r in change.get("receipts", []) if versions.get(r[0], -1) < r[1]]
         assert not lost, f"{len(lost)} of {checked} lost, such as {lost[:5]}"
         self.nothing_is_left_over()
         self.journals = []
@@ -366,14 +367,14 @@ class World:
                 store.mark_dirty(char_id, durable=True)
         engine = create_engine(self.direct.database_url)
         with engine.begin() as connection:
-            held = "(SELECT count(*) FROM inventory_items)"
-            assert connection.exec_driver_sql(f"SELECT {held}").scalar() == ITEMS * len(ids)
+            items = connection.exec_driver_sql("SELECT count(*) FROM inventory_items").scalar()
+            assert items == ITEMS * len(ids)
             audit = AUDIT.format(gold=GOLD * len(ids), items=ITEMS * len(ids))
             connection.exec_driver_sql(audit)
         engine.dispose()
 
     def check_bank(self) -> str:
-        done = self.check()
+        report = self.check()
         engine = create_engine(self.direct.database_url)
         with engine.begin() as connection:
             wrong = connection.execute(text("SELECT gold, items FROM wrong_sum LIMIT 5")).all()
@@ -381,14 +382,14 @@ class World:
         engine.dispose()
         assert not wrong, wrong
         assert commits
-        return f"{done}; {commits} commits audited, every one right"
+        return f"{report}; {commits} commits audited, every one right"
 
 
 @contextlib.contextmanager
 def world() -> Iterator[World]:
     with contextlib.ExitStack() as exits:
-        on = exits.enter_context(servers(postgres_config={"fsync": "off"}))
-        yield World(on, exits)
+        running = exits.enter_context(servers(postgres_config={"fsync": "off"}))
+        yield World(running, exits)
 
 
 Fault = Callable[[World], None]

@@ -1,7 +1,7 @@
-"""Whatever dies, stands still, or comes twice: every accepted change is saved, and none twice.
+"""Faults while games play: every accepted change is saved, and none twice.
 
-``pytest -m slow tests/acceptance/test_what_dies.py -s`` tells what was injected and checked;
-``FAULT_SEED=7`` plays other games with other faults.
+``pytest -m slow tests/acceptance/test_faults_under_traffic.py -s`` prints what was injected and
+checked; ``FAULT_SEED=7`` plays other games with other faults.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ def test_one_fault(playing: World, fault: str) -> None:
 @pytest.mark.parametrize("end", ["dies", "goes on"])
 @pytest.mark.parametrize("point", FAILPOINTS)
 def test_worker_at_every_step(playing: World, point: str, end: str, tmp_path: Path) -> None:
-    """It stops there; others go on, its lease ends; then it dies, or goes on where it was."""
+    """It stops there, others go on, its lease ends; then it dies, or goes on."""
     file = tmp_path / "stopped"
     tmp_path.chmod(0o777)
     slow = playing.start_worker(f"{point}:{file}")
     pid = int(wait_until(lambda: file.exists() and file.read_text()))
     playing.faults.append(f"a worker {end} at {point}")
     playing.play_on(200)
-    time.sleep(playing.settings.lease_seconds)  # a lease has to end, whatever else happens
+    time.sleep(playing.settings.lease_seconds)  # its lease has to end
     if end == "goes on":
         os.kill(pid, signal.SIGCONT)
         playing.play_on(100)
@@ -83,7 +83,7 @@ def test_many_faults(playing: World, turn: int) -> None:
 
 
 def test_bank() -> None:
-    """Hundreds of characters trade; in every state that was ever committed the books balance."""
+    """Hundreds of characters trade; the books balance in every committed state."""
     chance = random.Random(SEED)
     with world() as bank:
         ids = range(1, 301)
