@@ -14,6 +14,7 @@ ENV PATH=/opt/statesync/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER statesync
-# Celery looks for celeryconfig.py here first: a mounted one overrides the installed one.
 WORKDIR /home/statesync
+# Replaces settings of Celery; its first line is why it is used.
+COPY celeryconfig.py .
 CMD ["celery", "-A", "statesync", "worker", "--loglevel", "INFO"]

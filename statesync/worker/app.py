@@ -19,7 +19,7 @@ from statesync.settings import Settings
 from statesync.worker.config import CelerySettings, celery_settings
 from statesync.worker.overrides import read_overrides
 
-__all__ = ["Loader", "app", "orchestrator", "settings"]
+__all__ = ["Loader", "app", "orchestrator", "protect_flower", "settings"]
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +39,18 @@ class Loader(AppLoader):
 
 app = Celery("statesync", loader=f"{__name__}:Loader", include=["statesync.worker.tasks"])
 
-# Flower's own defaults listen on every address and ask nobody for a password. Unless told
-# otherwise it stays on loopback, and without a password nobody gets in.
-os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
-os.environ.setdefault("FLOWER_BASIC_AUTH", f"statesync:{secrets.token_urlsafe()}")
+
+def protect_flower() -> None:
+    """Keep Flower on loopback and behind a password, unless the environment says otherwise.
+
+    Its own defaults listen on every address without one. A password that the environment does not
+    give is random, so nobody gets in.
+    """
+    os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
+    os.environ.setdefault("FLOWER_BASIC_AUTH", f"statesync:{secrets.token_urlsafe()}")
+
+
+protect_flower()
 
 
 def settings() -> Settings:
