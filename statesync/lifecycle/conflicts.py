@@ -26,7 +26,6 @@ from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character, write_character
-from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
 
 __all__ = ["reconcile"]
@@ -129,7 +128,7 @@ def _record_session(
     Marks its group ``corrupt`` if its type cannot load it.
     """
     snapshot, session, row_version = ahead
-    label = SessionRef(session.session_type, str(session.id)).label
+    label = session.ref.label
     log.warning("%s: PostgreSQL holds a newer state than Redis", label)
     try:
         lost = _load_session(connection, orchestrator, session, row_version)

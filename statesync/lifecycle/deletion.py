@@ -69,14 +69,15 @@ class Deletion:
     def run(self, char_id: int) -> DeletionReport:
         """Delete one character. Raises InvalidCharId and ServerUnavailable."""
         check_char_id(char_id)
-        core = self._hot.peek(char_id)
+        is_loaded = self._hot.peek(char_id) is not None
         try:
             with database.transaction(self._engine) as connection:
-                if not _mark_deleted(connection, char_id, is_loaded=core is not None):
-                    return DeletionReport(char_id, DeletionOutcome.NOT_FOUND, [])
-                left, shared_ids = _end_memberships(connection, char_id)
+                memberships = _delete_row(connection, char_id, is_loaded=is_loaded)
         except database.Rejected as error:
             raise DatabaseUnavailable(f"character {char_id} is locked: {error}") from None
+        if memberships is None:
+            return DeletionReport(char_id, DeletionOutcome.NOT_FOUND, [])
+        left, shared_ids = memberships
         # Read again: until the commit it may have been restored, or have joined a session.
         core = self._hot.peek(char_id)
         pointed_at = _session_refs(core.references) if core else []
@@ -110,6 +111,15 @@ def _session_refs(references: Mapping[str, str]) -> list[SessionRef]:
         with suppress(InvalidInput):
             refs.append(SessionRef(session_type, session_uuid(text)))
     return refs
+
+
+def _delete_row(
+    connection: Connection, char_id: int, *, is_loaded: bool
+) -> tuple[list[SessionRef], set[str]] | None:
+    """Set ``deleted_at`` and end the memberships, as ``_end_memberships`` says; None if no row."""
+    if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
+        return None
+    return _end_memberships(connection, char_id)
 
 
 def _mark_deleted(connection: Connection, char_id: int, *, is_loaded: bool) -> bool:

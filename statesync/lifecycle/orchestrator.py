@@ -246,7 +246,7 @@ class GameStateOrchestrator:
         last = 0
         while True:
             with database.transaction(self.engine) as connection:
-                page = durable.sessions.active(connection, hours, last, _ACTIVE_PAGE)
+                page = durable.characters.active(connection, hours, last, _ACTIVE_PAGE)
             if not page:
                 return
             yield page
@@ -255,7 +255,7 @@ class GameStateOrchestrator:
     def count_active(self, hours: float) -> int:
         """Return how many characters ``active`` gives. Raises DatabaseUnavailable."""
         with database.transaction(self.engine) as connection:
-            return durable.sessions.count_active(connection, hours)
+            return durable.characters.count_active(connection, hours)
 
 
 def _not_readable(session_id: str, error: StatesyncError) -> SessionReport:

@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
@@ -125,11 +125,7 @@ class Restore:
         return [reports[char_id] for char_id in ids]
 
     def _restore_batch(self, ids: Sequence[int], reports: _Reports) -> None:
-        """Restore some characters, in rounds until no row was read too early.
-
-        If a session type cannot load its session, each half is restored by itself, until the
-        character is alone and fails.
-        """
+        """Restore some characters, in rounds until no row was read too early."""
         pending = ids
         try:
             for _ in range(_REREAD_ROUNDS):
@@ -137,23 +133,31 @@ class Restore:
                 if not pending:
                     return
         except database.Rejected as error:
-            undecided = reports.undecided(pending)
-            if len(undecided) == 1:
-                reports[undecided[0]] = _failed(undecided[0], error)
-                return
-            middle = len(undecided) // 2
-            self._restore_batch(undecided[:middle], reports)
-            self._restore_batch(undecided[middle:], reports)
+            self._isolate(reports.undecided(pending), error, reports)
             return
         raise DatabaseUnavailable(
             f"PostgreSQL returned older rows than were evicted from Redis, for character "
             f"{pending[0]} and {len(pending) - 1} more: is it a replica that lags?"
         )
 
+    def _isolate(
+        self, undecided: Sequence[int], error: database.Rejected, reports: _Reports
+    ) -> None:
+        """Restore the two halves of a batch of which a session type cannot load one session.
+
+        So in the end only the character in that session fails.
+        """
+        if len(undecided) == 1:
+            reports[undecided[0]] = _failed(undecided[0], error)
+            return
+        middle = len(undecided) // 2
+        self._restore_batch(undecided[:middle], reports)
+        self._restore_batch(undecided[middle:], reports)
+
     def _restore_round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
         """Restore what can be restored; returns the characters whose rows were read too early."""
         with database.statement(self._engine) as connection:
-            rows = durable.characters.load(connection, ids, durable.sessions.LOAD_ALONE)
+            rows = durable.characters.load(connection, ids, durable.characters.LOAD_ALONE)
         failpoint("loaded")
         plans = {char_id: self._plan(row, {}) for char_id, row in rows.items()}
         too_early = self._send(plans, reports)
@@ -188,10 +192,7 @@ class Restore:
         peeks: dict[int, Peek | None] = {}
         for char_id, reply in zip(ids, replies, strict=True):
             try:
-                peek = unwrap(reply)
-                if peek:
-                    _check_references(char_id, peek)
-                peeks[char_id] = peek
+                peeks[char_id] = _checked(char_id, unwrap(reply))
             except CorruptState as error:
                 reports[char_id] = _failed(char_id, error)
         return peeks
@@ -219,16 +220,22 @@ class Restore:
 
         Raises Rejected if a session type cannot load its sessions.
         """
-        sessions_of: dict[str, dict[int, Session]] = {}
         with database.transaction(self._one_instant) as connection:
             rows = durable.characters.load(connection, absent)
-            in_session = durable.sessions.having_open(connection, [*rows, *lost])
-            for session_type in in_session.keys() & self._types.keys():
-                with database.work_of(f"the session type {session_type!r} cannot load it"):
-                    sessions_of[session_type] = self._types[session_type].load(
-                        connection, in_session[session_type]
-                    )
-        return rows, sessions_of
+            return rows, self._load_sessions(connection, [*rows, *lost])
+
+    def _load_sessions(
+        self, connection: Connection, char_ids: Sequence[int]
+    ) -> dict[str, dict[int, Session]]:
+        """Return the open sessions of characters, by type and character."""
+        in_session = durable.sessions.having_open(connection, char_ids)
+        sessions_of = {}
+        for session_type in in_session.keys() & self._types.keys():
+            with database.work_of(f"the session type {session_type!r} cannot load it"):
+                sessions_of[session_type] = self._types[session_type].load(
+                    connection, in_session[session_type]
+                )
+        return sessions_of
 
     def _plan(self, row: Character, sessions_of: Mapping[str, Mapping[int, Session]]) -> _Plan:
         """Return what a character's core and sessions are to be."""
@@ -331,11 +338,12 @@ def _plan_sessions(
     return _Plan({}, None, sessions)
 
 
-def _check_references(char_id: int, peek: Peek) -> None:
-    """Raise CorruptState if a core points at something that is no session."""
-    read_references(
-        char_id, [peek.references.get(session_type, "").encode() for session_type in names()]
-    )
+def _checked(char_id: int, peek: Peek | None) -> Peek | None:
+    """Return what a core says. Raises CorruptState if it points at something that is no session."""
+    if peek:
+        references = [peek.references.get(session_type, "") for session_type in names()]
+        read_references(char_id, [text.encode() for text in references])
+    return peek
 
 
 def _live(char_id: int, peek: Peek, lost: Mapping[str, object]) -> RestoreReport:

@@ -18,11 +18,11 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
 
-__all__ = ["PAUSE_SECONDS", "ScrubPage", "scrub_page", "scrub_pages"]
+__all__ = ["ScrubPage", "scrub_page", "scrub_pages"]
 
 log = logging.getLogger(__name__)
 
-PAUSE_SECONDS = 0.01
+_PAUSE_SECONDS = 0.01
 """Between two pages, so that Redis belongs to the game: at most some 20,000 keys a second."""
 _PAGE_KEYS = 200
 """Small enough that no script holds Redis for more than about a millisecond."""
@@ -59,7 +59,7 @@ def scrub_pages(orchestrator: GameStateOrchestrator, cursor: int = 0) -> Iterato
         cursor = page.cursor
         if cursor == 0:
             return
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(_PAUSE_SECONDS)
 
 
 def scrub_page(orchestrator: GameStateOrchestrator, cursor: int = 0) -> ScrubPage:
@@ -72,8 +72,7 @@ def scrub_page(orchestrator: GameStateOrchestrator, cursor: int = 0) -> ScrubPag
     found = hot.scan(cursor, count=_PAGE_KEYS)
     suspects: list[tuple[int, SessionRef | None]] = [(char_id, None) for char_id in found.char_ids]
     for session in _unsaved_sessions(orchestrator, found.sessions):
-        ref = SessionRef(session.session_type, str(session.id))
-        suspects += [(char_id, ref) for char_id in session.participants]
+        suspects += [(char_id, session.ref) for char_id in session.participants]
     replies = hot.run_many([hot.commands.mark_unsaved(*suspect) for suspect in suspects])
     marked = [
         char_id for (char_id, _), reply in zip(suspects, replies, strict=True) if unwrap(reply)

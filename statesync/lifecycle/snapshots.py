@@ -163,8 +163,8 @@ def read_logs(
         try:
             snapshot.group.sessions[session.id] = _with_log(hot, session, start)
         except InvalidField as error:
-            label = SessionRef(session.session_type, str(session.id)).label
-            snapshot.corrupt = CorruptState(snapshot.anchor, f"{label}.{error.field}", error.reason)
+            field = f"{session.ref.label}.{error.field}"
+            snapshot.corrupt = CorruptState(snapshot.anchor, field, error.reason)
 
 
 def _saved_logs(
