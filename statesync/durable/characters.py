@@ -31,10 +31,27 @@ from statesync.durable.results import (
     Saved,
 )
 from statesync.durable.rows import from_row, to_row, to_stats_row
-from statesync.durable.tables import STATS, character_stats, characters, state_conflicts
+from statesync.durable.tables import (
+    STATS,
+    character_stats,
+    characters,
+    session_characters,
+    sessions,
+    state_conflicts,
+)
 from statesync.state.characters import CORE_FIELDS, Character
 
-__all__ = ["LOAD", "decide", "load", "record_conflict", "versions", "write"]
+__all__ = [
+    "LOAD",
+    "LOAD_ALONE",
+    "active",
+    "count_active",
+    "decide",
+    "load",
+    "record_conflict",
+    "versions",
+    "write",
+]
 
 _TEXT_COLUMNS = ("name", "gender", "created_at", "game_stage", "location_id", "prev_location_id")
 _CONTENT = (*_TEXT_COLUMNS, "vitals", "extra")
@@ -115,6 +132,19 @@ LOAD = (
     .where(characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None))
 )
 
+# A scalar, because PostgreSQL turns NOT EXISTS into a join, which might read all memberships.
+_any_membership = (
+    select(session_characters.c.session_id)
+    .where(
+        session_characters.c.character_id == characters.c.id,
+        session_characters.c.left_at.is_(None),
+    )
+    .limit(1)
+    .scalar_subquery()
+)
+LOAD_ALONE = LOAD.where(_any_membership.is_(None))
+"""A query for ``load``: only characters that are in no session."""
+
 
 def decide(
     connection: Connection, snapshots: Iterable[Character], *, wait: bool = True
@@ -188,7 +218,7 @@ def load(
 ) -> dict[int, Character]:
     """Load the characters that exist and are not deleted, as they were last saved, by id.
 
-    ``query`` is LOAD, or LOAD with further conditions.
+    ``query`` is LOAD or LOAD_ALONE.
     """
     rows = connection.execute(query, {"ids": list(char_ids)}).mappings()
     return {row["id"]: from_row(row) for row in rows}
@@ -200,6 +230,36 @@ def versions(connection: Connection, char_ids: Iterable[int]) -> dict[int, int]:
         characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None)
     )
     return {row.id: row.version for row in connection.execute(query, {"ids": list(char_ids)})}
+
+
+def active(connection: Connection, hours: float, after: int, limit: int) -> list[int]:
+    """Return the ids of characters that are in an open session or were saved within ``hours``: the
+    first ``limit`` of those above ``after``."""
+    query = _active_ids(hours).where(characters.c.id > after).order_by(characters.c.id).limit(limit)
+    return list(connection.execute(query).scalars())
+
+
+def count_active(connection: Connection, hours: float) -> int:
+    """Return how many characters ``active`` returns, page after page."""
+    query = select(func.count()).select_from(_active_ids(hours).subquery())
+    return connection.execute(query).scalar_one()
+
+
+def _active_ids(hours: float) -> Select[int]:
+    in_session = (
+        select(session_characters.c.character_id)
+        .join(sessions, sessions.c.id == session_characters.c.session_id)
+        .where(
+            session_characters.c.character_id == characters.c.id,
+            session_characters.c.left_at.is_(None),
+            sessions.c.closed_at.is_(None),
+        )
+        .exists()
+    )
+    recent = characters.c.updated_at > func.now() - func.make_interval(
+        0, 0, 0, 0, 0, 0, hours * 3600
+    )
+    return select(characters.c.id).where(characters.c.deleted_at.is_(None), recent | in_session)
 
 
 def record_conflict(connection: Connection, char_id: int, reason: str) -> None:

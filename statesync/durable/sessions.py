@@ -1,18 +1,18 @@
-"""Owns the rows that every session has, of whatever type: its version, who is in it, its end.
+"""Owns the rows that a session of any type has: its version, its members, its end.
 
-What a session holds is kept by its type, in ``sessions.payload`` or in tables of its own.
+The type keeps what a session holds, in ``sessions.payload`` or in tables of its own.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     Connection,
-    Select,
     String,
     bindparam,
     case,
@@ -24,17 +24,15 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable.characters import LOAD
 from statesync.durable.database import Rejected
 from statesync.durable.recordset import recordset
-from statesync.durable.results import Accepted, Busy, Raced, Refused, Saved
+from statesync.durable.results import Accepted, Busy, Raced, Refused, Saved, SessionDecision
 from statesync.durable.tables import characters, session_characters, sessions
 from statesync.state.references import reference_field
 from statesync.state.sessions import Session
 
 __all__ = [
-    "active",
-    "count_active",
+    "Membership",
     "decide",
     "end_memberships",
     "having_open",
@@ -46,9 +44,9 @@ __all__ = [
     "write",
 ]
 
-_NAMES = ("session_type", "payload", "version", "digest", "closed_at")
-_rows = recordset(sessions, "id", _NAMES)
-_members = recordset(session_characters, "session_id", ("character_id",))
+_COLUMNS = ("session_type", "payload", "version", "digest", "closed_at")
+_batch = recordset(sessions, "id", _COLUMNS)
+_member_batch = recordset(session_characters, "session_id", ("character_id",))
 
 _LOCK = (
     select(sessions.c.id, sessions.c.version, sessions.c.digest, sessions.c.session_type)
@@ -59,34 +57,37 @@ _LOCK = (
 
 _INSERT = (
     upsert(sessions)
-    .from_select(["id", *_NAMES], select(*(_rows.c[name] for name in ("id", *_NAMES))))
+    .from_select(["id", *_COLUMNS], select(*(_batch.c[name] for name in ("id", *_COLUMNS))))
     .on_conflict_do_nothing()
     .returning(sessions.c.id)
 )
 
 _UPDATE = (
     update(sessions)
-    .where(sessions.c.id == _rows.c.id)
+    .where(sessions.c.id == _batch.c.id)
     .values(
-        payload=_rows.c.payload,
-        version=_rows.c.version,
-        digest=_rows.c.digest,
+        payload=_batch.c.payload,
+        version=_batch.c.version,
+        digest=_batch.c.digest,
         updated_at=func.now(),
-        # Closed once, it stays closed; but one that is live again, is.
+        # A second save of a closed session keeps the time. An open one is open again.
         closed_at=case(
-            (_rows.c.closed_at.is_not(None), func.coalesce(sessions.c.closed_at, _rows.c.closed_at))
+            (
+                _batch.c.closed_at.is_not(None),
+                func.coalesce(sessions.c.closed_at, _batch.c.closed_at),
+            )
         ),
     )
 )
 
-_JOIN = (
+_JOIN_BATCH = (
     upsert(session_characters)
     .from_select(
         ["session_id", "character_id"],
-        # Somebody who was never saved cannot be named here; the payload names him.
-        select(_members.c.session_id, _members.c.character_id)
-        .join(characters, characters.c.id == _members.c.character_id)
-        .order_by(_members.c.session_id, _members.c.character_id),
+        # A character without a row cannot be named here; the payload names it.
+        select(_member_batch.c.session_id, _member_batch.c.character_id)
+        .join(characters, characters.c.id == _member_batch.c.character_id)
+        .order_by(_member_batch.c.session_id, _member_batch.c.character_id),
     )
     .on_conflict_do_update(
         index_elements=["session_id", "character_id"],
@@ -95,26 +96,26 @@ _JOIN = (
     )
 )
 
-_LEAVE = (
+_LEAVE_UNLESS_IN_BATCH = (
     update(session_characters)
     .where(
         session_characters.c.session_id == func.any(bindparam("ids")),
         session_characters.c.left_at.is_(None),
         ~select(literal(1))
         .where(
-            _members.c.session_id == session_characters.c.session_id,
-            _members.c.character_id == session_characters.c.character_id,
+            _member_batch.c.session_id == session_characters.c.session_id,
+            _member_batch.c.character_id == session_characters.c.character_id,
         )
         .exists(),
     )
     .values(left_at=func.now())
 )
 
-_GO = (
+_LEAVE_BATCH = (
     update(session_characters)
     .where(
-        session_characters.c.session_id == _members.c.session_id,
-        session_characters.c.character_id == _members.c.character_id,
+        session_characters.c.session_id == _member_batch.c.session_id,
+        session_characters.c.character_id == _member_batch.c.character_id,
     )
     .values(left_at=func.now())
 )
@@ -132,83 +133,81 @@ _CLOSE_EMPTY = (
     .values(closed_at=func.now())
 )
 
-# Where what a row depends on has changed, the next save is written, whatever the session holds.
-_INVALIDATE = update(sessions).where(sessions.c.id == func.any(bindparam("ids"))).values(digest="")
-_OF_OTHERS = (
-    select(_members.c.session_id)
-    .join(characters, characters.c.id == _members.c.character_id, isouter=True)
+_INVALID = ""
+"""A digest that equals no session's."""
+_INVALIDATE = (
+    update(sessions).where(sessions.c.id == func.any(bindparam("ids"))).values(digest=_INVALID)
+)
+_WITH_UNSAVED_MEMBERS = (
+    select(_member_batch.c.session_id)
+    .join(characters, characters.c.id == _member_batch.c.character_id, isouter=True)
     .where(characters.c.id.is_(None))
 )
 
-_END = (
-    update(sessions).where(sessions.c.id == func.any(bindparam("ids"))).values(closed_at=func.now())
-)
-
-_mine = (
+_current = (
     select(session_characters.c.character_id, session_characters.c.session_id)
     .where(
         session_characters.c.character_id == func.any(bindparam("char_ids")),
         session_characters.c.left_at.is_(None),
     )
-    .subquery("mine")
+    .subquery("current")
 )
-# The offset keeps PostgreSQL to this order, each session by its id. In a young database, where it
-# knows nothing of the tables yet, it would read all sessions for each character.
-_open = (
+# OFFSET 0 makes PostgreSQL look up each session by its id. Without it, and while PostgreSQL has no
+# statistics of the tables, each character would cost a scan of all sessions.
+_open_session = (
     select(sessions)
-    .where(sessions.c.id == _mine.c.session_id, sessions.c.closed_at.is_(None))
+    .where(sessions.c.id == _current.c.session_id, sessions.c.closed_at.is_(None))
     .offset(0)
     .lateral("open")
 )
-# One value per row: of NOT EXISTS PostgreSQL would make a join, and might read all memberships.
-_in_one = (
-    select(session_characters.c.session_id)
-    .where(
-        session_characters.c.character_id == characters.c.id,
-        session_characters.c.left_at.is_(None),
-    )
-    .limit(1)
-    .scalar_subquery()
-)
-LOAD_ALONE = LOAD.where(_in_one.is_(None))
-"""For ``durable.load``: those who are in no session."""
-_MEMBERSHIPS = select(_mine.c.character_id, _open.c.session_type, _open.c.id).join(
-    _open, literal(value=True)
-)
+_MEMBERSHIPS = select(
+    _current.c.character_id, _open_session.c.session_type, _open_session.c.id
+).join(_open_session, literal(value=True))
 _OPEN = (
-    select(_mine.c.character_id, _open)
-    .join(_open, literal(value=True))
-    .join(characters, characters.c.id == _mine.c.character_id)
-    .where(_open.c.session_type == bindparam("session_type"))
-    # Where there are several, the one that the core points at; else the newest.
+    select(_current.c.character_id, _open_session)
+    .join(_open_session, literal(value=True))
+    .join(characters, characters.c.id == _current.c.character_id)
+    .where(_open_session.c.session_type == bindparam("session_type"))
+    # The last row wins: the session that the core points at; else the newest.
     .order_by(
-        characters.c.extra.op("->>")(bindparam("field", type_=String)) == cast(_open.c.id, String),
-        _open.c.updated_at,
-        _open.c.id,
+        characters.c.extra.op("->>")(bindparam("field", type_=String))
+        == cast(_open_session.c.id, String),
+        _open_session.c.updated_at,
+        _open_session.c.id,
     )
 )
+
+
+class Membership(NamedTuple):
+    """A character in an open session."""
+
+    char_id: int
+    session_type: str
+    session_id: UUID
 
 
 def decide(
     connection: Connection, snapshots: Sequence[Session], *, wait: bool = True
-) -> dict[UUID, Saved | Refused | Busy | Accepted]:
-    """Lock the rows of sessions and say what is to become of each, as ``durable.decide`` does.
+) -> dict[UUID, SessionDecision]:
+    """Lock the rows of sessions and decide what a save may do to each, as ``characters.decide``.
 
-    Raises Rejected where an id is that of a session of another type.
+    Raises Rejected if an id is that of a session of another type.
     """
-    todo = {session.id: session for session in snapshots}
-    if not todo:
+    by_id = {session.id: session for session in snapshots}
+    if not by_id:
         return {}
-    known = select(sessions.c.id).where(sessions.c.id == func.any(bindparam("ids")))
-    there = set(connection.execute(known, {"ids": list(todo)}).scalars())
-    decided: dict[UUID, Saved | Refused | Busy | Accepted] = {}
-    decided.update(dict.fromkeys(there, Busy()))
-    decided.update(dict.fromkeys(todo.keys() - there, Accepted(new=True)))
+    query = select(sessions.c.id).where(sessions.c.id == func.any(bindparam("ids")))
+    existing = set(connection.execute(query, {"ids": list(by_id)}).scalars())
+    decided: dict[UUID, SessionDecision] = {}
+    decided |= dict.fromkeys(existing, Busy())
+    decided |= dict.fromkeys(by_id.keys() - existing, Accepted(new=True))
     lock = _LOCK if wait else _LOCK.with_for_update(skip_locked=True)
-    for session_id, version, digest, session_type in connection.execute(lock, {"ids": list(there)}):
-        session = todo[session_id]
+    rows = connection.execute(lock, {"ids": list(existing)})
+    for session_id, version, digest, session_type in rows:
+        session = by_id[session_id]
         if session_type != session.session_type:
-            raise Rejected(f"{session.name}: a {session_type} session has this id", locked=False)
+            message = f"{session.ref.label}: a {session_type} session has this id"
+            raise Rejected(message, locked=False)
         same = digest == session.digest()
         if version > session.version or (version == session.version and not same):
             decided[session_id] = Refused(version)
@@ -226,96 +225,103 @@ def write(
     payloads: Mapping[UUID, Mapping[str, Any]],
     saved: Collection[int],
 ) -> None:
-    """Write the rows of sessions that ``decide`` has accepted, and who is in them now.
+    """Write the rows of sessions that ``decide`` has accepted, and their members.
 
-    ``saved`` are characters that have rows. Who has none joins when the session is next saved.
-    Raises Raced where another worker made one of the new rows meanwhile.
+    ``over`` are sessions whose rows exist; ``saved`` are the ids of characters that have rows. A
+    member without a row joins when the session is next saved. Raises Raced if another worker made
+    one of the ``new`` rows meanwhile.
     """
-    now = func.now()
-    moment = (
-        connection.execute(select(now)).scalar_one()
-        if any(s.closed for s in (*new, *over))
-        else None
-    )
+    written = [*new, *over]
+    if not written:
+        return
+    now = None
+    if any(session.closed for session in written):
+        now = connection.execute(select(func.now())).scalar_one()
     for statement, snapshots in ((_INSERT, new), (_UPDATE, over)):
         if snapshots:
-            rows = [_to_row(session, payloads[session.id], moment) for session in snapshots]
+            rows = [_to_row(session, payloads[session.id], now) for session in snapshots]
             result = connection.execute(statement, {"rows": rows})
             if statement is _INSERT and len(result.all()) < len(snapshots):
                 raise Raced
-    written = [*new, *over]
-    if written:
-        members = [
-            {"session_id": session.id, "character_id": char_id}
-            for session in written
-            for char_id in ([] if session.closed else session.members)
-        ]
-        once = [
-            {"session_id": session.id, "character_id": char_id}
-            for session in written
-            for char_id in session.members
-        ]
-        connection.execute(_JOIN, {"rows": once})
-        connection.execute(_LEAVE, {"ids": [s.id for s in written], "rows": members})
-        away = [row for row in once if row["character_id"] not in saved]
-        if away:
-            unknown = connection.execute(_OF_OTHERS, {"rows": away}).scalars().all()
-            invalidate(connection, unknown)
+    _write_members(connection, written, saved)
+
+
+def _write_members(
+    connection: Connection, written: Sequence[Session], saved: Collection[int]
+) -> None:
+    members = [
+        {"session_id": session.id, "character_id": char_id}
+        for session in written
+        for char_id in session.members
+    ]
+    closed = {session.id for session in written if session.closed}
+    staying = [member for member in members if member["session_id"] not in closed]
+    # The members of a closed session join and leave, so that its rows say who was in it.
+    connection.execute(_JOIN_BATCH, {"rows": members})
+    ids = [session.id for session in written]
+    connection.execute(_LEAVE_UNLESS_IN_BATCH, {"ids": ids, "rows": staying})
+    if elsewhere := [member for member in members if member["character_id"] not in saved]:
+        unsaved = connection.execute(_WITH_UNSAVED_MEMBERS, {"rows": elsewhere})
+        invalidate(connection, unsaved.scalars().all())
 
 
 def end_memberships(
     connection: Connection,
     references: Mapping[int, Collection[str]],
-    type_names: Sequence[str],
+    type_names: Collection[str],
     saved: Iterable[UUID],
 ) -> None:
     """Take characters out of the sessions that their cores do not point at any more.
 
-    ``references`` are the ids that each core points at; ``saved`` are sessions whose own snapshot
-    says who is in them. The last one to leave closes a session.
+    ``references`` are the session ids that each core points at. ``saved`` are sessions whose own
+    snapshot says who is in them; they are left alone, as are types not in ``type_names``. A session
+    that has lost its last member is closed.
     """
-    known = memberships(connection, list(references))
-    said_otherwise = set(saved)
-    gone = [
-        (session_id, char_id)
-        for char_id, session_type, session_id in known
-        if session_type in type_names
-        and session_id not in said_otherwise
-        and str(session_id) not in references[char_id]
+    skipped = set(saved)
+    ended = [
+        membership
+        for membership in memberships(connection, list(references))
+        if membership.session_type in type_names
+        and membership.session_id not in skipped
+        and str(membership.session_id) not in references[membership.char_id]
     ]
-    if gone:
-        ids = [session_id for session_id, _ in gone]
-        rows = [{"session_id": session_id, "character_id": i} for session_id, i in gone]
-        connection.execute(_GO, {"rows": rows})
-        invalidate(connection, ids)
-        connection.execute(_CLOSE_EMPTY, {"ids": ids})
+    if not ended:
+        return
+    rows = [{"session_id": m.session_id, "character_id": m.char_id} for m in ended]
+    session_ids = [m.session_id for m in ended]
+    connection.execute(_LEAVE_BATCH, {"rows": rows})
+    invalidate(connection, session_ids)
+    connection.execute(_CLOSE_EMPTY, {"ids": session_ids})
 
 
 def invalidate(connection: Connection, session_ids: Sequence[UUID]) -> None:
-    """Have sessions written again at their next save, whatever they hold."""
+    """Invalidate the digests of sessions, so that their next save writes them in any case.
+
+    For sessions whose rows have changed, or must change, though Redis holds the same.
+    """
     connection.execute(_INVALIDATE, {"ids": list(session_ids)})
 
 
 def invalidated(connection: Connection, session_ids: Sequence[UUID]) -> set[UUID]:
-    """Return which of the sessions are to be written again, whatever they hold."""
+    """Return the sessions whose digest is invalid."""
     query = select(sessions.c.id).where(
-        sessions.c.id == func.any(bindparam("ids")), sessions.c.digest == ""
+        sessions.c.id == func.any(bindparam("ids")), sessions.c.digest == _INVALID
     )
     return set(connection.execute(query, {"ids": list(session_ids)}).scalars())
 
 
-def memberships(connection: Connection, char_ids: Sequence[int]) -> list[tuple[int, str, UUID]]:
-    """Return the open sessions that characters are in: character, type and id."""
-    found = connection.execute(_MEMBERSHIPS, {"char_ids": list(char_ids)})
-    return [(char_id, session_type, session_id) for char_id, session_type, session_id in found]
+def memberships(connection: Connection, char_ids: Sequence[int]) -> list[Membership]:
+    """Return the open sessions that characters are in."""
+    rows = connection.execute(_MEMBERSHIPS, {"char_ids": list(char_ids)})
+    return [Membership(*row) for row in rows]
 
 
 def having_open(connection: Connection, char_ids: Sequence[int]) -> dict[str, list[int]]:
-    """Return which of the characters are in an open session, by its type."""
-    found: dict[str, list[int]] = defaultdict(list)
-    for char_id, session_type, _ in memberships(connection, char_ids):
-        found[session_type].append(char_id)
-    return found
+    """Return the characters that are in an open session, by its type."""
+    by_type: dict[str, list[int]] = defaultdict(list)
+    for membership in memberships(connection, char_ids):
+        by_type[membership.session_type].append(membership.char_id)
+    return by_type
 
 
 def versions(connection: Connection, session_ids: Iterable[str]) -> dict[str, int]:
@@ -324,79 +330,61 @@ def versions(connection: Connection, session_ids: Iterable[str]) -> dict[str, in
         sessions.c.id == func.any(bindparam("ids"))
     )
     ids = [UUID(text) for text in session_ids]
-    return {str(session_id): at for session_id, at in connection.execute(query, {"ids": ids})}
+    return {str(row.id): row.version for row in connection.execute(query, {"ids": ids})}
 
 
 def open_sessions(
     connection: Connection, session_type: str, char_ids: Sequence[int]
 ) -> dict[int, Session]:
-    """Return the open session of a type that each character is in, with what its payload holds."""
+    """Return the open session of a type that each character is in, with the fields of its payload.
+
+    Characters in the same session get the same object.
+    """
     parameters = {
         "char_ids": list(char_ids),
         "session_type": session_type,
         "field": reference_field(session_type),
     }
     rows = {row["character_id"]: row for row in connection.execute(_OPEN, parameters).mappings()}
-    members: dict[UUID, list[int]] = defaultdict(list)
-    query = select(session_characters.c.session_id, session_characters.c.character_id).where(
-        session_characters.c.session_id == func.any(bindparam("ids")),
-        session_characters.c.left_at.is_(None),
-    )
-    if rows:
-        ids = list({row["id"] for row in rows.values()})
-        for session_id, char_id in connection.execute(query, {"ids": ids}):
-            members[session_id].append(char_id)
-    made: dict[UUID, Session] = {}
-    for row in rows.values():
-        among = sorted(members[row["id"]])
-        fields = {"participants": among, **row["payload"]}
-        made[row["id"]] = Session(
+    members = _members(connection, {row["id"] for row in rows.values()})
+    loaded = {
+        row["id"]: Session(
             session_type,
             row["id"],
-            fields,
+            {"participants": members[row["id"]], **row["payload"]},
             row["version"],
-            members=tuple(among),
+            members=tuple(members[row["id"]]),
             foreign=row["digest"] is None,
         )
-    return {char_id: made[row["id"]] for char_id, row in rows.items()}
+        for row in rows.values()
+    }
+    return {char_id: loaded[row["id"]] for char_id, row in rows.items()}
 
 
-def active(connection: Connection, hours: float, after: int, limit: int) -> list[int]:
-    """Return a page of the ids above ``after`` of characters that are in an open session, or were
-    saved within ``hours``."""
-    query = _active_ids(hours).where(characters.c.id > after).order_by(characters.c.id).limit(limit)
-    return list(connection.execute(query).scalars())
-
-
-def count_active(connection: Connection, hours: float) -> int:
-    """Return how many characters ``active`` gives."""
-    query = select(func.count()).select_from(_active_ids(hours).subquery())
-    return connection.execute(query).scalar_one()
-
-
-def _active_ids(hours: float) -> Select[int]:
-    in_session = (
-        select(session_characters.c.character_id)
-        .join(sessions, sessions.c.id == session_characters.c.session_id)
+def _members(connection: Connection, session_ids: Collection[UUID]) -> dict[UUID, list[int]]:
+    """Return the ids of the characters that are in sessions now, in ascending order."""
+    members: dict[UUID, list[int]] = defaultdict(list)
+    if not session_ids:
+        return members
+    query = (
+        select(session_characters.c.session_id, session_characters.c.character_id)
         .where(
-            session_characters.c.character_id == characters.c.id,
+            session_characters.c.session_id == func.any(bindparam("ids")),
             session_characters.c.left_at.is_(None),
-            sessions.c.closed_at.is_(None),
         )
-        .exists()
+        .order_by(session_characters.c.character_id)
     )
-    recent = characters.c.updated_at > func.now() - func.make_interval(
-        0, 0, 0, 0, 0, 0, hours * 3600
-    )
-    return select(characters.c.id).where(characters.c.deleted_at.is_(None), recent | in_session)
+    for session_id, char_id in connection.execute(query, {"ids": list(session_ids)}):
+        members[session_id].append(char_id)
+    return members
 
 
-def _to_row(session: Session, payload: Mapping[str, Any], moment: Any) -> dict[str, Any]:
+def _to_row(session: Session, payload: Mapping[str, Any], now: datetime | None) -> dict[str, Any]:
     return {
         "id": str(session.id),
         "session_type": session.session_type,
         "payload": payload,
         "version": session.version,
         "digest": session.digest(),
-        "closed_at": moment.isoformat() if session.closed else None,
+        "closed_at": now.isoformat() if session.closed and now else None,
     }

@@ -113,8 +113,8 @@ class InventoryOrchestrator(SessionOrchestrator):
         """Have the open inventories of ``owners`` saved again: their rows have lost an item."""
         if not owners:
             return
-        open_sessions = durable.sessions.memberships(connection, list(owners))
-        inventories = [i for _, name, i in open_sessions if name == self.session_type]
+        memberships = durable.sessions.memberships(connection, list(owners))
+        inventories = [m.session_id for m in memberships if m.session_type == self.session_type]
         durable.sessions.invalidate(connection, inventories)
 
     def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:

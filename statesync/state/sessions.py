@@ -71,10 +71,6 @@ class Session:
         """What names it; ``ref.label`` is how messages do."""
         return SessionRef(self.session_type, str(self.id))
 
-    @property
-    def name(self) -> str:
-        return self.ref.label
-
     def digest(self) -> str:
         """Return a hash of the content: two are equal only if nothing but the version differs."""
         content = [self.fields, sorted(self.members), self.closed, self.log_length]
@@ -145,7 +141,7 @@ def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, st
 
 
 def write_session(session: Session) -> dict[str, str]:
-    """Return the fields of a session that comes from PostgreSQL as its hash holds them, unchecked."""
+    """Return the fields of a loaded session as its hash holds them, unchecked."""
     json = json_fields(session.session_type)
     return {
         name: value if name not in json and isinstance(value, str) else dump_json(value)
