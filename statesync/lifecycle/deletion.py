@@ -77,12 +77,12 @@ class Deletion:
             raise DatabaseUnavailable(f"character {char_id} is locked: {error}") from None
         if memberships is None:
             return DeletionReport(char_id, DeletionOutcome.NOT_FOUND, [])
-        left, shared_ids = memberships
+        left_refs, shared_ids = memberships
         # Read again: until the commit it may have been restored, or have joined a session.
         core = self._hot.peek(char_id)
         pointed_at = _session_refs(core.references) if core else []
         registered = names()
-        refs = sorted({*(ref for ref in left if ref.session_type in registered), *pointed_at})
+        refs = sorted({*(ref for ref in left_refs if ref.session_type in registered), *pointed_at})
         for ref in refs:
             self._leave(ref, char_id)
         if core:

@@ -22,15 +22,15 @@ class BackupOutcome(StrEnum):
     SUPERSEDED = "superseded"
     """The claim passed to another worker, which saves the character."""
     CONFLICT = "conflict"
-    """Redis held an older version than PostgreSQL, or another history; the losing side is kept."""
+    """Redis had an older version than PostgreSQL; the losing side is recorded."""
     QUARANTINED = "quarantined"
     """The character cannot be saved; its data stays in Redis until an operator repairs it."""
     MISSING = "missing"
-    """The core is gone from Redis; if the character was dirty, changes were lost."""
+    """The core is gone from Redis: if the character was dirty, changes were lost."""
     DELETED = "deleted"
     """The character is deleted in PostgreSQL; nothing of it is saved."""
     RELEASED = "released"
-    """The row was locked; the character is dirty again and a later sweep saves it."""
+    """Its row was locked, for example; it is dirty again, and a later sweep saves it."""
 
 
 class RestoreOutcome(StrEnum):

@@ -1,4 +1,4 @@
-"""backup: every outcome, and what a crash, a race or a broken neighbour may not do."""
+"""backup: every outcome, and what a crash, a race or a broken neighbour must not do."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_same_message_twice(orchestrator: Orchestrator, full_core: FullCore) -> 
 def test_conflict(
     orchestrator: Orchestrator, engine: Engine, raw: Any, keys: Keys, full_core: FullCore
 ) -> None:
-    """Redis comes back from an old snapshot: the live game goes on, the row is kept aside."""
+    """Redis comes back from an old snapshot: the live game goes on, the row is recorded."""
     hot = orchestrator.hot
     hot.create(1, **full_core(gold="10"))
     orchestrator.backup_full_state(1)

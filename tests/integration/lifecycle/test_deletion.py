@@ -165,7 +165,7 @@ def test_a_shared_session_goes_on_for_the_others(
 
 
 @pytest.mark.parametrize("away", [(1,), (1, 2)])
-def test_a_shared_session_of_somebody_who_is_not_loaded(
+def test_a_shared_session_of_a_character_that_is_not_loaded(
     orchestrator: Orchestrator,
     saved: HotStore,
     fight: UUID,
@@ -215,7 +215,7 @@ def test_a_core_that_cannot_be_read(
         assert_gone(orchestrator, raw, keys, char_id)
 
 
-def test_who_is_tied_to_all_that_one_can_be_tied_to(
+def test_a_character_with_a_full_tie(
     orchestrator: Orchestrator,
     saved: HotStore,
     fight: UUID,
@@ -232,7 +232,7 @@ def test_who_is_tied_to_all_that_one_can_be_tied_to(
     assert participants(saved, fight) == (2,)
 
 
-def test_who_traded_with_it_is_saved_and_held_up_by_it_no_more(
+def test_a_partner_in_trade_is_saved_and_no_longer_held_up(
     orchestrator: Orchestrator, saved: HotStore, engine: Engine, raw: Any, keys: Keys
 ) -> None:
     saved.update_together({1: {"gold": 0}, 2: {"gold": 9}})

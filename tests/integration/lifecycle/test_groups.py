@@ -1,4 +1,4 @@
-"""Groups: saved whole or not at all, fenced by every member, and what a conflict keeps."""
+"""Consistency groups: saved whole or not at all, fenced by every member; what a conflict keeps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def versions(engine: Engine) -> list[Any]:
 
 @pytest.fixture
 def fight(hot: HotStore, full_core: FullCore) -> UUID:
-    """A fight of three, which nobody has saved yet."""
+    """A fight of three, never saved."""
     for i in PARTY:
         hot.create(i, **full_core(i))
     return hot.open_session("combat", PARTY, {"round": "1"}, state="combat")
@@ -45,10 +45,10 @@ def fight(hot: HotStore, full_core: FullCore) -> UUID:
 def take(game: GameStateOrchestrator) -> Group:
     """Take a snapshot, as a worker does before it is stopped."""
     claim, _ = game.hot.claim(1, lease_us=LEASE)
-    snapshot = game.hot.snapshot(claim, lease_us=LEASE)
-    taken = Snapshot(1, snapshot, decode(snapshot))
-    read_logs(game.hot, game.engine, game.sessions, [taken], ())
-    return taken.group
+    raw = game.hot.snapshot(claim, lease_us=LEASE)
+    snapshot = Snapshot(1, raw, decode(raw))
+    read_logs(game.hot, game.engine, game.sessions, [snapshot], ())
+    return snapshot.group
 
 
 def commit(game: GameStateOrchestrator, *todo: Group) -> list[GroupResult]:
@@ -191,7 +191,7 @@ def test_closed_between_snapshot_and_acknowledgement_it_keeps_its_end(
     assert rows(engine, "SELECT payload->>'result' FROM sessions") == [("won",)]
 
 
-def test_who_logs_in_while_it_closes_keeps_no_reference(
+def test_login_while_a_session_closes_keeps_no_reference(
     orchestrator: GameStateOrchestrator,
     other: GameStateOrchestrator,
     hot: HotStore,
@@ -205,11 +205,11 @@ def test_who_logs_in_while_it_closes_keeps_no_reference(
     hot.close_session("combat", fight)
     save = groups.save
 
-    def and_somebody_logs_in(*args: Any, **kwargs: Any) -> list[GroupResult]:
+    def and_another_logs_in(*args: Any, **kwargs: Any) -> list[GroupResult]:
         other.restore_full_state(2)
         return save(*args, **kwargs)
 
-    monkeypatch.setattr(groups, "save", and_somebody_logs_in)
+    monkeypatch.setattr(groups, "save", and_another_logs_in)
     assert orchestrator.backup_full_state(1).sessions == {"combat": "closed"}
     assert hot.get(2).sessions == {}
     assert hot.sync_state(2).dirty
@@ -286,7 +286,7 @@ def test_closed_while_nobody_was_loaded_it_ends_with_the_next_login(
     assert rows(engine, "SELECT payload->>'result' FROM sessions") == [("nobody came back",)]
 
 
-def test_who_leaves_is_saved_with_what_he_left(
+def test_leaver_is_saved_with_the_session_it_left(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,
     fight: UUID,
@@ -312,7 +312,7 @@ def test_who_leaves_is_saved_with_what_he_left(
     assert rows(engine, "SELECT payload->'participants' FROM sessions") == [([3],)]
 
 
-def test_last_loaded_one_leaves_and_what_he_did_is_saved(
+def test_last_loaded_one_leaves_and_what_it_did_is_saved(
     orchestrator: GameStateOrchestrator, hot: HotStore, fight: UUID, engine: Engine
 ) -> None:
     orchestrator.backup_many(PARTY)
@@ -343,7 +343,7 @@ def test_same_save_repeated_doubles_no_row(
 
 
 def rolled_back(hot: HotStore, raw: Any, keys: Keys, fight: UUID) -> None:
-    """Bring Redis to a version of the fight that is older than PostgreSQL's."""
+    """Bring Redis to an older version of the fight than PostgreSQL holds."""
     raw.hset(keys.session("combat", str(fight)), mapping={"version": 1, "round": "live"})
     raw.sadd(keys.dirty, 1)
 
@@ -360,7 +360,7 @@ def test_faster_worker_that_ended_the_fight_is_no_conflict(
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What was saved and ended meanwhile has not gone back."""
+    """A session that was saved and has ended since has not gone back."""
     orchestrator.backup_many(PARTY)
     save = groups.save
 
@@ -397,8 +397,8 @@ def test_session_that_went_back_is_a_conflict_and_the_live_one_stands(
     assert reason == f"combat:session:{fight}: Redis held an older version"
     assert state["session"]["round"] == "saved 4"
     assert state["log"] == [0, 1, 2, 3, 4]
-    [(version, held)] = rows(engine, "SELECT version, payload->>'round' FROM sessions")
-    assert (version > before, held) == (True, "live")
+    [(version, saved_round)] = rows(engine, "SELECT version, payload->>'round' FROM sessions")
+    assert (version > before, saved_round) == (True, "live")
     assert hot.get_session("combat", fight).version == version
     assert orchestrator.backup_full_state(1).outcome == "unchanged"
 
@@ -506,7 +506,7 @@ def test_inventory_writes_the_difference(
     assert after["b"] != before["b"]
 
 
-def test_item_has_one_owner_whoever_is_saved_first(
+def test_item_has_one_owner_in_any_order_of_saves(
     orchestrator: GameStateOrchestrator, hot: HotStore, fight: UUID, engine: Engine
 ) -> None:
     first = hot.open_session("inventory", [1], {"items": [item("sword"), item("cup")]})
@@ -521,7 +521,7 @@ def test_item_has_one_owner_whoever_is_saved_first(
     assert rows(engine, owners) == [("cup", 1), ("sword", 2)]
 
 
-def test_inventory_of_somebody_who_was_never_saved_is_not_lost_in_silence(
+def test_inventory_of_a_character_never_saved_is_not_lost_in_silence(
     orchestrator: GameStateOrchestrator, raw: Any, keys: Keys, full_core: FullCore
 ) -> None:
     orchestrator.hot.create(1, **full_core())

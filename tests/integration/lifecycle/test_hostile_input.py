@@ -1,4 +1,4 @@
-"""Whatever stands in Redis, or comes as an argument: every outcome is one of ours.
+"""Whatever Redis contains, or comes as an argument: every outcome is one of ours.
 
 ``-m slow`` tries 100,000 cases. A case is one character, session, argument or setting; many go in
 one batch, as in life, where one bad entry must not hold up the others.
@@ -27,7 +27,7 @@ from statesync.state.fields import TIE_FIELD
 
 BATCH = 20
 SANE = 999
-"""A character that nothing is wrong with, in every batch."""
+"""A valid character, in every batch."""
 
 ODD = [
     *("", "{", "[1", "NaN", "null", "true", "0", "-1", "1e999", "9" * 30, "x", '"x"', "[]", "{}"),
@@ -91,8 +91,8 @@ def put(raw: Any, keys: Keys, char_id: int, player: Any) -> None:
     if session_type:
         session_id = str(uuid4())
         fields.setdefault(f"{session_type}_session_id".encode(), session_id.encode())
-        held = {b"participants": f"[{char_id}]".encode(), **session}
-        raw.hset(keys.session(session_type, session_id), mapping=held)
+        session_fields = {b"participants": f"[{char_id}]".encode(), **session}
+        raw.hset(keys.session(session_type, session_id), mapping=session_fields)
         if log:
             raw.rpush(keys.session_log(session_type, session_id), *log)
     if fields:
@@ -102,7 +102,7 @@ def put(raw: Any, keys: Keys, char_id: int, player: Any) -> None:
 
 @pytest.fixture(params=["quick", pytest.param("long", marks=pytest.mark.slow)])
 def many(request: pytest.FixtureRequest) -> Callable[[int, int], Any]:
-    """Decorates a property with how many examples it is tried."""
+    """Say how many examples a property is tried with."""
 
     def decorate(quick: int, long: int) -> Any:
         return examples(

@@ -1,4 +1,4 @@
-"""Ways out of Redis and back in, where others are on their way too, or something is broken."""
+"""Ways out of Redis and back, while others are on their way too, or something is broken."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def party(hot: HotStore, full_core: FullCore, orchestrator: GameStateOrchestrato
 
 
 @pytest.mark.usefixtures("party")
-def test_who_is_in_quarantine_is_not_evicted(
+def test_a_quarantined_character_is_not_evicted(
     hot: HotStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys
 ) -> None:
     raw.hset(keys.core(1), "stats", "{")  # a bare writer raises no version
@@ -95,7 +95,7 @@ def test_chain_of_sessions_of_any_length_is_saved(
     assert hot.status().dirty == 0
 
 
-def test_two_backups_of_who_has_logged_out_raise_no_alarm(
+def test_two_backups_after_a_logout_raise_no_alarm(
     hot: HotStore, orchestrator: GameStateOrchestrator
 ) -> None:
     hot.claim(9, lease_us=120_000_000)
@@ -104,7 +104,7 @@ def test_two_backups_of_who_has_logged_out_raise_no_alarm(
     assert hot.list_quarantine() == (0, [])
 
 
-@pytest.mark.slow  # it waits twice until PostgreSQL gives up a lock
+@pytest.mark.slow  # it waits twice for a lock until PostgreSQL gives up
 @pytest.mark.usefixtures("party")
 def test_locked_item_holds_up_its_own_group_alone(
     hot: HotStore, orchestrator: GameStateOrchestrator, engine: Engine
@@ -138,7 +138,7 @@ def test_what_happened_in_a_session_while_nobody_was_loaded_is_saved(
 
 
 @pytest.mark.usefixtures("party")
-def test_who_left_while_logged_out_does_not_come_back_into_it(
+def test_a_session_left_while_logged_out_is_not_entered_again(
     hot: HotStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys
 ) -> None:
     fight = hot.open_session("combat", [1, 2], {"turn": "1"})

@@ -1,4 +1,4 @@
-"""restore: never overwrites, whoever plays, logs in or out at the same time."""
+"""restore: never overwrites, whatever plays, logins and logouts go on at the same time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unsaved changes that nothing marks are found, and nobody else is touched."""
+"""A scrub finds unsaved changes without a mark, and touches no other character."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def saved(orchestrator: GameStateOrchestrator, full_core: FullCore) -> HotStore:
     return hot
 
 
-def test_who_is_saved_is_left_alone(
+def test_saved_characters_are_left_alone(
     orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
 ) -> None:
     assert scrub(orchestrator) == 0
@@ -61,7 +61,7 @@ def test_a_forgotten_mark_and_a_lost_one_are_found_once(
     assert scrub(orchestrator) == 0
 
 
-def test_who_is_claimed_or_quarantined_is_left_alone(
+def test_claimed_and_quarantined_characters_are_left_alone(
     orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
 ) -> None:
     for char_id in (1, 2):
@@ -74,7 +74,7 @@ def test_who_is_claimed_or_quarantined_is_left_alone(
     assert saved.sync_state(1).token == claim.token
 
 
-def test_an_unsaved_session_marks_who_points_at_it(
+def test_an_unsaved_session_marks_the_characters_that_point_at_it(
     orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
 ) -> None:
     fight = saved.open_session("combat", [1, 2], {"monsters": []})

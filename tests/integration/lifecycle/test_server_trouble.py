@@ -37,7 +37,7 @@ def out_of_memory(raw: Any) -> Iterator[Any]:
     raw.config_set("maxmemory", 0)
 
 
-def test_redis_out_of_memory_quarantines_nobody(
+def test_redis_out_of_memory_quarantines_no_character(
     hot: HotStore, orchestrator: GameStateOrchestrator, full_core: FullCore, out_of_memory: Any
 ) -> None:
     hot.create(1, **full_core())
@@ -137,7 +137,7 @@ def test_a_discarded_entry_is_forgotten_whole(
     assert hot.status().oldest_ms is None
 
 
-def test_who_lost_the_claim_records_no_conflict(
+def test_a_worker_that_lost_the_claim_records_no_conflict(
     hot: HotStore,
     orchestrator: GameStateOrchestrator,
     engine: Engine,

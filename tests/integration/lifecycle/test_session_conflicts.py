@@ -1,9 +1,10 @@
-"""Redis went back and PostgreSQL holds a newer session: the losing side is kept whole, the live
-one is saved, and it is told once, wherever a worker dies in between."""
+"""Redis went back, PostgreSQL holds a newer session: the losing side is recorded, whole and once.
+
+The live side is saved, at whatever step a worker dies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -21,18 +22,18 @@ State = dict[str, Any]
 
 
 class Redis:
-    """What the test's own part of Redis holds, to be brought back later, as by a failover."""
+    """The test's own part of Redis, to be brought back later, as by a failover."""
 
     def __init__(self, raw: Any, keys: Keys) -> None:
         self.raw = raw
         self.pattern = f"{keys.prefix}*"
 
-    def held(self) -> dict[bytes, bytes]:
+    def dump(self) -> dict[bytes, bytes]:
         return {key: self.raw.dump(key) for key in self.raw.scan_iter(self.pattern, count=1000)}
 
-    def put(self, held: dict[bytes, bytes]) -> None:
+    def put(self, dump: dict[bytes, bytes]) -> None:
         self.wipe()
-        for key, value in held.items():
+        for key, value in dump.items():
             self.raw.restore(key, 0, value)
 
     def wipe(self) -> None:
@@ -88,7 +89,7 @@ def test_whole_party_went_back_and_both_histories_are_kept(
     engine: Engine,
     full_core: FullCore,
 ) -> None:
-    before = redis.held()
+    before = redis.dump()
     for i in PARTY:
         hot.update(i, gold=i)
     play(hot, orchestrator, fight, "1", "2", "3")
@@ -112,7 +113,7 @@ def test_whole_party_went_back_and_both_histories_are_kept(
     assert rows(engine, f"{cores} WHERE reason = '{OLDER}' ORDER BY 1") == [
         (i, str(i)) for i in PARTY
     ]
-    # From here on the game is as if nothing had been: it is saved and comes back.
+    # From here on the game goes on as ever: it is saved and comes back.
     assert {r.outcome for r in orchestrator.backup_many(PARTY)} == {"unchanged"}
     play(hot, orchestrator, fight, "on")
     redis.wipe()
@@ -143,7 +144,7 @@ def test_same_version_with_other_content(
 
 
 @pytest.mark.parametrize(
-    ("held", "live"),
+    ("log_of_postgres", "live"),
     [
         ("abcd", "ab"),
         ("abcd", "axyz"),
@@ -158,18 +159,18 @@ def test_log_that_is_another_one(
     redis: Redis,
     fight: UUID,
     engine: Engine,
-    held: str,
+    log_of_postgres: str,
     live: str,
 ) -> None:
-    before = redis.held()
-    for entry in held:
+    before = redis.dump()
+    for entry in log_of_postgres:
         play(hot, orchestrator, fight, entry)
     redis.put(before)
     hot.update_session("combat", fight, {"round": "live"}, log=list(live))
     assert orchestrator.backup_full_state(1).outcome == "conflict"
     entries = "SELECT entry FROM combat_log ORDER BY seq"
     assert rows(engine, entries) == [("begin",), *((entry,) for entry in live)]
-    assert [state["log"] for state in lost(engine, fight)] == [["begin", *held]]
+    assert [state["log"] for state in lost(engine, fight)] == [["begin", *log_of_postgres]]
     redis.wipe()
     orchestrator.restore_full_state(3)
     assert hot.read_log("combat", fight) == ["begin", *live]
@@ -183,10 +184,10 @@ def test_fight_went_back_to_other_participants(
     engine: Engine,
     full_core: FullCore,
 ) -> None:
-    """PostgreSQL knows nobody of those who are in it, as Redis has it now."""
+    """PostgreSQL knows none of the members that the session has in Redis now."""
     hot.create(4, **full_core(4))
     orchestrator.backup_full_state(4)
-    before = redis.held()
+    before = redis.dump()
     hot.join_session("combat", fight, 4)
     for i in PARTY:
         hot.leave_session("combat", fight, i)
@@ -209,7 +210,7 @@ def test_fight_that_had_ended_goes_on(
     fight: UUID,
     engine: Engine,
 ) -> None:
-    before = redis.held()
+    before = redis.dump()
     play(hot, orchestrator, fight, "1", "2")
     hot.close_session("combat", fight, {"result": "won"})
     assert orchestrator.backup_full_state(1).sessions == {"combat": "closed"}
@@ -229,7 +230,7 @@ def test_fight_of_before_is_live_again_and_the_next_one_is_not_lost(
     fight: UUID,
     engine: Engine,
 ) -> None:
-    before = redis.held()
+    before = redis.dump()
     hot.close_session("combat", fight)
     orchestrator.backup_many(PARTY)
     following = hot.open_session("combat", PARTY, {"round": "next"})
@@ -260,7 +261,7 @@ def test_inventory_that_went_back_loses_no_item(
 ) -> None:
     bag = hot.open_session("inventory", [1], {"items": [item("a")]})
     orchestrator.backup_full_state(1)
-    before = redis.held()
+    before = redis.dump()
     items = [item("a", 5), item("b", 1, soul="bound")]
     for count in range(1, 4):
         hot.update_session("inventory", bag, {"items": items[:count], "filters": [count]})
@@ -288,7 +289,7 @@ def test_quest_that_went_back_keeps_what_it_lost(
     fields = {"quest_id": "q", "graph": {"a": ["b"]}, "node": "a", "variables": {"seen": 1}}
     quest = hot.open_session("scenario", [1, 2], fields)
     orchestrator.backup_full_state(1)
-    before = redis.held()
+    before = redis.dump()
     for seen in (2, 3):
         hot.update_session("scenario", quest, {"node": "b", "variables": {"seen": seen}})
         orchestrator.backup_full_state(2)
@@ -310,9 +311,6 @@ def dies(*_: Any, **__: Any) -> Any:
     raise Died
 
 
-Who = Callable[[int], int]
-
-
 @pytest.mark.parametrize("repeated_by", [1, 2])
 def test_crash_after_the_record_tells_it_once(
     orchestrator: GameStateOrchestrator,
@@ -324,7 +322,7 @@ def test_crash_after_the_record_tells_it_once(
     monkeypatch: pytest.MonkeyPatch,
     repeated_by: int,
 ) -> None:
-    before = redis.held()
+    before = redis.dump()
     play(hot, orchestrator, fight, "1", "2", "3")
     redis.put(before)
     hot.update_session("combat", fight, {"round": "live"})
@@ -348,7 +346,7 @@ def test_crash_after_the_version_was_raised_saves_the_live_side_later(
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = redis.held()
+    before = redis.dump()
     play(hot, orchestrator, fight, "1", "2", "3")
     redis.put(before)
     hot.update_session("combat", fight, {"round": "live"}, log=["live"])
@@ -381,7 +379,7 @@ def test_two_workers_meet_the_same_conflict(
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = redis.held()
+    before = redis.dump()
     play(hot, orchestrator, fight, "1", "2", "3")
     redis.put(before)
     hot.update_session("combat", fight, {"round": "live"})
@@ -400,7 +398,7 @@ def test_two_workers_meet_the_same_conflict(
     assert {state["session"]["round"] for state in lost(engine, fight)} == {"3"}
 
 
-def test_type_that_cannot_load_the_losing_side_holds_up_nobody_else(
+def test_type_that_cannot_load_the_losing_side_holds_up_no_other_group(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,
     redis: Redis,
@@ -409,7 +407,7 @@ def test_type_that_cannot_load_the_losing_side_holds_up_nobody_else(
     full_core: FullCore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    before = redis.held()
+    before = redis.dump()
     play(hot, orchestrator, fight, "1", "2", "3")
     redis.put(before)
     hot.update_session("combat", fight, {"round": "live"})

@@ -133,7 +133,7 @@ class AnyGame(RuleBasedStateMachine):
         self.sessions[session] = Opened(session_type, members)
 
     def change(self, which: int, what: Callable[[UUID, Opened], Any]) -> bool:
-        """Change one of the sessions; False where that is refused."""
+        """Change one of the sessions; False if that is refused."""
         if not self.sessions:
             return False
         session = sorted(self.sessions)[which % len(self.sessions)]

@@ -1,4 +1,4 @@
-"""The sweep: from the dirty list to messages, with bounds that hold."""
+"""The sweep: from the dirty set to messages, within its bounds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Messages:
-    """What was handed over: where a broker would be."""
+    """Stands in for the broker: what was dispatched."""
 
     def __init__(self, fail_at: int | None = None) -> None:
         self.sent: list[list[Claim]] = []
