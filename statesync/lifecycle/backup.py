@@ -77,7 +77,7 @@ class Backup:
             batch = _Batch(self, claims[start:end], clean)
             try:
                 batch.run()
-            except BaseException:  # even if the process ends: nothing has to wait for the leases
+            except BaseException:  # whatever ends it, no claim has to wait for its lease
                 release(self.hot, [*batch.pending.values(), *claims[end:]])
                 raise
             reports |= batch.reports

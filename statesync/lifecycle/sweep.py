@@ -109,7 +109,7 @@ def _claim_and_dispatch(
                 dispatch(undispatched[:size])
                 del undispatched[:size]
                 dispatched += 1
-    except BaseException:  # even if the process ends: nothing has to wait for the leases
+    except BaseException:  # whatever ends it, no claim has to wait for its lease
         release(hot, undispatched)
         raise
     return claimed, dispatched
