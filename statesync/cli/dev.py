@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import signal
+import shlex
+import time
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from statesync.cli.common import console
 from statesync.embedded.servers import default_folder
-from statesync.embedded.stack import stack
-from statesync.errors import EmbeddedServerError
+from statesync.embedded.stack import Stack, stack
+from statesync.embedded.supervisor import Supervised
+from statesync.settings import Settings
 
 __all__ = ["dev"]
+
+_CHECK_SECONDS = 0.2
 
 
 @click.command()
@@ -30,33 +35,59 @@ __all__ = ["dev"]
 def dev(folder: Path | None, port: int, sync_seconds: int) -> None:
     """Run PostgreSQL, Valkey, a worker, beat and Flower until Ctrl-C.
 
-    Prints the settings that make your game, and statesync's other commands, use them. The data
-    stays in the folder for the next run.
+    Prints the environment that makes your game, and statesync's other commands, use them. The data
+    stays in the folder for the next run. If one of the five ends by itself, it starts again and a
+    line says so; if it keeps ending, the pause before each start grows to 30 seconds.
 
     \b
     Examples:
       statesync dev
       statesync dev --folder ./state --port 5600
     """
-    folder = folder or default_folder()
     with (
         contextlib.suppress(KeyboardInterrupt),
-        console.status("starting …") as shown,
-        stack(folder, sync_seconds=sync_seconds) as running,
+        console.status("starting …") as progress,
+        stack(folder or default_folder(), sync_seconds=sync_seconds) as running,
     ):
         password = secrets.token_urlsafe(9)
-        processes = [running.start_worker(), running.start_beat()]
-        processes.append(running.start_flower(port, password))
-        shown.stop()
-        console.print("Running. In another terminal:\n", style="bold")
-        for name in ("redis_url", "database_url", "broker_url", "result_url"):
-            value = getattr(running.settings, name)
-            click.echo(f"  export STATESYNC_{name.upper()}='{value}'")
-        click.echo(f"\n  Flower   http://127.0.0.1:{port}   user statesync, password {password}")
-        click.echo(f"  logs     {running.servers.folder}/*.log\n\nCtrl-C stops everything.")
-        children = [*processes, running.servers.postgres, running.servers.valkey]
-        while all(child.process and child.process.poll() is None for child in children):
-            signal.sigtimedwait([], 1.0)
-        ended = next(c for c in children if c.process and c.process.poll() is not None)
-        raise EmbeddedServerError(f"{ended.name} ended by itself; see {ended.log}")
+        supervised = _start(running, port, password)
+        progress.stop()
+        _print_access(running, port, password)
+        _supervise(supervised)
     console.print("\nStopped.")
+
+
+def _start(running: Stack, port: int, password: str) -> list[Supervised]:
+    servers = running.servers
+    celery = [
+        running.start_worker(),
+        running.start_beat(),
+        running.start_flower(port, password),
+    ]
+    return [
+        Supervised(servers.postgres, servers.start_postgres, click.echo),
+        Supervised(servers.valkey, servers.start_valkey, click.echo),
+        *(Supervised(child, child.start, click.echo) for child in celery),
+    ]
+
+
+def _print_access(running: Stack, port: int, password: str) -> None:
+    console.print("Running. In another terminal:\n", style="bold")
+    for name, value in _environment(running.settings, port).items():
+        click.echo(f"  export {name}={shlex.quote(value)}")
+    click.echo(f"\n  Flower   http://127.0.0.1:{port}   user statesync, password {password}")
+    click.echo(f"  logs     {running.servers.folder}/*.log\n\nCtrl-C stops everything.")
+
+
+def _environment(settings: Settings, port: int) -> dict[str, str]:
+    """Return what another terminal needs: each setting that is not the default, Flower's port."""
+    defaults = Settings().to_env()
+    changed = {name: text for name, text in settings.to_env().items() if text != defaults[name]}
+    return changed | {"FLOWER_PORT": str(port)}
+
+
+def _supervise(supervised: list[Supervised]) -> NoReturn:
+    while True:
+        time.sleep(_CHECK_SECONDS)
+        for process in supervised:
+            process.check()

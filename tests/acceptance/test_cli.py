@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +181,15 @@ def test_celery_refuses_a_wrong_setting_in_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_flower_by_default_listens_on_loopback_and_lets_nobody_in(stack: Stack) -> None:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_flower_by_default_listens_on_loopback_and_lets_nobody_in(stack: Stack) -> None:
+    port = free_port()
     flower = stack.start("flower", "flower", f"--port={port}")
     flower.wait_ready(lambda: b"Visit me at" in flower.log.read_bytes())
     for page in ("/", "/workers", "/api/workers"):
@@ -196,30 +204,122 @@ def test_flower_by_default_listens_on_loopback_and_lets_nobody_in(stack: Stack) 
     assert listening == ["127.0.0.1"]
 
 
+class Dev:
+    """A running ``statesync dev``, as a person in another terminal meets it."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self.process = process
+        self.port = port
+        self.printed = ""
+        self.read_until("Ctrl-C stops everything")
+
+    def read_until(self, text: str) -> None:
+        assert self.process.stdout
+        while text not in self.printed:
+            line = self.process.stdout.readline()
+            assert line, self.printed
+            self.printed += line
+
+    @property
+    def exports(self) -> dict[str, str]:
+        """What the other terminal's environment is, once the printed lines are pasted there."""
+        lines = (line.strip() for line in self.printed.splitlines())
+        words = (shlex.split(line)[1] for line in lines if line.startswith("export "))
+        return dict(word.split("=", 1) for word in words)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings.from_env({k: v for k, v in self.exports.items() if k != "FLOWER_PORT"})
+
+    def child(self, program: str) -> psutil.Process:
+        """The child of which the command line has ``program`` in it."""
+        (found,) = (
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if any(program in word for word in child.cmdline())
+        )
+        return found
+
+    def doctor(self) -> dict[str, dict[str, str]]:
+        """What the doctor in the other terminal finds, by check."""
+        shown = subprocess.run(
+            [*STATESYNC, "doctor", "--json"],
+            env=os.environ | self.exports,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return {check["check"]: check for check in json.loads(shown.stdout)}
+
+    def wait_well(self) -> None:
+        wait_until(lambda: {check["status"] for check in self.doctor().values()} == {"ok"})
+
+
+@pytest.fixture
+def dev() -> Iterator[Dev]:
+    # Within reach of the user that the servers run as, should we be root.
+    folder = Path(tempfile.mkdtemp(prefix="statesync-dev-"))
+    port = free_port()
+    options = ["--folder", str(folder), "--port", str(port), "--sync-seconds", "2"]
+    process = subprocess.Popen([*STATESYNC, "dev", *options], stdout=subprocess.PIPE, text=True)
+    try:
+        with process:
+            yield Dev(process, port)
+            process.send_signal(signal.SIGINT)
+    finally:
+        process.kill()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_dev_runs_until_it_is_told_to_stop_and_leaves_nothing(
-    number: signal.Signals,
+    dev: Dev, number: signal.Signals
 ) -> None:
-    # Within reach of the user that the servers run as, should we be root.
-    folder = Path(tempfile.mkdtemp(prefix="statesync-dev-"))
-    with subprocess.Popen(
-        [*STATESYNC, "dev", "--folder", str(folder), "--port", "5597"],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as dev:
-        assert dev.stdout
-        shown = ""
-        while "Ctrl-C stops everything" not in shown:
-            line = dev.stdout.readline()
-            assert line, shown
-            shown += line
-        assert "export STATESYNC_REDIS_URL='unix://" in shown
-        ours = psutil.Process(dev.pid).children(recursive=True)
-        assert len(ours) > 5
-        dev.send_signal(number)
-        assert dev.wait(60) == 0
-    wait_until(lambda: not any(process.is_running() for process in ours))
+    assert "export STATESYNC_REDIS_URL='unix://" in dev.printed
+    ours = psutil.Process(dev.process.pid).children(recursive=True)
+    assert len(ours) > 5
+    dev.child("worker").kill()  # what it leaves behind is ours as well
+    dev.process.send_signal(number)
+    assert dev.process.wait(60) == 0
+    wait_until(lambda: all(is_gone(process) for process in ours))
+
+
+@pytest.mark.slow
+def test_dev_prints_the_environment_that_the_doctor_needs(dev: Dev) -> None:
+    defaults = Settings().to_env()
+    changed = {k: text for k, text in dev.settings.to_env().items() if text != defaults[k]}
+    assert dev.exports == changed | {"FLOWER_PORT": str(dev.port)}
+    assert dev.exports["STATESYNC_SYNC_SECONDS"] == "2"
+    dev.wait_well()  # the first sweep comes after two seconds
+    found = dev.doctor()
+    assert found["beat"]["found"].endswith("one every 2 s")
+    assert f"127.0.0.1:{dev.port} it asks for a password" in found["flower"]["found"]
+
+
+@pytest.mark.slow
+def test_dev_starts_again_what_ends(dev: Dev) -> None:
+    dev.wait_well()
+    for program, name in {
+        "worker": "worker",
+        "beat": "beat",
+        "flower": "flower",
+        "bin/postgres": "PostgreSQL",
+        "valkey-server": "Valkey",
+    }.items():
+        dev.child(program).kill()
+        dev.read_until(f"{name} has ended (killed by signal 9); it starts again")
+    dev.wait_well()
+    with HotStore.from_settings(dev.settings) as hot:
+        hot.create(1, state="exploration")
+        wait_until(lambda: (status := hot.status()).counters.get("saved") and not status.dirty)
 
 
 @pytest.mark.slow
