@@ -209,6 +209,13 @@ class Driver:
         """Restore one, as ``RestoreItem`` takes it."""
         return unwrap(self.restore([RestoreItem(*one, **more)])[0])
 
+    def close(self) -> None:
+        """Close the store's connections."""
+        if isinstance(self.store, AsyncHotStore):
+            self.runner.run(self.store.aclose())
+        else:
+            self.store.close()
+
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         call = getattr(self.store, operation)
 

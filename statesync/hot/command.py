@@ -31,9 +31,10 @@ __all__ = [
 ]
 
 SCRIPT_MEMBERS = 32
-"""How many characters and sessions one script for many is about: less than a millisecond."""
+"""How many characters and sessions one script reads or writes: less than a millisecond."""
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 Raw = Any
 """What redis-py makes of a reply: bytes, int, or a list of these."""
@@ -48,34 +49,34 @@ class Script:
 
 
 def load_script(name: str) -> Script:
-    """Read a script, and before it what its ``-- Uses:`` line names of what scripts share."""
+    """Read a script, with the shared parts that its ``-- Uses:`` line names before it."""
     lua = files("statesync.hot.commands")
     source = (lua / f"{name}.lua").read_bytes()
     if used := _USES.search(source):
         shared = [lua / "shared" / f"{part.strip()}.lua" for part in used[1].decode().split(",")]
         source = b"".join([*(part.read_bytes() for part in shared), source])
-    # How Redis itself names a script; nothing secret hangs on it.
+    # Redis itself names a script so; it protects no secret.
     return Script(source, sha1(source, usedforsecurity=False).hexdigest())
 
 
 @dataclass(frozen=True, slots=True)
-class Command(Generic[T]):
+class Command(Generic[T_co]):
     """One atomic operation: which script to run on what, and how to read the reply.
 
-    A script declares every key that it touches. Where it finds that it needs others, it does
-    nothing and says which; then ``parse`` returns the Command to run instead.
+    A script declares every key that it touches. If it finds that it needs others, it does nothing
+    and says which; then ``parse`` returns the Command to run instead.
     """
 
     script: Script
     keys: Sequence[str]
     args: Iterable[str | int | bytes]
-    parse: Callable[[Raw], T | Command[T]]
+    parse: Callable[[Raw], T_co | Command[T_co]]
     char_id: int = 0
     receipts: Callable[[Raw], Mapping[int, int]] | None = None
-    """Where the change is to be durable before the operation returns: who is to be saved, and the
-    version that must be in PostgreSQL; 0 where any save from now on will do."""
+    """If the change is to be durable before the operation returns: the characters to save, and the
+    version of each that must be in PostgreSQL; 0 if any save from now on will do."""
 
-    def then(self, convert: Callable[[T], U]) -> Command[U]:
+    def then(self, convert: Callable[[T_co], U]) -> Command[U]:
         """Return the Command whose result is what ``convert`` makes of this one's."""
 
         def parse(reply: Raw) -> U | Command[U]:
@@ -90,21 +91,21 @@ class Command(Generic[T]):
 
 
 def error_of(message: str, keys: Sequence[str], char_id: int) -> errors.StatesyncError:
-    """Return the error that one of our codes means, in a script about ``char_id``."""
+    """Return the error that one of our codes means, in a script for ``char_id``."""
     found = _CODE.search(message)
     assert found  # noqa: S101
     key = keys[int(found[2]) - 1] if found[2] else keys[0]
     return _ERRORS[found[1]](char_id, key, found[3])
 
 
-def _char_id(key: str, known: int) -> int:
-    """Return the id of the character whose core ``key`` is."""
+def _char_id(key: str, otherwise: int) -> int:
+    """Return the id of the character whose core ``key`` is, if it is one."""
     head, _, text = key.rpartition(":")
-    return int(text) if head.endswith("ac") and text.isdigit() else known
+    return int(text) if head.endswith("ac") and text.isdigit() else otherwise
 
 
 def corrupt(char_id: int, key: str, field: str, reason: str) -> errors.CorruptState:
-    """Return the error for a field of a core or session; of ``char_id`` if ``key`` is no core."""
+    """Return the error for a field of a core or session; of ``char_id`` unless it is a core."""
     session = _SESSION.search(key)
     if session:
         return errors.CorruptState(char_id, f"{session[0]}.{field}", reason)
@@ -145,27 +146,27 @@ _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "SESSIONEXISTS": lambda _char, key, _: errors.SessionExists(session_of(key)),
     "SESSIONGONE": lambda _char, key, _: errors.SessionNotFound(session_of(key)),
     "SESSIONCLOSED": lambda _char, key, _: errors.SessionClosed(session_of(key)),
-    "NOBODY": lambda char_id, key, _: corrupt(
+    "NOPARTICIPANTS": lambda char_id, key, _: corrupt(
         char_id, key, "participants", "names nobody, so nothing would save the change"
     ),
     "BADLIST": lambda char_id, key, _: corrupt(
         char_id, key, "participants", "must be a list of different character ids, such as [1,2]"
     ),
-    "GROUPTOOLARGE": lambda _char, _key, whom: errors.GroupTooLarge(tuple(map(int, whom.split()))),
+    "GROUPTOOLARGE": lambda _char, _key, ids: errors.GroupTooLarge(tuple(map(int, ids.split()))),
 }
 
 
-# Redis 6.2 puts the place in the script before an error that the script did not catch. The number
-# is that of the key which the error is about.
+# Redis 6.2 puts the line of the script before an error that the script did not catch. The number
+# is that of the key that has the error.
 _CODE = re.compile(rf"(?:^|: )({'|'.join(_ERRORS)})\b ?(\d*) ?(.*)")
 
 
 pack = msgspec.msgpack.Encoder().encode
-"""Packs the arguments of a script for many: Redis takes one much faster than hundreds."""
+"""Packs arguments into one: Redis reads one much faster than hundreds; Lua names its parts."""
 
 
 def packed(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[list[T]]:
-    """Give items in lists of at most ``most`` together; one that is larger goes alone."""
+    """Yield the items in lists whose sizes add up to at most ``most``; a larger one comes alone."""
     part: list[T] = []
     total = 0
     for item in items:
@@ -179,10 +180,10 @@ def packed(items: Iterable[T], size: Callable[[T], int], most: int) -> Iterator[
 
 
 def flat(mapping: Mapping[str, str]) -> list[str]:
-    """Return field, value, field, value, … as a script takes them."""
+    """Return a mapping as field, value, field, value, …"""
     return list(chain.from_iterable(mapping.items()))
 
 
 def pairs(reply: Sequence[bytes]) -> dict[bytes, bytes]:
-    """Return what a script gives as field, value, field, value, …"""
+    """Return the mapping that a script gives as field, value, field, value, …"""
     return dict(zip(reply[::2], reply[1::2], strict=True))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from statesync.state.references import SessionRef
+
 __all__ = ["Keys"]
 
 
@@ -19,10 +21,10 @@ class Keys:
 
     def session(self, session_type: str, session_id: str) -> str:
         """HASH: a temporary session."""
-        return f"{self.prefix}{session_type}:session:{session_id}"
+        return self.prefix + SessionRef(session_type, session_id).key
 
     def session_log(self, session_type: str, session_id: str) -> str:
-        """LIST: what happened in a session, only appended to."""
+        """LIST: the log of a session; it is only appended to."""
         return f"{self.session(session_type, session_id)}:log"
 
     def tombstone(self, item: int | str) -> str:
@@ -30,15 +32,15 @@ class Keys:
         return f"{self.prefix}statesync:evicted:{item}"
 
     def tie(self, tie: str) -> str:
-        """HASH: who was changed together; member to the token of the last change that tied it."""
+        """HASH: what was changed together; member to the token of the last change that tied it."""
         return f"{self.prefix}statesync:tie:{tie}"
 
     def idempotency(self, token: str) -> str:
-        """STRING, expires: what this change answered, should it be sent again."""
+        """STRING, expires: the answer to a change, in case it is sent again."""
         return f"{self.prefix}statesync:once:{token}"
 
     def staged(self, token: str) -> str:
-        """LIST, expires: a log that is being restored, not yet in its place."""
+        """LIST, expires: a log that is being restored, not yet under its own key."""
         return f"{self.prefix}statesync:staged:{token}"
 
     @property
@@ -58,7 +60,7 @@ class Keys:
 
     @property
     def sweep(self) -> str:
-        """HASH: how many passes over the dirty set are done, and where the one under way stands."""
+        """HASH: how many passes over the dirty set are complete, and the cursor of this one."""
         return f"{self.prefix}statesync:sweep"
 
     @property

@@ -1,15 +1,15 @@
 """Owns the connection to Redis: runs Commands, one or many in one round trip, sync and async.
 
-Both stores have the same operations, written once in ``commands``; they differ only in how a
-Command is run. Everything that Redis or the network can do wrong comes out as one of our errors.
+Both stores have the same operations, written once in ``commands``; they differ only in how they run
+a Command. Whatever Redis or the network does wrong is raised as one of our errors.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, Protocol, Self, TypeVar
 
 import redis.asyncio
 from redis import BlockingConnectionPool, Redis
@@ -19,111 +19,13 @@ from redis.retry import Retry
 
 from statesync.errors import GroupTooLarge, InvalidInput, RedisUnavailable, StatesyncError
 from statesync.hot.command import Command
-from statesync.hot.commands import (
-    backup,
-    characters,
-    claims,
-    operators,
-    sessions,
-    together,
-    transfer,
-)
 from statesync.hot.keys import Keys
+from statesync.hot.operations import AsyncOperations, Commands, GameCommands, SyncOperations
 from statesync.settings import Settings, mask_or_hide
 
-__all__ = ["AsyncHotStore", "Commands", "Committer", "HotStore", "unwrap"]
+__all__ = ["AsyncHotStore", "Commands", "Committer", "GameCommands", "HotStore", "unwrap"]
 
 T = TypeVar("T")
-P = ParamSpec("P")
-
-
-class _Operation(Generic[P, T]):
-    """One function of ``commands`` as a method: of a store it runs, of ``Commands`` it builds."""
-
-    def __init__(self, build: Callable[Concatenate[Keys, P], Command[T]]) -> None:
-        self._build = build
-        self.__doc__ = build.__doc__
-
-    @overload
-    def __get__(self, owner: None, session_type: type[Any]) -> Self: ...
-    @overload
-    def __get__(self, owner: HotStore, session_type: type[Any]) -> Callable[P, T]: ...
-    @overload
-    def __get__(
-        self, owner: AsyncHotStore, session_type: type[Any]
-    ) -> Callable[P, Awaitable[T]]: ...
-    @overload
-    def __get__(self, owner: Commands, session_type: type[Any]) -> Callable[P, Command[T]]: ...
-    def __get__(self, owner: Any, session_type: type[Any]) -> Any:
-        if owner is None:
-            return self
-
-        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
-            return owner.run(self._build(owner.keys, *args, **kwargs))
-
-        call.__doc__ = self.__doc__
-        return call
-
-
-class _Operations:
-    """Every operation on Redis, by name."""
-
-    keys: Keys
-
-    update = _Operation(characters.update)
-    mark_dirty = _Operation(characters.mark_dirty)
-    create = _Operation(characters.create)
-    get = _Operation(characters.get)
-    claim = _Operation(claims.claim)
-    claim_dirty = _Operation(claims.claim_dirty)
-    requeue = _Operation(claims.requeue)
-    release = _Operation(claims.release)
-    quarantine = _Operation(claims.quarantine)
-    reconcile = _Operation(transfer.reconcile)
-    peek = _Operation(transfer.peek)
-    count = _Operation(operators.count)
-    status = _Operation(operators.status)
-    sync_state = _Operation(operators.sync_state)
-    list_quarantine = _Operation(operators.list_quarantine)
-    retry_quarantined = _Operation(operators.retry_quarantined)
-    discard_quarantined = _Operation(operators.discard_quarantined)
-    pending = _Operation(operators.pending)
-    scan = _Operation(operators.scan)
-    forget = _Operation(operators.forget)
-    heartbeat = _Operation(operators.heartbeat)
-    examine = _Operation(operators.examine)
-    mark_unsaved = _Operation(operators.mark_unsaved)
-
-    update_together = _Operation(together.update_together)
-
-    open_session = _Operation(sessions.open_session)
-    update_session = _Operation(sessions.update_session)
-    join_session = _Operation(sessions.join_session)
-    leave_session = _Operation(sessions.leave_session)
-    close_session = _Operation(sessions.close_session)
-    get_session = _Operation(sessions.get_session)
-    read_log = _Operation(sessions.read_log)
-    get_full_state = _Operation(sessions.get_full_state)
-    peek_session = _Operation(transfer.peek_session)
-    reconcile_session = _Operation(transfer.reconcile_session)
-    stage = _Operation(transfer.stage)
-    restore = _Operation(transfer.restore)
-    evict = _Operation(transfer.evict)
-    try_snapshots = _Operation(backup.try_snapshots)
-    snapshot = _Operation(backup.snapshot)
-    acknowledge = _Operation(backup.acknowledge)
-    acknowledge_many = _Operation(backup.acknowledge_many)
-
-
-class Commands(_Operations):
-    """Builds Commands under one key prefix, for ``run_many``."""
-
-    def __init__(self, keys: Keys) -> None:
-        self.keys = keys
-
-    def run(self, command: Command[T]) -> Command[T]:
-        """Hand the Command on: it is run together with others."""
-        return command
 
 
 class Committer(Protocol):
@@ -137,7 +39,7 @@ class Committer(Protocol):
 
 
 class _Run:
-    """Some Commands on their way, until none is left to be sent."""
+    """Some Commands on their way, until none is left to send."""
 
     def __init__(self, todo: Sequence[Command[Any]], committer: Committer | None) -> None:
         if committer is None and any(command.receipts for command in todo):
@@ -146,10 +48,10 @@ class _Run:
         self.results: list[Any] = [None] * len(todo)
         self.left = dict(enumerate(todo))
         self.saving: dict[int, Future[None]] = {}
-        """By place: what is saved before the result counts."""
+        """By position: what is saved before the result counts."""
 
     def read(self, replies: Sequence[Any], read: Callable[[Command[Any], Any], Any]) -> None:
-        """Take the replies in; what is ``left`` is to be sent next, or for another time."""
+        """Take the replies in; what is ``left`` is to be sent next, or once more."""
         again = {}
         for (i, command), reply in zip(self.left.items(), replies, strict=True):
             self.results[i] = result = read(command, reply)
@@ -165,26 +67,26 @@ class _Run:
     def saved(self, i: int, error: StatesyncError | None) -> None:
         """Take in that what a Command waited for is saved, or why not."""
         del self.saving[i]
-        if error:  # what was refused for a tie that is full stays refused
+        if error:  # a change that a tie was too large for stays refused
             self.results[i] = self.results[i] if self.left.pop(i, None) else error
 
 
-class _Store(_Operations):
-    """What the two stores share: where Redis is, and what its replies mean."""
+class _Connection:
+    """What the two stores share: the address of Redis, and what its replies mean."""
 
     committer: Committer | None = None
 
     def __init__(self, url: str, prefix: str) -> None:
         self.keys = Keys(prefix)
         self.commands = Commands(self.keys)
-        self._where = mask_or_hide(url)
+        self._address = mask_or_hide(url)
 
     def _unavailable(self, error: RedisError | OSError) -> RedisUnavailable:
-        return RedisUnavailable(f"Redis at {self._where}: {type(error).__name__}: {error}")
+        return RedisUnavailable(f"Redis at {self._address}: {type(error).__name__}: {error}")
 
     def _unsettled(self) -> RedisUnavailable:
         return RedisUnavailable(
-            f"Redis at {self._where}: the sessions of a character keep changing; try again"
+            f"Redis at {self._address}: the sessions of a character keep changing; try again"
         )
 
     def _read(self, command: Command[Any], reply: Any) -> Any:
@@ -212,7 +114,7 @@ def _sources(todo: Iterable[Command[Any]]) -> list[bytes]:
     return list({command.script.sha: command.script.source for command in todo}.values())
 
 
-def _words(command: Command[Any]) -> tuple[Any, ...]:
+def _evalsha_args(command: Command[Any]) -> tuple[Any, ...]:
     keys = command.keys
     return (command.script.sha, len(keys), *keys, *command.args)
 
@@ -222,20 +124,20 @@ def _missing(replies: Sequence[Any]) -> list[int]:
 
 
 def unwrap(result: T | StatesyncError) -> T:
-    """Return what one Command of ``run_many`` gave, or raise its error."""
+    """Return the result of one Command of ``run_many``, or raise its error."""
     if isinstance(result, StatesyncError):
         raise result
     return result
 
 
-_MOST_ROUNDS = 100
-"""How often a Command may answer with another one: each time more turns out to belong to it."""
+_MAX_TRIES = 100
+"""Upper bound on tries of a Command with more keys, each time because it turns out to need them."""
 _SECONDS = {"socket_connect_timeout": 5, "socket_timeout": 30, "health_check_interval": 30}
 _TIMEOUTS: Any = {**_SECONDS, "max_connections": 50, "timeout": 30}
-"""More callers than connections wait for one."""
+"""A caller beyond the last connection waits for one."""
 
 
-class HotStore(_Store):
+class HotStore(_Connection, SyncOperations):
     """Redis, for threads: every operation of ``commands`` as a method, thread-safe."""
 
     def __init__(self, url: str, *, prefix: str = "") -> None:
@@ -256,11 +158,11 @@ class HotStore(_Store):
     def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
         """Run Commands in order in one round trip, each atomic by itself.
 
-        An operation that is refused gives its error in its place; the others are not affected.
-        Raises RedisUnavailable, after which any of them may or may not have been done.
+        An operation that is refused has its error as its result; the others are not affected.
+        Raises RedisUnavailable, after which each of them may or may not have happened.
         """
         run = _Run(todo, self.committer)
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_TRIES):
             run.read(self._replies(list(run.left.values())), self._read)
             for i, saving in list(run.saving.items()):
                 run.saved(i, _failure(saving))
@@ -288,12 +190,12 @@ class HotStore(_Store):
             return []
         if len(todo) == 1:  # a pipeline costs more; this is what players wait for
             try:
-                return [self._redis.evalsha(*_words(todo[0]))]
+                return [self._redis.evalsha(*_evalsha_args(todo[0]))]
             except ResponseError as error:
                 return [error]
         with self._redis.pipeline(transaction=False) as pipe:
             for command in todo:
-                pipe.evalsha(*_words(command))
+                pipe.evalsha(*_evalsha_args(command))
             return pipe.execute(raise_on_error=False)
 
     def close(self) -> None:
@@ -307,8 +209,8 @@ class HotStore(_Store):
         self.close()
 
 
-class AsyncHotStore(_Store):
-    """Redis, for asyncio: the operations of HotStore, to be awaited."""
+class AsyncHotStore(_Connection, AsyncOperations):
+    """Redis, for asyncio: the operations of HotStore, as coroutines."""
 
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
@@ -328,7 +230,7 @@ class AsyncHotStore(_Store):
     async def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
         """Run Commands in order in one round trip, as ``HotStore.run_many`` does."""
         run = _Run(todo, self.committer)
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MAX_TRIES):
             run.read(await self._replies(list(run.left.values())), self._read)
             for i, saving in list(run.saving.items()):
                 await asyncio.gather(asyncio.wrap_future(saving), return_exceptions=True)
@@ -357,15 +259,15 @@ class AsyncHotStore(_Store):
             return []
         if len(todo) == 1:
             try:
-                return [await self._redis.evalsha(*_words(todo[0]))]
+                return [await self._redis.evalsha(*_evalsha_args(todo[0]))]
             except ResponseError as error:
                 return [error]
         async with self._redis.pipeline(transaction=False) as pipe:
             for command in todo:
-                pipe.evalsha(*_words(command))
+                pipe.evalsha(*_evalsha_args(command))
             return await pipe.execute(raise_on_error=False)
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
 
@@ -373,4 +275,4 @@ class AsyncHotStore(_Store):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        await self.aclose()

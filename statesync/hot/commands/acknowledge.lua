@@ -1,125 +1,133 @@
 -- Ends the claims of snapshots that are durable. A change made since keeps its dirty mark.
--- Where a claim is lost and the row is ahead of the core or session, a worker from before a loss
--- of Redis has written over the present: the character is marked, its next backup finds the
--- conflict. Where the save touched no row because nothing had changed, the version that the
--- snapshot raised goes back to the row's, unless somebody has raised it since.
--- Who was tied at the snapshot is tied no more, unless something has tied him anew since: then his
--- entry has another token.
+-- If a claim is lost and the row is ahead of the core or session, a worker from before a loss of
+-- Redis has written over the present: the character is marked, its next backup finds the conflict.
+-- If the save touched no row because nothing had changed, the version that the snapshot raised goes
+-- back to the row's, unless it has been raised since.
+-- What was tied at the snapshot is tied no more, unless it has been tied anew since: then its entry
+-- has another token.
 -- A session that was closed at the snapshot is durable now, so it goes, and the references to it,
--- also of who was not loaded then. It is remembered, so that a slow restore that read it open
--- cannot bring it back.
+-- also those of characters that were not loaded then. Its tombstone stops a slow restore that read
+-- it open.
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine; then for each group the cores, the sessions,
---       their logs, their evicted, the ties
--- ARGV: 1, packed in one list: ms to remember; then for each group the ms of its snapshot, how many
---       cores, sessions, ties; for each core char_id, token, version of the snapshot or 0, version
---       that is durable or 0; for each session its reference field, id, version of the snapshot,
---       version that is durable, 1 if it was closed; for each tie its id, how many members, for each
---       name, number of its key or 0, token
+--       their logs, their tombstones, the ties
+-- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, cores (char_id,
+--       token, snapshot_version or 0, durable_version or 0), sessions (reference field, id,
+--       snapshot_version, durable_version, whether it was closed), ties (id, members: name, number
+--       of the key or 0, token); without the last two if it has none
 -- Returns: for each group 1 if its first claim was still ours, else 0
 -- Errors: none
+local dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local args = cmsgpack.unpack(ARGV[1])
-local ended, ended_at, saved, clean = {}, {}, {}, {}
+local ended, ended_at_ms, saved, clean = {}, {}, {}, {}
 
--- Takes in that a version is durable. Marks the character of id where the row is ahead.
-local function settle(key, taken, durable, ours, id)
-  if durable == '0' then return end
-  local held = redis.pcall('HMGET', key, 'version', 'saved_version')
-  if held.err then -- no hash any more: its next backup says so
-    redis.call('SADD', KEYS[1], id)
+-- Takes in that a version is durable; marks the character if the row is ahead. Returns whether
+-- durable_version is news to a core.
+local function acknowledge_version(key, snapshot_version, durable_version, is_ours, char_id)
+  if durable_version == '0' then return end
+  local versions = redis.pcall('HMGET', key, 'version', 'saved_version')
+  if versions.err then -- no hash any more: its next backup says so
+    redis.call('SADD', dirty, char_id)
     return
   end
-  local version, before = held[1], held[2]
+  local version, saved_version = versions[1], versions[2]
   if not version and redis.call('EXISTS', key) == 0 then return end
-  if ours and version == taken and tonumber(durable) < tonumber(taken) then
-    version = durable
+  local durable_number = tonumber(durable_version)
+  if is_ours and version == snapshot_version and durable_number < tonumber(snapshot_version) then
+    version = durable_version
     redis.call('HSET', key, 'version', version)
   end
-  if (tonumber(version or '') or 0) < tonumber(durable) then
-    redis.call('SADD', KEYS[1], id)
+  if (tonumber(version or '') or 0) < durable_number then
+    redis.call('SADD', dirty, char_id)
     return
   end
-  return (tonumber(before or '') or -1) < tonumber(durable)
+  return (tonumber(saved_version or '') or -1) < durable_number
 end
 
-local function untie(before, at, ties)
-  for i = 1, ties do
-    local tie, id = KEYS[before + i], args[at]
-    for j = at + 2, at + 3 * args[at + 1] + 1, 3 do
-      local name, key = args[j], KEYS[args[j + 1]]
-      if redis.pcall('HGET', tie, name) == args[j + 2] then
-        redis.call('HDEL', tie, name)
-        if key and redis.pcall('HGET', key, 'statesync:tie') == id then
-          redis.call('HDEL', key, 'statesync:tie')
-        end
+local function untie(key, tie, members)
+  for _, member in ipairs(members) do
+    local name, number, token = unpack(member)
+    if redis.pcall('HGET', key, name) == token then
+      redis.call('HDEL', key, name)
+      local hash = KEYS[number]
+      if hash and redis.pcall('HGET', hash, 'statesync:tie') == tie then
+        redis.call('HDEL', hash, 'statesync:tie')
       end
     end
-    at = at + 2 + 3 * args[at + 1]
   end
-  return at
 end
 
--- KEYS[before] and args[at - 1] are the last ones of the group before.
-local function acknowledge(before, at)
-  local at_ms, cores = args[at], args[at + 1]
-  local sessions, ties = args[at + 2], args[at + 3]
-  local first_core, first_session = at + 4, at + 4 + 4 * cores
-  local next_at = untie(before + cores + 3 * sessions, first_session + 5 * sessions, ties)
-
-  local first
-  for i = 1, cores do
-    local key, of = KEYS[before + i], first_core + 4 * (i - 1)
-    local id, durable = args[of], args[of + 3]
-    local ours = redis.call('ZSCORE', KEYS[2], id) == args[of + 1]
-    if i == 1 then first = ours end
-    if settle(key, args[of + 2], durable, ours, id) then
-      redis.call('HSET', key, 'saved_version', durable)
-    end
-    if ours then
-      ended[#ended + 1] = id
-      ended_at[#ended] = at_ms
-      if durable ~= '0' then saved[#saved + 1] = id end
-    end
+local function clear_reference(core, field, session_id, char_id, at_ms)
+  if redis.pcall('HGET', core, field) == session_id then
+    redis.call('HDEL', core, field)
+    redis.call('HINCRBY', core, 'version', 1)
+    redis.call('SADD', dirty, char_id)
+    redis.call('ZADD', since, 'NX', at_ms, char_id)
   end
-
-  for i = 1, sessions do
-    local key, of = KEYS[before + cores + i], first_session + 5 * (i - 1)
-    local field, id = args[of], args[of + 1]
-    settle(key, args[of + 2], args[of + 3], first, args[first_core])
-    if first and args[of + 4] == 1 then
-      for j = 1, cores do
-        if redis.pcall('HGET', KEYS[before + j], field) == id then
-          local char_id = args[first_core + 4 * (j - 1)]
-          redis.call('HDEL', KEYS[before + j], field)
-          redis.call('HINCRBY', KEYS[before + j], 'version', 1)
-          redis.call('SADD', KEYS[1], char_id)
-          redis.call('ZADD', KEYS[3], 'NX', at_ms, char_id)
-        end
-      end
-      redis.call('DEL', key, KEYS[before + cores + sessions + i])
-      redis.call('SET', KEYS[before + cores + 2 * sessions + i], args[of + 3], 'PX', args[1])
-    end
-  end
-  return first and 1 or 0, before + cores + 3 * sessions + ties, next_at
 end
 
-local replies, before, at = {}, 4, 2
-while at <= #args do replies[#replies + 1], before, at = acknowledge(before, at) end
+-- Ends the claim on a core. Returns whether it was still ours.
+local function acknowledge_core(key, core, at_ms)
+  local char_id, token, snapshot_version, durable_version = core[1], core[2], core[3], core[4]
+  local is_ours = redis.call('ZSCORE', claimed, char_id) == token
+  if acknowledge_version(key, snapshot_version, durable_version, is_ours, char_id) then
+    redis.call('HSET', key, 'saved_version', durable_version)
+  end
+  if is_ours then
+    ended[#ended + 1] = char_id
+    ended_at_ms[#ended] = at_ms
+    if durable_version ~= '0' then saved[#saved + 1] = char_id end
+  end
+  return is_ours
+end
 
-for from = 1, #ended, 1000 do -- no more can be unpacked than some thousands
-  local to = math.min(from + 999, #ended)
-  redis.call('ZREM', KEYS[2], unpack(ended, from, to))
-  for i, dirty in ipairs(redis.call('SMISMEMBER', KEYS[1], unpack(ended, from, to))) do
-    if dirty == 1 then
-      redis.call('ZADD', KEYS[3], ended_at[from + i - 1], ended[from + i - 1])
+-- Acknowledges a group, whose keys follow KEYS[before]. Returns whether its first claim was ours.
+local function acknowledge(before, at_ms, cores, sessions, ties)
+  local last_core = before + #cores
+  local last_session = last_core + #sessions
+  for i = 1, #ties do
+    local id, members = unpack(ties[i])
+    untie(KEYS[last_core + 3 * #sessions + i], id, members)
+  end
+  local is_ours = acknowledge_core(KEYS[before + 1], cores[1], at_ms)
+  for i = 2, #cores do acknowledge_core(KEYS[before + i], cores[i], at_ms) end
+  for i = 1, #sessions do
+    local field, id, snapshot_version, durable_version, was_closed = unpack(sessions[i])
+    local key, log = KEYS[last_core + i], KEYS[last_session + i]
+    local tombstone = KEYS[last_session + #sessions + i]
+    acknowledge_version(key, snapshot_version, durable_version, is_ours, cores[1][1])
+    if is_ours and was_closed then
+      for j, core in ipairs(cores) do clear_reference(KEYS[before + j], field, id, core[1], at_ms) end
+      redis.call('DEL', key, log)
+      redis.call('SET', tombstone, durable_version, 'PX', args.tombstone_ms)
+    end
+  end
+  return is_ours
+end
+
+local NONE, replies, before = {}, {}, 4
+for i, group in ipairs(args.groups) do
+  local at_ms, cores, sessions, ties = group[1], group[2], group[3] or NONE, group[4] or NONE
+  replies[i] = acknowledge(before, at_ms, cores, sessions, ties) and 1 or 0
+  before = before + #cores + 3 * #sessions + #ties
+end
+
+local UNPACKED = 1000 -- unpack gives no more than some thousands at once
+for first = 1, #ended, UNPACKED do
+  local last = math.min(first + UNPACKED - 1, #ended)
+  redis.call('ZREM', claimed, unpack(ended, first, last))
+  for i, is_dirty in ipairs(redis.call('SMISMEMBER', dirty, unpack(ended, first, last))) do
+    local char_id, at_ms = ended[first + i - 1], ended_at_ms[first + i - 1]
+    if is_dirty == 1 then
+      redis.call('ZADD', since, at_ms, char_id)
     else
-      clean[#clean + 1] = ended[from + i - 1]
+      clean[#clean + 1] = char_id
     end
   end
 end
-for from = 1, #clean, 1000 do
-  redis.call('ZREM', KEYS[3], unpack(clean, from, math.min(from + 999, #clean)))
+for first = 1, #clean, UNPACKED do
+  redis.call('ZREM', since, unpack(clean, first, math.min(first + UNPACKED - 1, #clean)))
 end
-for from = 1, #saved, 1000 do
-  redis.call('HDEL', KEYS[4], unpack(saved, from, math.min(from + 999, #saved)))
+for first = 1, #saved, UNPACKED do
+  redis.call('HDEL', quarantine, unpack(saved, first, math.min(first + UNPACKED - 1, #saved)))
 end
 return replies

@@ -1,12 +1,13 @@
-"""Owns what a backup sends to Redis: snapshots and what acknowledges them, many groups at a time.
+"""Owns what a backup sends to Redis: snapshots and their acknowledgement, many groups at a time.
 
-Who belongs to a group stands in Redis, so a snapshot is tried with what is known, and sent again
-where the script finds others. No I/O.
+The members of a group stand in Redis, so a snapshot is tried with the known ones, and sent again if
+the script finds others. No I/O.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from statesync.errors import StatesyncError
@@ -14,9 +15,9 @@ from statesync.hot.command import Command, Raw, error_of, load_script, pack, pai
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.transfer import TOMBSTONE_MS
 from statesync.hot.keys import Keys
-from statesync.hot.members import Members, found_members, session_name
+from statesync.hot.members import Members
 from statesync.state.fields import MAX_CORE_BYTES
-from statesync.state.references import reference_field
+from statesync.state.references import SessionRef, reference_field
 from statesync.state.session_types import names
 
 __all__ = [
@@ -33,29 +34,30 @@ __all__ = [
 
 
 class NeedsKeys(NamedTuple):
-    """Why there is no snapshot yet: more belongs to it than was thought."""
+    """Why there is no snapshot yet: the group has more members than were known."""
 
     members: frozenset[str]
+    """All that are known now."""
 
 
 class RawSnapshot(NamedTuple):
-    """What Redis held at ``at_ms`` of a character and of all that belongs to it."""
+    """What Redis held of a group at ``at_ms``."""
 
     at_ms: int
     claims: dict[int, Claim]
     """Of every character that is loaded: the claim that we hold on it now."""
     cores: dict[int, dict[bytes, bytes]]
-    """By character; empty where the core is gone."""
+    """By character; empty if the core is gone."""
     references: dict[int, dict[str, str]]
     """By character: its sessions' ids, by type."""
-    sessions: dict[tuple[str, str], tuple[int, dict[bytes, bytes]]]
-    """By type and id: the length of its log, and its hash, empty where the session is gone."""
+    sessions: dict[SessionRef, tuple[int, dict[bytes, bytes]]]
+    """The length of the log, and the hash, which is empty if the session is gone."""
     ties: dict[str, dict[bytes, bytes]]
     """By id: each member's name, and the token of the last change that tied it."""
 
     def members(self) -> frozenset[str]:
         """Return the names of all members of the group, as ``members`` spells them."""
-        sessions = (f"{session_type}:{session_id}" for session_type, session_id in self.sessions)
+        sessions = (ref.member for ref in self.sessions)
         return frozenset((*map(str, self.cores), *sessions, *self.ties))
 
 
@@ -65,131 +67,143 @@ _snapshot = load_script("snapshot")
 def try_snapshots(
     keys: Keys, todo: Sequence[tuple[Claim, Collection[str]]], /, *, lease_us: int
 ) -> Command[list[RawSnapshot | NeedsKeys | StatesyncError]]:
-    """Read claimed characters, each with all that belongs to it, at one instant.
+    """Read claimed characters, each with its group, at one instant.
 
-    Raises all their versions, and claims those who are not claimed yet. With each claim goes what
-    is known of its group; where there is more, nothing is done for it: NeedsKeys names all.
-    a snapshot may be LeaseLost, or CorruptState where one of the group cannot be read.
+    Raises all their versions, and claims those that are not claimed yet. Each claim comes with the
+    known members of its group; if there are more, nothing is done for it and the result is
+    NeedsKeys. Instead of a snapshot the result may be LeaseLost, or CorruptState if one of the
+    group cannot be read.
     """
-    type_names = names()
-    fields = [(session_type, reference_field(session_type).encode()) for session_type in type_names]
-    on = [keys.dirty, keys.claimed, keys.since]
-    args: list[str | int] = [MAX_CORE_BYTES, lease_us, len(type_names), *type_names]
-    groups = []
-    for held, known in todo:
-        members = Members(known, first=held.char_id)
-        groups.append((held.char_id, members))
-        on += members.keys(keys)
-        args += [str(held.token), *members.counts(), *members.listed()]
+    session_types = names()
+    script_keys = [keys.dirty, keys.claimed, keys.since]
+    groups: list[tuple[int, Members]] = []
+    packed_groups = []
+    for claim, known in todo:
+        members = Members(known, first=claim.char_id)
+        groups.append((claim.char_id, members))
+        script_keys += members.keys(keys)
+        packed_groups.append((str(claim.token), *members.listed()[: 1 if members.is_alone else 3]))
+    args = {
+        "max_bytes": MAX_CORE_BYTES,
+        "lease_us": lease_us,
+        "references": ([*map(reference_field, session_types)], session_types),
+        "groups": packed_groups,
+    }
+    reader = _Reader(script_keys, session_types)
 
     def parse(reply: Raw) -> list[RawSnapshot | NeedsKeys | StatesyncError]:
-        rest = _Reply(reply)
-        at_ms = int(rest.next())
-        return [one(*group, at_ms, rest) for group in groups]
+        return list(reader.read(reply, groups))
 
-    def one(
-        char_id: int, members: Members, at_ms: int, rest: _Reply
-    ) -> RawSnapshot | NeedsKeys | StatesyncError:
-        head = rest.next()
-        try:
-            if isinstance(head, bytes):
-                return error_of(head.decode(errors="backslashreplace"), on, char_id)
-            if isinstance(head, list):
-                return NeedsKeys(members.names | found_members(char_id, on, head))
-        except StatesyncError as error:
-            return error
+    return Command(_snapshot, script_keys, (pack(args),), parse)
+
+
+class _Reader:
+    """Reads the flat reply of ``snapshot.lua`` from its beginning."""
+
+    def __init__(self, script_keys: Sequence[str], session_types: Sequence[str]) -> None:
+        self.script_keys = script_keys
+        self.fields = [(t, reference_field(t).encode()) for t in session_types]
+
+    def read(
+        self, reply: Sequence[Raw], groups: Sequence[tuple[int, Members]]
+    ) -> Iterator[RawSnapshot | NeedsKeys | StatesyncError]:
+        """Yield what became of each group."""
+        parts = iter(reply)
+        at_ms = int(next(parts))
+        for char_id, members in groups:
+            status = next(parts)
+            try:
+                if isinstance(status, bytes):
+                    message = status.decode(errors="backslashreplace")
+                    yield error_of(message, self.script_keys, char_id)
+                elif isinstance(status, list):
+                    yield NeedsKeys(members.with_found(char_id, self.script_keys, status))
+                else:
+                    yield self.snapshot(at_ms, members, parts)
+            except StatesyncError as error:
+                yield error
+
+    def snapshot(self, at_ms: int, members: Members, parts: Iterator[Raw]) -> RawSnapshot:
+        """Read the snapshot of one group."""
         claims, cores, references = {}, {}, {}
-        for i in members.characters:
-            token, held = rest.hash()
-            cores[i] = held
-            if token:
-                claims[i] = Claim(i, int(token))
-            references[i] = {
-                session_type: held[field].decode()
-                for session_type, field in fields
-                if held.get(field)
+        for char_id in members.characters:
+            token, core = _hash(parts)
+            cores[char_id] = core
+            if core:
+                claims[char_id] = Claim(char_id, int(token))
+            references[char_id] = {
+                session_type: core[field].decode()
+                for session_type, field in self.fields
+                if core.get(field)
             }
-        sessions = {session: rest.hash() for session in members.sessions}
-        ties = {tie: pairs(rest.some(rest.next())) for tie in members.ties}
+        sessions = {ref: _hash(parts) for ref in members.sessions}
+        ties = {tie: pairs([*islice(parts, next(parts))]) for tie in members.ties}
         return RawSnapshot(at_ms, claims, cores, references, sessions, ties)
 
-    return Command(_snapshot, on, (pack(args),), parse)
 
-
-class _Reply:
-    """A long reply, to be read from its beginning."""
-
-    def __init__(self, reply: Sequence[Raw]) -> None:
-        self._reply = reply
-        self._at = 0
-
-    def next(self) -> Raw:
-        self._at += 1
-        return self._reply[self._at - 1]
-
-    def some(self, count: int) -> Sequence[Raw]:
-        self._at += count
-        return self._reply[self._at - count : self._at]
-
-    def hash(self) -> tuple[Any, dict[bytes, bytes]]:
-        """Return what comes with a hash, and the hash with its raised version; or 0 and nothing."""
-        length = self.next()
-        if not length:
-            return 0, {}
-        version, more = self.some(2)
-        held = pairs(self.some(length))
-        held[b"version"] = b"%d" % version
-        return more, held
+def _hash(parts: Iterator[Raw]) -> tuple[Any, dict[bytes, bytes]]:
+    """Return what comes with a hash, and the hash at its raised version; 0 and {} if it is gone."""
+    count = next(parts)
+    if not count:
+        return 0, {}
+    version, detail = next(parts), next(parts)
+    fields = pairs([*islice(parts, count)])
+    fields[b"version"] = b"%d" % version
+    return detail, fields
 
 
 def snapshot(
     keys: Keys, claim: Claim, /, *, lease_us: int = 120_000_000, known: Collection[str] = ()
 ) -> Command[RawSnapshot]:
-    """Take one snapshot, and try again until it is of all that belongs.
+    """Take one snapshot, and try again until it is of the whole group.
 
     Raises LeaseLost or CorruptState.
     """
-    first = try_snapshots(keys, [(claim, known)], lease_us=lease_us)
+    attempt = try_snapshots(keys, [(claim, known)], lease_us=lease_us)
 
     def parse(reply: Raw) -> RawSnapshot | Command[RawSnapshot]:
-        found = first.parse(reply)
-        assert isinstance(found, list)  # noqa: S101
-        if isinstance(found[0], NeedsKeys):
-            return snapshot(keys, claim, lease_us=lease_us, known=found[0].members)
-        if isinstance(found[0], StatesyncError):
-            raise found[0]
-        return found[0]
+        results = attempt.parse(reply)
+        assert isinstance(results, list)  # noqa: S101
+        (result,) = results
+        if isinstance(result, NeedsKeys):
+            return snapshot(keys, claim, lease_us=lease_us, known=result.members)
+        if isinstance(result, StatesyncError):
+            raise result
+        return result
 
-    return Command(first.script, first.keys, first.args, parse, claim.char_id)
+    return Command(attempt.script, attempt.keys, attempt.args, parse, claim.char_id)
 
 
 class CoreAck(NamedTuple):
-    """A claim that is to end: the version of the snapshot, and the one that is durable.
-
-    Its token is 0 for somebody who was not loaded at the snapshot.
-    """
+    """Acknowledges a core. Both versions are 0 if nothing of it was saved."""
 
     claim: Claim
+    """Its token is 0 if the character was not loaded at the snapshot."""
     snapshot_version: int = 0
     durable_version: int = 0
 
 
 class SessionAck(NamedTuple):
-    """What became of a session: the version of its snapshot, and the one that is durable."""
+    """Acknowledges a session."""
 
     session_type: str
     session_id: str
     snapshot_version: int
     durable_version: int
     closed: bool = False
-    """Whether it was closed at the snapshot; closed since, its end is not durable yet."""
+    """Whether it was closed at the snapshot; if it closed since, its end is not durable yet."""
+
+    @property
+    def ref(self) -> SessionRef:
+        """The session's name."""
+        return SessionRef(self.session_type, self.session_id)
 
 
 class GroupAck(NamedTuple):
-    """A group that is durable."""
+    """Acknowledges a group that is durable."""
 
     at_ms: int
-    """When the snapshot was taken."""
+    """When the snapshot was made."""
     cores: Sequence[CoreAck]
     sessions: Sequence[SessionAck] = ()
     ties: Mapping[str, Mapping[bytes, bytes]] = {}
@@ -204,44 +218,60 @@ _acknowledge = load_script("acknowledge")
 
 
 def acknowledge_many(keys: Keys, groups: Sequence[GroupAck], /) -> Command[list[bool]]:
-    """End the claims of groups that are in PostgreSQL. False where the first was not ours any more.
-
-    The versions of a core are both 0 where nothing was saved on its account.
-    """
-    on = [keys.dirty, keys.claimed, keys.since, keys.quarantine]
-    args: list[str | int] = [TOMBSTONE_MS]
-    for at_ms, cores, sessions, ties in groups:
-        first = len(on) + 1
-        on += [keys.core(ended.claim.char_id) for ended in cores]
-        args += [at_ms, len(cores), len(sessions), len(ties)]
-        for (char_id, token), taken, durable in cores:
-            args += map(str, (char_id, token, taken, durable))
-        if not sessions and not ties:
-            continue
-        on += [keys.session(s.session_type, s.session_id) for s in sessions]
-        on += [keys.session_log(s.session_type, s.session_id) for s in sessions]
-        on += [keys.tombstone(s.session_id) for s in sessions]
-        on += map(keys.tie, ties)
-        for session_type, session_id, taken, durable, closed in sessions:
-            args += [
-                reference_field(session_type),
-                session_id,
-                str(taken),
-                str(durable),
-                int(closed),
-            ]
-        members = [str(ended.claim.char_id) for ended in cores]
-        members += [session_name(s.session_type, s.session_id) for s in sessions]
-        number = {name: first + i for i, name in enumerate(members)}
-        for tie, entries in ties.items():
-            args += [tie, len(entries)]
-            for member, tied_by in entries.items():
-                args += [member.decode(), number.get(member.decode(), 0), tied_by.decode()]
+    """End the claims of groups that are in PostgreSQL. False if the first claim was not ours."""
+    script_keys = [keys.dirty, keys.claimed, keys.since, keys.quarantine]
+    packed_groups = []
+    for group in groups:
+        packed_groups.append(_packed_group(group, len(script_keys) + 1))
+        script_keys += _group_keys(keys, group)
+    args = {"tombstone_ms": TOMBSTONE_MS, "groups": packed_groups}
 
     def parse(reply: Raw) -> list[bool]:
         return list(map(bool, reply))
 
-    return Command(_acknowledge, on, (pack(args),), parse)
+    return Command(_acknowledge, script_keys, (pack(args),), parse)
+
+
+def _group_keys(keys: Keys, group: GroupAck) -> list[str]:
+    cores = [keys.core(core.claim.char_id) for core in group.cores]
+    if not group.sessions and not group.ties:  # most characters are alone
+        return cores
+    refs = [session.ref for session in group.sessions]
+    return [
+        *cores,
+        *(keys.session(*ref) for ref in refs),
+        *(keys.session_log(*ref) for ref in refs),
+        *(keys.tombstone(ref.id) for ref in refs),
+        *map(keys.tie, group.ties),
+    ]
+
+
+def _packed_group(group: GroupAck, first_key: int) -> tuple[Any, ...]:
+    """Return a group as ``acknowledge.lua`` reads it; ``first_key`` is the number of its key."""
+    cores = [
+        (str(claim.char_id), str(claim.token), str(snapshot_version), str(durable_version))
+        for claim, snapshot_version, durable_version in group.cores
+    ]
+    if not group.sessions and not group.ties:
+        return group.at_ms, cores
+    sessions = [
+        (
+            reference_field(session.session_type),
+            session.session_id,
+            str(session.snapshot_version),
+            str(session.durable_version),
+            bool(session.closed),
+        )
+        for session in group.sessions
+    ]
+    members = [str(core.claim.char_id) for core in group.cores]
+    members += [session.ref.member for session in group.sessions]
+    number_of = {name: first_key + i for i, name in enumerate(members)}
+    ties = [
+        (tie, [(n.decode(), number_of.get(n.decode(), 0), t.decode()) for n, t in entries.items()])
+        for tie, entries in group.ties.items()
+    ]
+    return group.at_ms, cores, sessions, ties
 
 
 def acknowledge(
@@ -256,8 +286,7 @@ def acknowledge(
     sessions: Sequence[SessionAck] = (),
     ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
 ) -> Command[bool]:
-    """End a claim, and those of all that belongs to it, as ``acknowledge_many`` does."""
-    group = GroupAck(
-        at_ms, [CoreAck(claim, snapshot_version, durable_version), *others], sessions, ties or {}
-    )
-    return acknowledge_many(keys, [group]).then(lambda ours: ours[0])
+    """End a claim, and those of its group, as ``acknowledge_many`` does."""
+    first = CoreAck(claim, snapshot_version, durable_version)
+    group = GroupAck(at_ms, [first, *others], sessions, ties or {})
+    return acknowledge_many(keys, [group]).then(lambda are_ours: are_ours[0])

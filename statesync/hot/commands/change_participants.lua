@@ -1,75 +1,84 @@
--- Takes a character into a session, or out of it, and marks whoever takes part. Who leaves is tied
--- to the session, so that what he took along and what he left behind are saved together. The last
--- one to leave closes it.
--- Nothing is done where more belongs to it than is declared: the reply says what, for the next try.
--- Sent twice it does no harm.
--- Uses: version, mark, members, tie
+-- Takes a character into a session, or out of it, and marks the participants. One that leaves is
+-- tied to the session, so that what it took along and what it left behind are saved together. The
+-- last one to leave closes the session.
+-- Nothing is done if more belongs to the group than is declared: the reply says what, for the next
+-- try. Sent twice it does no harm.
+-- Uses: clock, version, mark, members, tie
 -- KEYS: 1 dirty, 2 since, then the cores, the sessions, their logs, the ties
--- ARGV: 1 how many cores, 2 sessions, 3 ties, 4 most members of a tie, 5 id for a new tie, 6 name of
---       the session, 7 its reference field, 8 who joins or "", 9 who leaves or ""; then the
---       members' names
+-- ARGV: 1, packed: members (the names of characters, sessions, ties), max_tied, new_tie (its id),
+--       session (its name), session_id, reference_field, char_id, leaves (whether it leaves)
 -- Returns: 1 and the session's version; or 0 and what else belongs to it
 -- Errors: with the key's number SESSIONGONE, SESSIONCLOSED, NOTLOADED, INSESSION, BADLIST,
 --         BADVERSION, WRONGTYPE; GROUPTOOLARGE with the characters to save first
-local cores, sessions, ties = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-name_members(ARGV, 2, 10, cores, sessions, ties)
-local joiner, leaver = ARGV[8], ARGV[9]
-local who = joiner ~= '' and joiner or leaver
-local name, field = ARGV[6], ARGV[7]
-local session_id = string.match(name, ':(.*)$')
-local session, core = KEYS[at[name]], KEYS[at[who]]
+local dirty, since = KEYS[1], KEYS[2]
+local args = cmsgpack.unpack(ARGV[1])
+local char_id, leaves = args.char_id, args.leaves
+number_members(2, unpack(args.members))
+local session_number, core_number = number_of[args.session], number_of[char_id]
+local session, core = KEYS[session_number], KEYS[core_number]
 
-if redis.call('EXISTS', session) == 0 then return redis.error_reply('SESSIONGONE ' .. at[name]) end
-local refused = cannot_raise(at[name]) or cannot_raise(at[who])
+if redis.call('EXISTS', session) == 0 then
+  return redis.error_reply('SESSIONGONE ' .. session_number)
+end
+local refused = version_error(session_number) or version_error(core_number)
 if refused then return refused end
 local version = redis.call('HGET', session, 'version') or '0'
 if redis.call('HEXISTS', session, 'closed_at') == 1 then
-  if leaver ~= '' then return {1, version} end
-  return redis.error_reply('SESSIONCLOSED ' .. at[name])
+  if leaves then return {1, version} end
+  return redis.error_reply('SESSIONCLOSED ' .. session_number)
 end
-local list = redis.call('HGET', session, 'participants') or ''
-refused = bad_participants(at[name], list)
+local participants = redis.call('HGET', session, 'participants') or ''
+refused = participants_error(session_number, participants)
 if refused then return refused end
-local ids, place = {}, nil
-for id in string.gmatch(list, '%d+') do
+need_participants(session_number, participants)
+local reference = redis.call('HGET', core, args.reference_field) or ''
+local points_here = reference == args.session_id
+if not leaves then
+  if redis.call('EXISTS', core) == 0 then
+    return redis.error_reply('NOTLOADED ' .. core_number)
+  end
+  if reference ~= '' and not points_here then
+    return redis.error_reply('INSESSION ' .. core_number)
+  end
+end
+
+local ids, position = {}, nil
+for id in string.gmatch(participants, '%d+') do
   ids[#ids + 1] = id
-  if id == who then place = #ids end
+  if id == char_id then position = #ids end
 end
-need_participants(at[name], list)
-local held = redis.call('HGET', core, field)
-local points = held == session_id
-if joiner ~= '' then
-  if redis.call('EXISTS', core) == 0 then return redis.error_reply('NOTLOADED ' .. at[who]) end
-  if held and held ~= '' and not points then return redis.error_reply('INSESSION ' .. at[who]) end
-end
-local plan = leaver ~= '' and points and plan_tie({name, leaver}, ARGV[5], tonumber(ARGV[4]))
+local tied = {args.session, char_id}
+local plan = leaves and points_here and plan_tie(tied, args.new_tie, args.max_tied)
 if #found > 0 then return {0, found} end
-if plan and plan.full then
-  return redis.error_reply('GROUPTOOLARGE 1 ' .. leaver .. ' ' .. table.concat(ids, ' '))
+if plan and plan.too_large then
+  return redis.error_reply('GROUPTOOLARGE 1 ' .. char_id .. ' ' .. table.concat(ids, ' '))
 end
 
 -- From here on nothing can be refused.
-if leaver ~= '' and not place and not points then return {1, version} end
-version = string.format('%.0f', redis.call('HINCRBY', session, 'version', 1))
-local closes = leaver ~= '' and place and #ids == 1
-if closes then
-  local time = redis.call('TIME')
-  local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('HSET', session, 'closed_at', string.format('%.0f', now_ms))
-elseif leaver ~= '' then
-  if place then table.remove(ids, place) end
-  if points then
-    redis.call('HDEL', core, field)
-    redis.call('HINCRBY', core, 'version', 1)
-    tie(plan, {name, leaver}, ARGV[5])
+local function leave()
+  if position and #ids == 1 then
+    redis.call('HSET', session, 'closed_at', integer(now_ms()))
+    return
   end
-else
-  if not place then ids[#ids + 1] = joiner end
-  redis.call('HSET', core, field, session_id)
+  if position then table.remove(ids, position) end
+  if points_here then
+    redis.call('HDEL', core, args.reference_field)
+    redis.call('HINCRBY', core, 'version', 1)
+    tie(plan, tied, args.new_tie)
+  end
+end
+
+local function join()
+  if not position then ids[#ids + 1] = char_id end
+  redis.call('HSET', core, args.reference_field, args.session_id)
   redis.call('HINCRBY', core, 'version', 1)
 end
+
+if leaves and not position and not points_here then return {1, version} end
+version = integer(redis.call('HINCRBY', session, 'version', 1))
+if leaves then leave() else join() end
 redis.call('HSET', session, 'participants', '[' .. table.concat(ids, ',') .. ']')
-for _, id in ipairs({who, unpack(ids)}) do
-  if redis.call('EXISTS', KEYS[at[id]]) == 1 then mark(KEYS[1], KEYS[2], id) end
+for _, id in ipairs({char_id, unpack(ids)}) do
+  if redis.call('EXISTS', KEYS[number_of[id]]) == 1 then mark(dirty, since, id) end
 end
 return {1, version}

@@ -2,40 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from statesync import errors
-from statesync.hot.command import Command, Raw, flat, load_script, pairs
+from statesync.hot.command import Command, Raw, load_script, pack, pairs
+from statesync.hot.fields import FieldWrites, check_durable, gather_fields
 from statesync.hot.keys import Keys
-from statesync.state.characters import Character, decode_character, encode_character
+from statesync.state.characters import Character, FieldValue, decode_character, encode_character
 from statesync.state.fields import check_char_id
 
 __all__ = ["create", "get", "mark_dirty", "update"]
 
 
-def _args(*args: str | int) -> tuple[str | int, ...]:
-    return args
-
-
 _update = load_script("update")
 
 
-def update(keys: Keys, char_id: int, /, *, durable: bool = False, **fields: Any) -> Command[int]:
+def update(
+    keys: Keys,
+    char_id: int,
+    fields: Mapping[str, FieldValue] | None = None,
+    /,
+    *,
+    durable: bool = False,
+    **more: FieldValue,
+) -> Command[int]:
     """Write fields of a loaded character and mark it dirty, in one atomic step.
 
     ``location``, ``bio``, ``stats`` and ``vitals`` are mappings and replace the whole field;
     ``state`` and session ids are strings; any other field is the game's own, a string or a
-    number. Returns the character's new version. Raises CharacterNotLoaded, InvalidField,
+    number; None deletes it. Fields come in a mapping, or as keywords if their name is no option.
+    Returns the character's new version. Raises CharacterNotLoaded, InvalidField, InvalidInput,
     InvalidCharId or CorruptState; then nothing is written. With ``durable`` it returns when
     PostgreSQL has the change, or raises NotDurable.
     """
-    args = _args(check_char_id(char_id), *flat(encode_character(fields)))
-    on = (keys.core(char_id), keys.dirty, keys.since)
-    return Command(_update, on, args, int, char_id, _receipt(char_id) if durable else None)
+    script_keys = (keys.core(check_char_id(char_id)), keys.dirty, keys.since)
+    writes = FieldWrites.of(encode_character(gather_fields(fields, more)))
+    receipts = _receipts(char_id) if check_durable(durable) else None
+    return Command(_update, script_keys, (char_id, pack(writes)), int, char_id, receipts)
 
 
-def _receipt(char_id: int) -> Callable[[Raw], dict[int, int]]:
+def _receipts(char_id: int) -> Callable[[Raw], dict[int, int]]:
     return lambda version: {char_id: int(version)}
 
 
@@ -50,15 +56,25 @@ def mark_dirty(keys: Keys, char_id: int, /, *, durable: bool = False) -> Command
 _create = load_script("create")
 
 
-def create(keys: Keys, char_id: int, /, *, durable: bool = False, **fields: Any) -> Command[int]:
+def create(
+    keys: Keys,
+    char_id: int,
+    fields: Mapping[str, FieldValue] | None = None,
+    /,
+    *,
+    durable: bool = False,
+    **more: FieldValue,
+) -> Command[int]:
     """Create the core of a new character and mark it dirty, in one atomic step.
 
-    Takes fields as ``update`` does. Returns the version, 1. Raises CharacterExists, InvalidField
-    or InvalidCharId.
+    Fields are given as for ``update``; None is left out. Returns the version, 1. Raises
+    CharacterExists, InvalidField, InvalidInput or InvalidCharId.
     """
-    args = _args(check_char_id(char_id), *flat(encode_character(fields)))
-    on = (keys.core(char_id), keys.dirty, keys.since)
-    return Command(_create, on, args, int, char_id, _receipt(char_id) if durable else None)
+    script_keys = (keys.core(check_char_id(char_id)), keys.dirty, keys.since)
+    values = {n: v for n, v in gather_fields(fields, more).items() if v is not None}
+    writes = FieldWrites.of(encode_character(values))
+    receipts = _receipts(char_id) if check_durable(durable) else None
+    return Command(_create, script_keys, (char_id, pack(writes)), int, char_id, receipts)
 
 
 _get = load_script("get")

@@ -1,75 +1,86 @@
--- Moves some dirty characters to the claimed ones: one step of a pass over the dirty set. Where the
--- pass stands is kept, so that sweeps that follow each other, or run side by side, share one pass;
--- each beginning anew would look at what the others have emptied.
--- A character whose claim is still out stays dirty until that backup is acknowledged, so that
--- sweeps that come faster than saves cannot supersede each other for ever. What is no character
--- id goes to quarantine, so that it cannot block the queue.
+-- Moves some dirty characters to the claimed ones: one step of a pass over the dirty set. How far
+-- the pass has come is kept, so that sweeps that follow each other, or run side by side, share one
+-- pass; if each began anew it would look at what the others have emptied.
+-- A claimed character stays dirty until that backup is acknowledged, so that sweeps that come
+-- faster than saves cannot supersede each other for ever. What is no character id goes to
+-- quarantine, so that it cannot block the queue.
+-- Uses: clock, quarantine
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 the pass
 -- ARGV: 1 lease in µs, 2 most claims in flight, 3 about how many to look at
--- Returns: number of the pass and its cursor before this step, number of the pass afterwards, or
---          "full" where no more may be in flight; then char_id, token, char_id, token, …
+-- Returns: number of the pass and its cursor before this step; number of the pass afterwards, or
+--          "full" if no more may be in flight; then char_id, token, char_id, token, …
 -- Errors: none
-local pass = redis.call('HMGET', KEYS[5], 'number', 'cursor')
-local number, cursor = pass[1] or '0', pass[2] or '0'
-local room = ARGV[2] - redis.call('ZCARD', KEYS[2])
+local dirty, claimed, since, quarantine, pass = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local lease_us, max_in_flight, count = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local NO_ID = 'not a character id: it must be an integer from 1 to 2^63-1'
+
+local position = redis.call('HMGET', pass, 'number', 'cursor')
+local number, cursor = position[1] or '0', position[2] or '0'
+local room = max_in_flight - redis.call('ZCARD', claimed)
 if room <= 0 then return {number, cursor, 'full'} end
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local token = string.format('%.0f', now + ARGV[1])
-local now_ms = string.format('%.0f', math.floor(now / 1000))
-local page = redis.call('SSCAN', KEYS[1], cursor, 'COUNT', ARGV[3])
+local now = now_us()
+local token, at_ms = integer(now + lease_us), integer(math.floor(now / 1000))
+local page = redis.call('SSCAN', dirty, cursor, 'COUNT', count)
+local next_cursor, names = page[1], page[2]
 local reply = {number, cursor, number}
 
-local function quarantine(id)
-  local at = now / 1000000
-  redis.call('SREM', KEYS[1], id)
-  redis.call('ZREM', KEYS[3], id)
-  redis.call('HSET', KEYS[4], id, cjson.encode({
-    error = 'not a character id: it must be an integer from 1 to 2^63-1',
-    field = cjson.null, attempts = 1, first_at = at, last_at = at}))
+local function is_char_id(name)
+  return string.match(name, '^[1-9]%d*$')
+    and (#name < 19 or (#name == 19 and name <= '9223372036854775807'))
 end
 
-local ids, seen = {}, {}
-for _, id in ipairs(page[2]) do
-  local is_id = string.match(id, '^[1-9]%d*$')
-    and (#id < 19 or (#id == 19 and id <= '9223372036854775807'))
-  if not is_id then
-    quarantine(id)
-  elseif not seen[id] then
-    seen[id] = true
-    ids[#ids + 1] = id
-  end
+local function set_aside(name)
+  redis.call('SREM', dirty, name)
+  redis.call('ZREM', since, name)
+  redis.call('HSET', quarantine, name, quarantine_entry(nil, NO_ID, cjson.null))
 end
 
-local full = false
-for from = 1, #ids, 500 do -- as many as can be unpacked
-  local to = math.min(from + 499, #ids)
-  local held = redis.call('ZMSCORE', KEYS[2], unpack(ids, from, to))
-  local new, claims, since = {}, {}, {}
-  for i = from, to do
-    if not held[i - from + 1] and not full then
-      full = room == 0
-      if not full then
-        room = room - 1
-        local n = #new
-        new[n + 1], reply[#reply + 1], reply[#reply + 2] = ids[i], ids[i], token
-        claims[2 * n + 1], claims[2 * n + 2] = token, ids[i]
-        since[2 * n + 1], since[2 * n + 2] = now_ms, ids[i]
-      end
+-- Moves characters, as many as there is room for. Returns whether it was too little.
+local function claim(char_ids)
+  local is_claimed = redis.call('ZMSCORE', claimed, unpack(char_ids))
+  local moved, tokens, times = {}, {}, {}
+  local full = false
+  for i, char_id in ipairs(char_ids) do
+    if not is_claimed[i] and room == 0 then
+      full = true
+      break
+    end
+    if not is_claimed[i] then
+      room = room - 1
+      moved[#moved + 1] = char_id
+      tokens[2 * #moved - 1], tokens[2 * #moved] = token, char_id
+      times[2 * #moved - 1], times[2 * #moved] = at_ms, char_id
+      reply[#reply + 1], reply[#reply + 2] = char_id, token
     end
   end
-  if #new > 0 then
-    redis.call('SREM', KEYS[1], unpack(new))
-    redis.call('ZADD', KEYS[2], unpack(claims))
-    redis.call('ZADD', KEYS[3], 'NX', unpack(since))
+  if #moved > 0 then
+    redis.call('SREM', dirty, unpack(moved))
+    redis.call('ZADD', claimed, unpack(tokens))
+    redis.call('ZADD', since, 'NX', unpack(times))
   end
+  return full
+end
+
+local char_ids, seen = {}, {}
+for _, name in ipairs(names) do
+  if not is_char_id(name) then
+    set_aside(name)
+  elseif not seen[name] then
+    seen[name] = true
+    char_ids[#char_ids + 1] = name
+  end
+end
+
+local full, UNPACKED = false, 500 -- unpack gives no more than some thousands at once
+for first = 1, #char_ids, UNPACKED do
+  full = full or claim({unpack(char_ids, first, math.min(first + UNPACKED - 1, #char_ids))})
 end
 if full then
   reply[3] = 'full' -- the rest of this page comes next
-elseif page[1] == '0' then
-  reply[3] = redis.call('HINCRBY', KEYS[5], 'number', 1)
-  redis.call('HDEL', KEYS[5], 'cursor')
+elseif next_cursor == '0' then
+  reply[3] = redis.call('HINCRBY', pass, 'number', 1)
+  redis.call('HDEL', pass, 'cursor')
 else
-  redis.call('HSET', KEYS[5], 'cursor', page[1])
+  redis.call('HSET', pass, 'cursor', next_cursor)
 end
 return reply

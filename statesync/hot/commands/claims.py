@@ -1,4 +1,4 @@
-"""Owns what a sweep and a backup send to Redis about claims: who may save which character."""
+"""Owns what a sweep and a backup send to Redis about claims: the right to save a character."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from statesync.hot.command import Command, Raw, load_script
 from statesync.hot.keys import Keys
 from statesync.state.fields import check_char_id
 
-__all__ = ["Claim", "ClaimStep", "claim", "claim_dirty", "quarantine", "release", "requeue"]
+__all__ = [
+    "Claim",
+    "ClaimStep",
+    "Claimed",
+    "claim",
+    "claim_dirty",
+    "quarantine",
+    "release",
+    "requeue",
+]
 
 
 class Claim(NamedTuple):
@@ -18,19 +27,26 @@ class Claim(NamedTuple):
     token: int
 
 
+class Claimed(NamedTuple):
+    """A new claim, and what it found."""
+
+    claim: Claim
+    was_dirty: bool
+    """Whether the character was dirty, or claimed as a dirty one."""
+
+
 _claim = load_script("claim")
 
 
-def claim(keys: Keys, char_id: int, /, *, lease_us: int) -> Command[tuple[Claim, bool]]:
-    """Claim one character, dirty or not; also tells whether it was dirty or claimed."""
+def claim(keys: Keys, char_id: int, /, *, lease_us: int) -> Command[Claimed]:
+    """Claim one character, dirty or not; an older claim on it is superseded."""
 
-    def parse(reply: Raw) -> tuple[Claim, bool]:
-        return Claim(char_id, int(reply[0])), bool(reply[1])
+    def parse(reply: Raw) -> Claimed:
+        token, was_dirty = reply
+        return Claimed(Claim(char_id, int(token)), bool(was_dirty))
 
-    check_char_id(char_id)
-    return Command(
-        _claim, (keys.dirty, keys.claimed, keys.since), (char_id, lease_us), parse, char_id
-    )
+    script_keys = (keys.dirty, keys.claimed, keys.since)
+    return Command(_claim, script_keys, (check_char_id(char_id), lease_us), parse, char_id)
 
 
 _claim_dirty = load_script("claim_dirty")
@@ -41,15 +57,15 @@ class ClaimStep(NamedTuple):
 
     claims: list[Claim]
     before: int
-    """How many passes had been completed before it."""
+    """How many passes were completed before it."""
     passes: int | None
-    """How many have been now; None where no more claims may be in flight."""
+    """How many are completed now; None if no more claims may be in flight."""
     fresh: bool
     """It was the first one of its pass."""
 
     @property
     def last(self) -> int:
-        """The pass that will have met everybody who was dirty at this step: this one if it began
+        """The pass that meets the last of those that were dirty at this step: this one if it began
         here, else the next."""
         return self.before + (1 if self.fresh else 2)
 
@@ -62,16 +78,11 @@ def claim_dirty(
     def parse(reply: Raw) -> ClaimStep:
         before, cursor, passes, *rest = reply
         claims = [Claim(int(i), int(t)) for i, t in zip(rest[::2], rest[1::2], strict=True)]
-        return ClaimStep(
-            claims, int(before), None if passes == b"full" else int(passes), cursor == b"0"
-        )
+        completed = None if passes == b"full" else int(passes)
+        return ClaimStep(claims, int(before), completed, cursor == b"0")
 
-    return Command(
-        _claim_dirty,
-        (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.sweep),
-        (lease_us, max_in_flight, count),
-        parse,
-    )
+    script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.sweep)
+    return Command(_claim_dirty, script_keys, (lease_us, max_in_flight, count), parse)
 
 
 _requeue = load_script("requeue")
@@ -80,7 +91,7 @@ _requeue = load_script("requeue")
 def requeue(keys: Keys, limit: int, /, *, include_unexpired: bool = False) -> Command[int]:
     """Put claimed characters back into the dirty set, up to ``limit``; returns how many.
 
-    Takes those whose lease has ended; with ``include_unexpired`` any: their worker then finds its
+    Takes those whose lease has ended; with ``include_unexpired`` any: its worker then finds the
     claim superseded.
     """
     return Command(_requeue, (keys.dirty, keys.claimed), (limit, int(include_unexpired)), int)

@@ -1,6 +1,10 @@
 -- Adds to the shared counters.
 -- KEYS: 1 stats
--- ARGV: name, number, name, number, …
+-- ARGV: counter, number, counter, number, …
 -- Returns: nothing
 -- Errors: none
-for i = 1, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+local stats = KEYS[1]
+for i = 1, #ARGV, 2 do
+  local counter, number = ARGV[i], ARGV[i + 1]
+  redis.call('HINCRBY', stats, counter, number)
+end

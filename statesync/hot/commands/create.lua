@@ -1,21 +1,26 @@
 -- Creates the core of a new character and marks it dirty.
 -- Sent twice it does no harm: what the first run made counts as created.
+-- Uses: clock, mark, fields
 -- KEYS: 1 core, 2 dirty, 3 since
--- ARGV: 1 char_id, then field, value, field, value, …
+-- ARGV: 1 char_id, 2 the fields, packed
 -- Returns: the version, 1
 -- Errors: EXISTS
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  local same = redis.call('TYPE', KEYS[1]).ok == 'hash'
-    and redis.call('HGET', KEYS[1], 'version') == '1'
-    and redis.call('HLEN', KEYS[1]) == (#ARGV - 1) / 2 + 1
-  for i = 2, #ARGV, 2 do
-    same = same and redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1]
+local core, dirty, since = KEYS[1], KEYS[2], KEYS[3]
+local char_id, fields = ARGV[1], cmsgpack.unpack(ARGV[2])
+
+local function is_same()
+  local set = fields.set
+  if redis.call('TYPE', core).ok ~= 'hash' then return false end
+  if redis.call('HGET', core, 'version') ~= '1' then return false end
+  if redis.call('HLEN', core) ~= #set / 2 + 1 then return false end
+  for i = 1, #set, 2 do
+    if redis.call('HGET', core, set[i]) ~= set[i + 1] then return false end
   end
-  if not same then return redis.error_reply('EXISTS') end
+  return true
 end
-redis.call('HSET', KEYS[1], 'version', 1, unpack(ARGV, 2))
-if redis.call('SADD', KEYS[2], ARGV[1]) == 1 then
-  local now = redis.call('TIME')
-  redis.call('ZADD', KEYS[3], 'NX', now[1] * 1000 + math.floor(now[2] / 1000), ARGV[1])
-end
+
+if redis.call('EXISTS', core) == 1 and not is_same() then return redis.error_reply('EXISTS') end
+redis.call('HSET', core, 'version', 1)
+write_fields(core, fields)
+mark(dirty, since, char_id)
 return 1

@@ -1,9 +1,11 @@
--- Forgets a quarantine entry. The character's data in Redis is not touched.
+-- Removes a quarantine entry. The character's data in Redis is not touched.
 -- KEYS: 1 quarantine, 2 dirty, 3 claimed, 4 since
--- ARGV: 1 the entry's name, a char_id or what somebody took for one
+-- ARGV: 1 the entry's name: a char_id, or what was taken for one
 -- Returns: 1 if it was in quarantine, else 0
 -- Errors: none
-if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 and not redis.call('ZSCORE', KEYS[3], ARGV[1]) then
-  redis.call('ZREM', KEYS[4], ARGV[1])
+local quarantine, dirty, claimed, since = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local name = ARGV[1]
+if redis.call('SISMEMBER', dirty, name) == 0 and not redis.call('ZSCORE', claimed, name) then
+  redis.call('ZREM', since, name)
 end
-return redis.call('HDEL', KEYS[1], ARGV[1])
+return redis.call('HDEL', quarantine, name)

@@ -1,26 +1,36 @@
--- Removes all that Redis holds of a deleted character: its core, its marks, whatever claim is out
--- on it, and of the sessions given those that name nobody else. A restore that read rows from before the
--- deletion cannot bring any of it back.
--- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 evicted; then the sessions, their
---       logs, their evicted
--- ARGV: 1 char_id, 2 ms to remember, 3 the highest version there can be
+-- Removes all that Redis holds of a deleted character: its core, its marks, any claim on it, and
+-- those of the given sessions that name no other character. A restore that read rows from before
+-- the deletion cannot bring any of it back.
+-- Uses: keys
+-- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 tombstone; then the sessions, their
+--       logs, their tombstones
+-- ARGV: 1 char_id, 2 ms for the tombstones, 3 the highest version there can be
 -- Returns: 1 if the core was there, else 0
 -- Errors: none
-local sessions = (#KEYS - 6) / 3
-for i = 7, 6 + sessions do
-  local list = redis.pcall('HGET', KEYS[i], 'participants') or ''
-  local goes = type(list) == 'string' and redis.call('EXISTS', KEYS[i]) == 1
-  if goes then
-    for id in string.gmatch(list, '%d+') do goes = goes and id == ARGV[1] end
+local core, dirty, claimed, since, quarantine, tombstone =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local char_id, tombstone_ms, highest_version = ARGV[1], ARGV[2], ARGV[3]
+local next_keys, count = keys_after(6), (#KEYS - 6) / 3
+local sessions, logs, tombstones = next_keys(count), next_keys(count), next_keys(count)
+
+local function names_no_other(session)
+  local participants = redis.pcall('HGET', session, 'participants') or ''
+  if type(participants) ~= 'string' then return false end
+  for id in string.gmatch(participants, '%d+') do
+    if id ~= char_id then return false end
   end
-  if goes then
-    redis.call('DEL', KEYS[i], KEYS[i + sessions])
-    redis.call('SET', KEYS[i + 2 * sessions], ARGV[3], 'PX', ARGV[2])
+  return true
+end
+
+for i, session in ipairs(sessions) do
+  if redis.call('EXISTS', session) == 1 and names_no_other(session) then
+    redis.call('DEL', session, logs[i])
+    redis.call('SET', tombstones[i], highest_version, 'PX', tombstone_ms)
   end
 end
-redis.call('SREM', KEYS[2], ARGV[1])
-redis.call('ZREM', KEYS[3], ARGV[1])
-redis.call('ZREM', KEYS[4], ARGV[1])
-redis.call('HDEL', KEYS[5], ARGV[1])
-redis.call('SET', KEYS[6], ARGV[3], 'PX', ARGV[2])
-return redis.call('DEL', KEYS[1])
+redis.call('SREM', dirty, char_id)
+redis.call('ZREM', claimed, char_id)
+redis.call('ZREM', since, char_id)
+redis.call('HDEL', quarantine, char_id)
+redis.call('SET', tombstone, highest_version, 'PX', tombstone_ms)
+return redis.call('DEL', core)

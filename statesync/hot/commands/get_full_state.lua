@@ -1,21 +1,22 @@
 -- Reads a core and its sessions, at one instant.
--- Nothing is read where the core points at other sessions than expected: the reply says at which.
+-- Nothing is read if the core points at other sessions than expected: the reply says at which.
+-- Uses: keys, references
 -- KEYS: 1 core, then the sessions, the sessions' logs
--- ARGV: 1 how many sessions, 2 how many reference fields; then the fields, what they hold
--- Returns: 1, the core's field, value, … (nothing where it is not loaded), then for each session
+-- ARGV: 1, packed: references (each a field and what it should hold), sessions (how many)
+-- Returns: 1, the core's field, value, … (nothing if it is not loaded), then for each session
 --          its log's length, field, value, …; or 0 and what the fields hold
 -- Errors: WRONGTYPE
-local sessions, fields = tonumber(ARGV[1]), tonumber(ARGV[2])
-local expected, found = true, {}
-for i = 1, fields do
-  found[i] = redis.call('HGET', KEYS[1], ARGV[2 + i]) or ''
-  expected = expected and found[i] == ARGV[2 + fields + i]
-end
-if not expected then return {0, found} end
-local reply = {1, redis.call('HGETALL', KEYS[1])}
-for i = 1, sessions do
-  local session = redis.call('HGETALL', KEYS[1 + i])
-  table.insert(session, 1, redis.call('LLEN', KEYS[1 + sessions + i]))
-  reply[2 + i] = session
+local core = KEYS[1]
+local args = cmsgpack.unpack(ARGV[1])
+local next_keys, count = keys_after(1), args.sessions
+local sessions, logs = next_keys(count), next_keys(count)
+
+local session_ids, as_expected = read_references(core, args.references)
+if not as_expected then return {0, session_ids} end
+local reply = {1, redis.call('HGETALL', core)}
+for i, session in ipairs(sessions) do
+  local part = redis.call('HGETALL', session)
+  table.insert(part, 1, redis.call('LLEN', logs[i]))
+  reply[#reply + 1] = part
 end
 return reply

@@ -1,19 +1,23 @@
--- Marks a character dirty whose core is not the saved one although nothing says so: its mark was
--- lost, or a bare writer forgot it. Or whose session is known not to be the saved one, if it still
--- points at it. Whoever is dirty, claimed or quarantined is left alone.
+-- Marks a character whose core is not the saved one although nothing says so: its mark was lost, or
+-- a bare writer forgot it. Or whose session is known not to be the saved one, if the core still
+-- points at it. A character that is dirty, claimed or quarantined is left alone.
+-- Uses: clock, mark
 -- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine
 -- ARGV: 1 char_id, 2 the reference field of an unsaved session or "", 3 the session's id or ""
 -- Returns: 1 if it was marked, else 0
 -- Errors: none
-if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
-local held = redis.pcall('HMGET', KEYS[1], 'version', 'saved_version', ARGV[2])
-if held.err then return 0 end
-if held[2] and held[1] == held[2] and (ARGV[2] == '' or held[3] ~= ARGV[3]) then return 0 end
-if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 1 or redis.call('ZSCORE', KEYS[3], ARGV[1])
-    or redis.call('HEXISTS', KEYS[5], ARGV[1]) == 1 then
+local core, dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local char_id, field, session_id = ARGV[1], ARGV[2], ARGV[3]
+
+if redis.call('EXISTS', core) == 0 then return 0 end
+local values = redis.pcall('HMGET', core, 'version', 'saved_version', field)
+if values.err then return 0 end
+local version, saved_version, reference = unpack(values)
+local is_saved = saved_version and version == saved_version
+if is_saved and (field == '' or reference ~= session_id) then return 0 end
+if redis.call('SISMEMBER', dirty, char_id) == 1 or redis.call('ZSCORE', claimed, char_id)
+    or redis.call('HEXISTS', quarantine, char_id) == 1 then
   return 0
 end
-redis.call('SADD', KEYS[2], ARGV[1])
-local now = redis.call('TIME')
-redis.call('ZADD', KEYS[4], 'NX', now[1] * 1000 + math.floor(now[2] / 1000), ARGV[1])
+mark(dirty, since, char_id)
 return 1

@@ -1,4 +1,4 @@
-"""Owns what operators send to Redis: one function per operation, as in ``commands``. No I/O."""
+"""Owns what operators send to Redis: one function per operation. No I/O."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statesync.hot.command import Command, Raw, load_script, pairs
 from statesync.hot.commands.transfer import TOMBSTONE_MS
 from statesync.hot.keys import Keys
 from statesync.state.fields import MAX_VERSION, check_char_id, load_json, parse_char_id
-from statesync.state.references import reference_field, session_uuid
+from statesync.state.references import SessionRef, reference_field, session_uuid
 from statesync.state.session_types import names
 
 __all__ = [
@@ -37,18 +37,18 @@ __all__ = [
 
 
 class Pending(NamedTuple):
-    """Somebody with unsaved changes."""
+    """A character with unsaved changes."""
 
     name: str
-    """A char_id, or what somebody took for one."""
+    """A char_id, or what was taken for one."""
     age_ms: int | None
-    """Since the first unsaved change; None where a bare writer's mark was never claimed."""
+    """Since the first unsaved change; None if a bare writer's mark was never claimed."""
     marks: tuple[str, ...]
-    """Of ``dirty``, ``claimed`` and ``quarantined`` those that it has."""
+    """Those of ``dirty``, ``claimed`` and ``quarantined`` that it has."""
 
 
 class PendingList(NamedTuple):
-    """How many have unsaved changes, by their marks, and who has had them for longest."""
+    """How many characters have unsaved changes, by their marks, and the oldest of them."""
 
     dirty: int
     claimed: int
@@ -60,7 +60,7 @@ _pending = load_script("pending")
 
 
 def pending(keys: Keys, char_id: int | None = None, /, *, limit: int) -> Command[PendingList]:
-    """Read up to ``limit`` of those with unsaved changes, oldest first; or of one alone."""
+    """Read up to ``limit`` characters with unsaved changes, the oldest first; or one alone."""
 
     def parse(reply: Raw) -> PendingList:
         rows = zip(reply[3::3], reply[4::3], reply[5::3], strict=True)
@@ -76,8 +76,8 @@ def pending(keys: Keys, char_id: int | None = None, /, *, limit: int) -> Command
         return PendingList(dirty, claimed, quarantined, listed)
 
     args = (limit, "" if char_id is None else check_char_id(char_id))
-    on = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
-    return Command(_pending, on, args, parse, char_id or 0)
+    script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
+    return Command(_pending, script_keys, args, parse, char_id or 0)
 
 
 _scan = load_script("scan")
@@ -89,10 +89,10 @@ class Found(NamedTuple):
     cursor: int
     """Where the next page starts; 0 at the end."""
     keys: int
-    """How many keys there are in all, whosever they are."""
+    """How many keys there are in all, ours or not."""
     char_ids: list[int]
-    sessions: list[tuple[str, str]]
-    """Type and id, of types that are registered."""
+    sessions: list[SessionRef]
+    """Those of registered types."""
 
 
 def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
@@ -100,16 +100,17 @@ def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
 
     def parse(reply: Raw) -> Found:
         char_ids: list[int] = []
-        sessions: list[tuple[str, str]] = []
+        sessions: list[SessionRef] = []
         for raw in reply[2:]:
             session_type, _, text = raw.decode().partition(":")
             try:
                 if session_type == "ac":
                     char_ids.append(parse_char_id(text))
                 elif session_type in names():
-                    sessions.append((session_type, session_uuid(text.removeprefix("session:"))))
+                    session_id = session_uuid(text.removeprefix("session:"))
+                    sessions.append(SessionRef(session_type, session_id))
             except (InvalidCharId, InvalidInput):
-                continue  # looks like one of ours, and is none
+                continue  # only looks like one of ours
         return Found(int(reply[0]), reply[1], char_ids, sessions)
 
     return Command(_scan, (), (cursor, count, keys.prefix), parse)
@@ -118,27 +119,40 @@ def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
 _mark_unsaved = load_script("mark_unsaved")
 
 
-def mark_unsaved(
-    keys: Keys, char_id: int, unsaved: tuple[str, str] | None = None, /
-) -> Command[bool]:
-    """Mark a character whose core, or the session ``unsaved``, given as type and id, is not the
-    saved one, and that nothing marks. False where there was nothing to do."""
-    session = ("", "") if unsaved is None else (reference_field(unsaved[0]), unsaved[1])
-    on = (keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since, keys.quarantine)
-    return Command(_mark_unsaved, on, (char_id, *session), bool, char_id)
+def mark_unsaved(keys: Keys, char_id: int, unsaved: SessionRef | None = None, /) -> Command[bool]:
+    """Mark a character that has no mark, though its core or session ``unsaved`` is not saved.
+
+    False if there was nothing to do.
+    """
+    reference = ("", "")
+    if unsaved:
+        session_type, session_id = unsaved
+        reference = (reference_field(session_type), session_id)
+    script_keys = _core_and_marks(keys, char_id)
+    return Command(_mark_unsaved, script_keys, (char_id, *reference), bool, char_id)
+
+
+def _core_and_marks(keys: Keys, char_id: int) -> list[str]:
+    core = keys.core(check_char_id(char_id))
+    return [core, keys.dirty, keys.claimed, keys.since, keys.quarantine]
 
 
 _forget = load_script("forget")
 
 
-def forget(keys: Keys, char_id: int, sessions: Sequence[tuple[str, str]], /) -> Command[bool]:
-    """Remove what Redis holds of a deleted character, and of ``sessions``, given as type and id,
-    those that nobody else is in. False if it was not loaded."""
-    on = [keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.since, keys.quarantine]
-    on += [keys.tombstone(char_id), *(keys.session(*reference) for reference in sessions)]
-    on += [keys.session_log(*reference) for reference in sessions]
-    on += [keys.tombstone(session_id) for _, session_id in sessions]
-    return Command(_forget, on, (char_id, TOMBSTONE_MS, MAX_VERSION), bool, char_id)
+def forget(keys: Keys, char_id: int, sessions: Sequence[SessionRef], /) -> Command[bool]:
+    """Remove what Redis holds of a deleted character, and those of ``sessions`` that name no other.
+
+    False if it was not loaded.
+    """
+    script_keys = [
+        *_core_and_marks(keys, char_id),
+        keys.tombstone(char_id),
+        *(keys.session(*ref) for ref in sessions),
+        *(keys.session_log(*ref) for ref in sessions),
+        *(keys.tombstone(session_id) for _, session_id in sessions),
+    ]
+    return Command(_forget, script_keys, (char_id, TOMBSTONE_MS, MAX_VERSION), bool, char_id)
 
 
 _heartbeat = load_script("heartbeat")
@@ -159,7 +173,7 @@ class Examined(NamedTuple):
     """What ``INFO`` says."""
     now_us: int
     heartbeat_ms: int | None
-    """Since a sweep of the schedule came in; None where there was none yet."""
+    """Since a sweep of the schedule came in; None if there was none yet."""
     expiring: list[int]
     """Of the characters asked for, those whose core would expire."""
 
@@ -168,10 +182,11 @@ def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
     """Read how Redis is set up, and which of some cores would expire."""
 
     def parse(reply: Raw) -> Examined:
-        lines = (line.partition(":") for line in reply[0].decode().splitlines())
+        raw_info, now_us, heartbeat_ms, *all_expire = reply
+        lines = (line.partition(":") for line in raw_info.decode().splitlines())
         info = {name: value for name, _, value in lines}
-        expiring = [i for i, expires in zip(char_ids, reply[3:], strict=True) if expires]
-        return Examined(info, int(reply[1]), int(reply[2]) if reply[2] else None, expiring)
+        expiring = [i for i, expires in zip(char_ids, all_expire, strict=True) if expires]
+        return Examined(info, int(now_us), int(heartbeat_ms) if heartbeat_ms else None, expiring)
 
     return Command(_examine, (keys.heartbeat, *map(keys.core, char_ids)), (), parse)
 
@@ -225,14 +240,13 @@ def status(keys: Keys, /) -> Command[Status]:
     """Read how much is unsaved, since when, and the shared counters."""
 
     def parse(reply: Raw) -> Status:
-        oldest = int(reply[5]) - int(float(reply[4])) if reply[4] else None
-        counters = {name.decode(): int(value) for name, value in pairs(reply[6:]).items()}
-        dirty, claimed, expired, quarantined = reply[:4]
-        return Status(dirty, claimed, expired, quarantined, oldest, counters)
+        dirty, claimed, expired, quarantined, oldest_at, now_ms, *rest = reply
+        oldest_ms = int(now_ms) - int(float(oldest_at)) if oldest_at else None
+        counters = {name.decode(): int(value) for name, value in pairs(rest).items()}
+        return Status(dirty, claimed, expired, quarantined, oldest_ms, counters)
 
-    return Command(
-        _status, (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.stats), (), parse
-    )
+    script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.stats)
+    return Command(_status, script_keys, (), parse)
 
 
 _sync_state = load_script("sync_state")
@@ -242,21 +256,16 @@ def sync_state(keys: Keys, char_id: int, /) -> Command[SyncState]:
     """Read the marks of one character."""
 
     def parse(reply: Raw) -> SyncState:
+        dirty, token, since_ms, entry = reply
         return SyncState(
-            dirty=bool(reply[0]),
-            token=int(float(reply[1])) if reply[1] else None,
-            since_ms=int(float(reply[2])) if reply[2] else None,
-            quarantine=_entry(str(char_id).encode(), reply[3]) if reply[3] else None,
+            dirty=bool(dirty),
+            token=int(float(token)) if token else None,
+            since_ms=int(float(since_ms)) if since_ms else None,
+            quarantine=_entry(str(char_id).encode(), entry) if entry else None,
         )
 
-    check_char_id(char_id)
-    return Command(
-        _sync_state,
-        (keys.dirty, keys.claimed, keys.since, keys.quarantine),
-        (char_id,),
-        parse,
-        char_id,
-    )
+    script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
+    return Command(_sync_state, script_keys, (check_char_id(char_id),), parse, char_id)
 
 
 _list_quarantine = load_script("list_quarantine")
@@ -286,9 +295,9 @@ _discard_quarantined = load_script("discard_quarantined")
 
 
 def discard_quarantined(keys: Keys, name: str, /) -> Command[bool]:
-    """Forget a quarantine entry; the data in Redis is not touched. False if there was none."""
-    on = (keys.quarantine, keys.dirty, keys.claimed, keys.since)
-    return Command(_discard_quarantined, on, (name,), bool)
+    """Remove a quarantine entry; the data in Redis is not touched. False if there was none."""
+    script_keys = (keys.quarantine, keys.dirty, keys.claimed, keys.since)
+    return Command(_discard_quarantined, script_keys, (name,), bool)
 
 
 def _entry(name: bytes, raw: bytes) -> QuarantineEntry:

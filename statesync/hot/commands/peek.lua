@@ -1,11 +1,12 @@
--- Looks at a character before a restore: is it live, what is its version, where does it point?
+-- Reads of a core, before a restore, whether it is live, its version, and where it points.
 -- KEYS: 1 core
 -- ARGV: the reference fields
 -- Returns: 1 if the core exists, else 0; its version or ""; what the fields hold or ""
 -- Errors: none
-if redis.call('EXISTS', KEYS[1]) == 0 then return {0, ''} end
-local held = redis.pcall('HMGET', KEYS[1], 'version', unpack(ARGV))
-if held.err then return {1, ''} end
+local core, reference_fields = KEYS[1], ARGV
+if redis.call('EXISTS', core) == 0 then return {0, ''} end
+local values = redis.pcall('HMGET', core, 'version', unpack(reference_fields))
+if values.err then return {1, ''} end
 local reply = {1}
-for i = 1, 1 + #ARGV do reply[1 + i] = held[i] or '' end
+for i = 1, 1 + #reference_fields do reply[1 + i] = values[i] or '' end
 return reply

@@ -1,7 +1,8 @@
--- Looks at a session: is it live, and what is its version?
+-- Reads of a session whether it is live, and its version.
 -- KEYS: 1 session
 -- ARGV: none
--- Returns: its version, 0 where it has none; -1 where the session is gone
+-- Returns: its version, 0 if it has none; -1 if the session is gone
 -- Errors: none
-if redis.call('EXISTS', KEYS[1]) == 0 then return -1 end
-return tonumber(redis.call('HGET', KEYS[1], 'version') or '') or 0
+local session = KEYS[1]
+if redis.call('EXISTS', session) == 0 then return -1 end
+return tonumber(redis.call('HGET', session, 'version') or '') or 0

@@ -1,21 +1,14 @@
 -- Sets a character aside that cannot be saved: its data stays, the queue goes on.
+-- Uses: clock, quarantine
 -- KEYS: 1 claimed, 2 quarantine
 -- ARGV: 1 char_id, 2 token, 3 error, 4 field or ""
 -- Returns: 1 if the claim was still ours, else 0
 -- Errors: none
-if redis.call('ZSCORE', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('ZREM', KEYS[1], ARGV[1])
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-local entry = {error = ARGV[3], field = cjson.null, attempts = 1, first_at = now, last_at = now}
-if ARGV[4] ~= '' then entry.field = ARGV[4] end
-local old = redis.call('HGET', KEYS[2], ARGV[1])
-if old then
-  local known, before = pcall(cjson.decode, old)
-  if known and type(before) == 'table' then
-    entry.attempts = (tonumber(before.attempts) or 0) + 1
-    entry.first_at = tonumber(before.first_at) or now
-  end
-end
-redis.call('HSET', KEYS[2], ARGV[1], cjson.encode(entry))
+local claimed, quarantine = KEYS[1], KEYS[2]
+local char_id, token, reason, field = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if redis.call('ZSCORE', claimed, char_id) ~= token then return 0 end
+redis.call('ZREM', claimed, char_id)
+local before = redis.call('HGET', quarantine, char_id)
+local entry = quarantine_entry(before, reason, field ~= '' and field or cjson.null)
+redis.call('HSET', quarantine, char_id, entry)
 return 1

@@ -3,4 +3,6 @@
 -- ARGV: 1 index of the first entry, 2 index of the last
 -- Returns: the entries
 -- Errors: WRONGTYPE
-return redis.call('LRANGE', KEYS[1], ARGV[1], ARGV[2])
+local log = KEYS[1]
+local start, stop = ARGV[1], ARGV[2]
+return redis.call('LRANGE', log, start, stop)

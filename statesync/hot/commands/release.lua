@@ -3,6 +3,8 @@
 -- ARGV: 1 char_id, 2 token
 -- Returns: 1 if the claim was still ours, else 0
 -- Errors: none
-if redis.call('ZSCORE', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
-redis.call('SADD', KEYS[1], ARGV[1])
-return redis.call('ZREM', KEYS[2], ARGV[1])
+local dirty, claimed = KEYS[1], KEYS[2]
+local char_id, token = ARGV[1], ARGV[2]
+if redis.call('ZSCORE', claimed, char_id) ~= token then return 0 end
+redis.call('SADD', dirty, char_id)
+return redis.call('ZREM', claimed, char_id)

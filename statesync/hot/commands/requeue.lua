@@ -1,14 +1,15 @@
 -- Puts claimed characters back into the dirty set: those whose lease has ended, or any.
+-- Uses: clock
 -- KEYS: 1 dirty, 2 claimed
 -- ARGV: 1 how many at the most, 2 1 for any, else 0
 -- Returns: how many were put back
 -- Errors: none
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000000 + time[2])
-local last = ARGV[2] == '1' and '+inf' or now
-local ids = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', last, 'LIMIT', 0, ARGV[1])
-for _, id in ipairs(ids) do
-  redis.call('SADD', KEYS[1], id)
-  redis.call('ZREM', KEYS[2], id)
+local dirty, claimed = KEYS[1], KEYS[2]
+local limit, include_unexpired = ARGV[1], ARGV[2] == '1'
+local latest = include_unexpired and '+inf' or integer(now_us())
+local char_ids = redis.call('ZRANGEBYSCORE', claimed, '-inf', latest, 'LIMIT', 0, limit)
+for _, char_id in ipairs(char_ids) do
+  redis.call('SADD', dirty, char_id)
+  redis.call('ZREM', claimed, char_id)
 end
-return #ids
+return #char_ids

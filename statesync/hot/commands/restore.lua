@@ -1,99 +1,123 @@
--- Restores cores from PostgreSQL, each only where it is absent, and then its sessions, each only
--- where the core points at it and it is absent: somebody else may still be playing in it. Several
--- in one script share its call and its arguments; what is refused to one does nothing to it or to
--- another.
+-- Restores cores from PostgreSQL, each only if it is absent, and then its sessions, each only if
+-- the core points at it and it is absent: another character may still be playing in it. Several in
+-- one script share its call and its arguments; a refusal of one leaves the others alone.
 -- A row that was read before the character was played, saved and evicted again is refused: it is
--- older than the eviction. So is a log that was not staged whole, and what was only to bring back
--- sessions of a core that is gone by now.
--- Who is found not to be in a live session any more has left it while he was not loaded. Who finds
--- one live that is not as its row is marked: what happened in it while nobody in it was loaded has
--- no mark.
+-- older than the tombstone. So is a log that was not staged whole, and an item that was only to
+-- bring back sessions of a core that is gone by now.
+-- A character that a live session does not name has left it while it was not loaded. One that finds
+-- a live session that is not as its row is marked: what happened in the session while none of its
+-- participants was loaded has no mark.
 -- What became of a core is counted here: a call of its own would make a login wait once more.
--- Uses: mark
--- KEYS: 1 dirty, 2 since, 3 stats; then for each character its core, evicted; for each of its
---       sessions the hash, log, evicted, staged
--- ARGV: 1, packed: for each character a list: char_id, the row's version or "" for its sessions
---       alone, 1 if the core is not as its row, its fields (field, value, …), and for each session
---       a list: reference field, id, version, length of its log, fields
+-- Uses: clock, mark, fields
+-- KEYS: 1 dirty, 2 since, 3 stats; then for each character its core, tombstone; for each of its
+--       sessions the hash, log, tombstone, staged log
+-- ARGV: 1, packed: for each character char_id, the row's version or "" for its sessions alone,
+--       whether the core is not as its row, its fields, and its sessions: each a reference field,
+--       id, version, length of its log, fields
 -- Returns: for each character a text: "restored", "live" or "stale", and for each of its sessions
 --          "restored", "live" or "left"; or the error
 -- Errors: as text, with the key's number, WRONGTYPE
-local function write(key, fields)
-  for i = 1, #fields, 1000 do -- no more can be unpacked than some thousands
-    redis.call('HSET', key, unpack(fields, i, math.min(i + 999, #fields)))
-  end
+local dirty, since, stats = KEYS[1], KEYS[2], KEYS[3]
+local items = cmsgpack.unpack(ARGV[1])
+local counts = {}
+
+-- Returns the keys of the n-th session of the character whose core is KEYS[number].
+local function session_keys(number, n)
+  local first = number + 4 * n - 2
+  return KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3]
 end
 
 local function has_left(session, char_id)
-  local list = redis.call('HGET', session, 'participants')
-  if not list or not string.find(list, '%d') then return false end
-  for id in string.gmatch(list, '%d+') do
+  local participants = redis.call('HGET', session, 'participants')
+  if not participants or not string.find(participants, '%d') then return false end
+  for id in string.gmatch(participants, '%d+') do
     if id == char_id then return false end
   end
   return true
 end
 
-local counts = {}
+local function is_older(version, tombstone)
+  local evicted_version = redis.call('GET', tombstone)
+  return evicted_version and tonumber(evicted_version) > tonumber(version)
+end
 
--- Restores one, whose core is KEYS[k].
-local function fill(k, id, version, changed, fields, sessions)
-  local live = redis.call('EXISTS', KEYS[k]) == 1
-  local evicted = redis.call('GET', KEYS[k + 1])
-  if not live and (version == '' or evicted and tonumber(evicted) > tonumber(version)) then
-    return 'stale'
-  end
-  if live and #sessions > 0 and redis.call('TYPE', KEYS[k]).ok ~= 'hash' then
-    return 'WRONGTYPE ' .. k
-  end
-  local live_session = {}
-  for n, session in ipairs(sessions) do
-    local at = k + 4 * n - 2
-    live_session[n] = redis.call('EXISTS', KEYS[at]) == 1
-    if live_session[n] then
-      if redis.call('TYPE', KEYS[at]).ok ~= 'hash' then return 'WRONGTYPE ' .. at end
-    else
-      local gone = redis.call('GET', KEYS[at + 2])
-      if gone and tonumber(gone) > tonumber(session[3]) then return 'stale' end
-      if redis.call('LLEN', KEYS[at + 3]) ~= session[4] then return 'stale' end
-    end
-  end
-
-  local outcome = live and 'live' or 'restored'
-  if not live then
-    write(KEYS[k], fields)
-    if changed == 1 then mark(KEYS[1], KEYS[2], id) end
-  end
-  if version ~= '' then counts[outcome] = (counts[outcome] or 0) + 1 end
-  for n, session in ipairs(sessions) do
-    local at, became = k + 4 * n - 2, nil
-    if redis.call('HGET', KEYS[k], session[1]) ~= session[2] then
-      became = 'left'
-    elseif live_session[n] and not live and has_left(KEYS[at], id) then
-      became = 'left'
-      redis.call('HDEL', KEYS[k], session[1])
-      mark(KEYS[1], KEYS[2], id)
-    elseif live_session[n] then
-      became = 'live'
-      if redis.call('HGET', KEYS[at], 'version') ~= session[3] then mark(KEYS[1], KEYS[2], id) end
-    else
-      became = 'restored'
-      write(KEYS[at], session[5])
-      redis.call('DEL', KEYS[at + 1])
-      if redis.call('EXISTS', KEYS[at + 3]) == 1 then
-        redis.call('RENAME', KEYS[at + 3], KEYS[at + 1])
-        redis.call('PERSIST', KEYS[at + 1])
+-- Returns which of a character's sessions are live; or nothing and why it is refused.
+local function find_live(number, sessions)
+  local is_live = {}
+  for n, item in ipairs(sessions) do
+    local _, _, version, log_length = unpack(item)
+    local session, _, tombstone, staged = session_keys(number, n)
+    is_live[n] = redis.call('EXISTS', session) == 1
+    if is_live[n] then
+      if redis.call('TYPE', session).ok ~= 'hash' then
+        return nil, 'WRONGTYPE ' .. (number + 4 * n - 2)
       end
+    elseif is_older(version, tombstone) or redis.call('LLEN', staged) ~= log_length then
+      return nil, 'stale'
     end
-    redis.call('DEL', KEYS[at + 3])
-    outcome = outcome .. ' ' .. became
   end
+  return is_live
+end
+
+local function place_log(staged, log)
+  redis.call('DEL', log)
+  if redis.call('EXISTS', staged) == 1 then
+    redis.call('RENAME', staged, log)
+    redis.call('PERSIST', log)
+  end
+end
+
+-- Restores the n-th session of a character. Returns what became of it.
+local function restore_session(number, char_id, core_was_live, n, session_was_live, item)
+  local field, id, version, _, fields = unpack(item)
+  local core, session, log, _, staged = KEYS[number], session_keys(number, n)
+  local outcome = 'live'
+  if redis.call('HGET', core, field) ~= id then
+    outcome = 'left'
+  elseif not session_was_live then
+    outcome = 'restored'
+    write_fields(session, fields)
+    place_log(staged, log)
+  elseif not core_was_live and has_left(session, char_id) then
+    outcome = 'left'
+    redis.call('HDEL', core, field)
+    mark(dirty, since, char_id)
+  elseif redis.call('HGET', session, 'version') ~= version then
+    mark(dirty, since, char_id)
+  end
+  redis.call('DEL', staged)
   return outcome
 end
 
-local replies, k = {}, 4
-for n, one in ipairs(cmsgpack.unpack(ARGV[1])) do
-  replies[n] = fill(k, unpack(one))
-  k = k + 2 + 4 * #one[5]
+-- Restores the character whose core is KEYS[number]. Returns what became of it and its sessions.
+local function restore(number, char_id, version, is_changed, fields, sessions)
+  local core, tombstone = KEYS[number], KEYS[number + 1]
+  local was_live = redis.call('EXISTS', core) == 1
+  if not was_live and (version == '' or is_older(version, tombstone)) then return 'stale' end
+  if was_live and #sessions > 0 and redis.call('TYPE', core).ok ~= 'hash' then
+    return 'WRONGTYPE ' .. number
+  end
+  local is_live, refused = find_live(number, sessions)
+  if not is_live then return refused end
+
+  local outcome = was_live and 'live' or 'restored'
+  if not was_live then
+    write_fields(core, fields)
+    if is_changed then mark(dirty, since, char_id) end
+  end
+  if version ~= '' then counts[outcome] = (counts[outcome] or 0) + 1 end
+  local outcomes = {outcome}
+  for n, item in ipairs(sessions) do
+    outcomes[n + 1] = restore_session(number, char_id, was_live, n, is_live[n], item)
+  end
+  return table.concat(outcomes, ' ')
 end
-for outcome, count in pairs(counts) do redis.call('HINCRBY', KEYS[3], outcome, count) end
+
+local replies, number = {}, 4
+for i, item in ipairs(items) do
+  local char_id, version, is_changed, fields, sessions = unpack(item)
+  replies[i] = restore(number, char_id, version, is_changed, fields, sessions)
+  number = number + 2 + 4 * #sessions
+end
+for outcome, count in pairs(counts) do redis.call('HINCRBY', stats, outcome, count) end
 return replies

@@ -4,6 +4,8 @@
 -- ARGV: 1 char_id
 -- Returns: 1 if it was in quarantine, else 0
 -- Errors: none
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
-redis.call('SADD', KEYS[2], ARGV[1])
+local quarantine, dirty = KEYS[1], KEYS[2]
+local char_id = ARGV[1]
+if redis.call('HEXISTS', quarantine, char_id) == 0 then return 0 end
+redis.call('SADD', dirty, char_id)
 return 1

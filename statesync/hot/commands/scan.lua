@@ -4,12 +4,13 @@
 -- Returns: the next cursor ("0" at the end), how many keys there are; then the names of cores and
 --          sessions, without the prefix
 -- Errors: none
-local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[3] .. '*', 'COUNT', ARGV[2], 'TYPE', 'hash')
-local reply = {page[1], redis.call('DBSIZE')}
-for _, key in ipairs(page[2]) do
-  local name = string.sub(key, #ARGV[3] + 1)
-  if string.match(name, '^ac:[1-9]%d*$')
-      or string.match(name, '^[a-z0-9_]+:session:[0-9a-f-]+$') then
+local cursor, count, prefix = ARGV[1], ARGV[2], ARGV[3]
+local page = redis.call('SCAN', cursor, 'MATCH', prefix .. '*', 'COUNT', count, 'TYPE', 'hash')
+local next_cursor, keys = page[1], page[2]
+local reply = {next_cursor, redis.call('DBSIZE')}
+for _, key in ipairs(keys) do
+  local name = string.sub(key, #prefix + 1)
+  if string.match(name, '^ac:[1-9]%d*$') or string.match(name, '^[a-z0-9_]+:session:[0-9a-f-]+$') then
     reply[#reply + 1] = name
   end
 end

@@ -1,12 +1,13 @@
-"""Owns what game code sends to Redis where sessions take part: one function per operation. No I/O.
+"""Owns what game code sends to Redis about sessions: one function per operation. No I/O.
 
-Who takes part stands in Redis: what is tried with too few keys is sent again (``members``).
+The participants stand in Redis, so an operation is tried with the known ones, and sent again if the
+script finds others (``members``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -17,20 +18,21 @@ from statesync.errors import (
     InvalidInput,
     SessionNotFound,
 )
-from statesync.hot.command import Command, Raw, flat, load_script, pairs
-from statesync.hot.commands.together import Together, change
+from statesync.hot.command import Command, Raw, load_script, pack, pairs
+from statesync.hot.commands.together import Action, Together, change
+from statesync.hot.fields import FieldWrites, check_durable, gather_fields
 from statesync.hot.keys import Keys
-from statesync.hot.members import MAX_TIED, Members, found_members, session_name
-from statesync.state.characters import Character, decode_character, encode_character
-from statesync.state.fields import check_char_id, json_value
-from statesync.state.references import reference_field, session_uuid
-from statesync.state.session_types import find_type, names
-from statesync.state.sessions import (
-    Session,
-    decode_session,
-    encode_session,
-    read_references,
+from statesync.hot.members import MAX_TIED, Members
+from statesync.state.characters import (
+    Character,
+    FieldValue,
+    decode_character,
+    encode_character,
 )
+from statesync.state.fields import check_char_id, json_value
+from statesync.state.references import SessionRef, reference_field, session_uuid
+from statesync.state.session_types import find_type, names
+from statesync.state.sessions import Session, decode_session, encode_session, read_references
 
 __all__ = [
     "FullState",
@@ -54,46 +56,54 @@ def open_session(
     session_type: str,
     char_ids: Iterable[int],
     fields: Mapping[str, Any],
+    core: Mapping[str, FieldValue] | None = None,
     /,
     *,
     session_id: UUID | str | None = None,
     durable: bool = False,
-    **core: Any,
+    **more: FieldValue,
 ) -> Command[UUID]:
     """Open a session of loaded characters and mark them dirty, in one atomic step.
 
-    ``fields`` are the session's own; ``core`` is written to each participant as ``update`` does,
-    such as ``state="combat"``. Returns the session's id, a new one unless given. Raises
-    CharacterNotLoaded, InSession, SessionExists, InvalidSessionType, InvalidField, InvalidCharId or
-    CorruptState; then nothing is written.
+    ``fields`` are the session's own; ``core`` and keywords are written to each participant as
+    ``update`` does, such as ``state="combat"``. Returns the session's id, a new one unless given.
+    Raises CharacterNotLoaded, InSession, SessionExists, InvalidSessionType, InvalidField,
+    InvalidInput, InvalidCharId or CorruptState; then nothing is written.
     """
-    members = [check_char_id(char_id) for char_id in char_ids]
-    if not members:
+    participants = list(dict.fromkeys(check_char_id(char_id) for char_id in char_ids))
+    if not participants:
         raise InvalidInput("a session needs at least one participant")
-    chosen = UUID(session_uuid(session_id or uuid4()))
-    text = str(chosen)
-    encoded = encode_session(session_type, {**fields, "participants": list(dict.fromkeys(members))})
-    for name in find_type(session_type).required_fields:
-        if name not in fields:
-            raise InvalidField(
-                name, f"a session of the type {session_type!r} cannot be opened without it"
-            )
-    members = list(dict.fromkeys(members))
-    args: list[str | int] = [
-        reference_field(session_type),
-        text,
-        len(members),
-        len(encoded),
-        *members,
-    ]
-    args += [*flat(encoded), *flat(encode_character(core))]
-    on = (keys.session(session_type, text), keys.dirty, keys.since, *map(keys.core, members))
+    ref = SessionRef(session_type, session_uuid(session_id or uuid4()))
+    args = {
+        "reference_field": reference_field(session_type),
+        "session_id": ref.id,
+        "char_ids": [*map(str, participants)],
+        "session_fields": FieldWrites.of(_first_fields(session_type, fields, participants)),
+        "core_fields": FieldWrites.of(encode_character(gather_fields(core, more))),
+    }
+    cores = map(keys.core, participants)
+    script_keys = (keys.session(*ref), keys.dirty, keys.since, *cores)
 
     def receipts(_: Raw) -> dict[int, int]:
-        return dict.fromkeys(members, 0)
+        return dict.fromkeys(participants, 0)
 
-    save = receipts if durable else None
-    return Command(_open_session, on, args, lambda _: chosen, members[0], save)
+    def parse(_: Raw) -> UUID:
+        return UUID(ref.id)
+
+    save = receipts if check_durable(durable) else None
+    return Command(_open_session, script_keys, (pack(args),), parse, participants[0], save)
+
+
+def _first_fields(
+    session_type: str, fields: Mapping[str, Any], participants: Sequence[int]
+) -> dict[str, str]:
+    """Return the fields with which a session begins, encoded."""
+    encoded = encode_session(session_type, {**fields, "participants": participants})
+    for name in find_type(session_type).required_fields:
+        if name not in fields:
+            reason = f"a session of the type {session_type!r} cannot be opened without it"
+            raise InvalidField(name, reason)
+    return encoded
 
 
 def update_session(
@@ -132,9 +142,9 @@ def close_session(
     ``update_session`` does; a session that is closed already stays as it is.
     """
     todo = Together().close_session(session_type, session_id, fields).changes
-    return change(keys, {n: replace(c, what="end") for n, c in todo.items()}, durable=durable).then(
-        _only
-    )
+    for one in todo.values():
+        one.action = Action.CLOSE_IF_OPEN
+    return change(keys, todo, durable=durable).then(_only)
 
 
 def _only(versions: Mapping[str, int]) -> int:
@@ -147,48 +157,42 @@ _change_participants = load_script("change_participants")
 
 def change_participants(
     keys: Keys,
-    session_type: str,
-    session_id: UUID | str,
+    ref: SessionRef,
+    char_id: int,
+    /,
     *,
-    joiner: int = 0,
-    leaver: int = 0,
+    leaves: bool,
     durable: bool = False,
     known: frozenset[str] = frozenset(),
+    token: str = "",
 ) -> Command[int]:
     """Take a character into a session, or out of it. Returns the session's version."""
-    name = session_name(session_type, session_uuid(session_id))
-    fresh = str(uuid4())
-    members = Members({name, fresh, *known}, first=joiner or leaver)
-    on = [keys.dirty, keys.since, *members.keys(keys)]
+    token = token or str(uuid4())
+    members = Members({ref.member, token, *known}, first=char_id)
+    script_keys = [keys.dirty, keys.since, *members.keys(keys)]
+    again = partial(change_participants, keys, ref, char_id, leaves=leaves, durable=durable)
 
     def parse(reply: Raw) -> int | Command[int]:
-        if reply[0]:
-            return int(reply[1])
-        found = found_members(joiner or leaver, on, reply[1])
-        return change_participants(
-            keys,
-            session_type,
-            session_id,
-            joiner=joiner,
-            leaver=leaver,
-            durable=durable,
-            known=known | found,
-        )
+        is_changed, result = reply
+        if is_changed:
+            return int(result)
+        return again(known=members.with_found(char_id, script_keys, result), token=token)
 
     def receipts(_: Raw) -> dict[int, int]:
         return dict.fromkeys(members.characters, 0)
 
-    args: list[str | int] = [
-        *members.counts(),
-        MAX_TIED,
-        fresh,
-        name,
-        reference_field(session_type),
-    ]
-    args += [joiner or "", leaver or "", *members.listed()]
-    return Command(
-        _change_participants, on, args, parse, joiner or leaver, receipts if durable else None
-    )
+    args = {
+        "members": members.listed(),
+        "max_tied": MAX_TIED,
+        "new_tie": token,
+        "session": ref.member,
+        "session_id": ref.id,
+        "reference_field": reference_field(ref.session_type),
+        "char_id": str(char_id),
+        "leaves": leaves,
+    }
+    save = receipts if check_durable(durable) else None
+    return Command(_change_participants, script_keys, (pack(args),), parse, char_id, save)
 
 
 def join_session(
@@ -198,9 +202,8 @@ def join_session(
 
     Raises CharacterNotLoaded, InSession and what ``update_session`` does.
     """
-    find_type(session_type)
-    joiner = check_char_id(char_id)
-    return change_participants(keys, session_type, session_id, joiner=joiner, durable=durable)
+    ref = _checked_ref(session_type, session_id)
+    return change_participants(keys, ref, check_char_id(char_id), leaves=False, durable=durable)
 
 
 def leave_session(
@@ -208,12 +211,17 @@ def leave_session(
 ) -> Command[int]:
     """Take a character out of a session; the last one to leave closes it.
 
-    Who leaves is tied to the session until both are saved. Returns the session's version. Raises
-    GroupTooLarge, and what ``update_session`` does but for SessionClosed.
+    A character that leaves is tied to the session until both are saved. Returns the session's
+    version. Raises GroupTooLarge, and what ``update_session`` does except SessionClosed.
     """
+    ref = _checked_ref(session_type, session_id)
+    return change_participants(keys, ref, check_char_id(char_id), leaves=True, durable=durable)
+
+
+def _checked_ref(session_type: str, session_id: UUID | str) -> SessionRef:
+    """Return the session's name. Raises InvalidSessionType or InvalidInput."""
     find_type(session_type)
-    leaver = check_char_id(char_id)
-    return change_participants(keys, session_type, session_id, leaver=leaver, durable=durable)
+    return SessionRef(session_type, session_uuid(session_id))
 
 
 _get_session = load_script("get_session")
@@ -224,20 +232,15 @@ def get_session(keys: Keys, session_type: str, session_id: UUID | str, /) -> Com
 
     Raises SessionNotFound, InvalidSessionType, InvalidInput or InvalidField.
     """
-    text = session_uuid(session_id)
-    find_type(session_type)
+    ref = _checked_ref(session_type, session_id)
 
     def parse(reply: Raw) -> Session:
-        if len(reply) == 1:
-            raise SessionNotFound(f"{session_type}:session:{text}")
-        return decode_session(session_type, text, pairs(reply[1:]), reply[0])
+        log_length, *fields = reply
+        if not fields:
+            raise SessionNotFound(ref.label)
+        return decode_session(*ref, pairs(fields), log_length)
 
-    return Command(
-        _get_session,
-        (keys.session(session_type, text), keys.session_log(session_type, text)),
-        (),
-        parse,
-    )
+    return Command(_get_session, (keys.session(*ref), keys.session_log(*ref)), (), parse)
 
 
 _read_log = load_script("read_log")
@@ -248,7 +251,7 @@ def read_log(
 ) -> Command[list[Any]]:
     """Read entries ``start`` to ``stop`` of a session's log; both count, -1 is the last.
 
-    Raises InvalidField where an entry is no JSON.
+    Raises InvalidField if an entry is no JSON.
     """
     text = session_uuid(session_id)
 
@@ -269,38 +272,41 @@ class FullState(NamedTuple):
     """Without those that the core points at but that are gone."""
 
 
-def get_full_state(
-    keys: Keys, char_id: int, /, *, references: Mapping[str, str] | None = None
-) -> Command[FullState]:
+def get_full_state(keys: Keys, char_id: int, /) -> Command[FullState]:
     """Read a loaded character and its sessions, at one instant.
 
     Raises CharacterNotLoaded, InvalidCharId or CorruptState.
     """
-    known = references or {}
-    type_names = names()
-    sessions = list(known.items())
+    return _try_full_state(keys, check_char_id(char_id), {})
+
+
+def _try_full_state(keys: Keys, char_id: int, references: Mapping[str, str]) -> Command[FullState]:
+    """Read a character that is in the sessions of ``references``."""
+    refs = [SessionRef(*reference) for reference in references.items()]
 
     def parse(reply: Raw) -> FullState | Command[FullState]:
-        if not reply[0]:
-            return get_full_state(keys, char_id, references=read_references(char_id, reply[1]))
-        if not reply[1]:
+        is_read, core, *parts = reply
+        if not is_read:
+            return _try_full_state(keys, char_id, read_references(char_id, core))
+        if not core:
             raise CharacterNotLoaded(char_id)
         try:
-            read = {
-                session_type: decode_session(session_type, session_id, pairs(raw[1:]), raw[0])
-                for (session_type, session_id), raw in zip(sessions, reply[2:], strict=True)
-                if len(raw) > 1
+            sessions = {
+                ref.session_type: decode_session(*ref, pairs(fields), log_length)
+                for ref, (log_length, *fields) in zip(refs, parts, strict=True)
+                if fields
             }
         except InvalidField as error:
             raise CorruptState(char_id, error.field, error.reason) from None
-        return FullState(decode_character(char_id, pairs(reply[1])), read)
+        return FullState(decode_character(char_id, pairs(core)), sessions)
 
-    on = (
-        keys.core(check_char_id(char_id)),
-        *(keys.session(*reference) for reference in sessions),
-        *(keys.session_log(*reference) for reference in sessions),
+    script_keys = (
+        keys.core(char_id),
+        *(keys.session(*ref) for ref in refs),
+        *(keys.session_log(*ref) for ref in refs),
     )
-    args: list[str | int] = [len(sessions), len(type_names), *map(reference_field, type_names)]
-    return Command(
-        _get_full_state, on, [*args, *(known.get(k, "") for k in type_names)], parse, char_id
-    )
+    args = {
+        "references": [(reference_field(t), references.get(t, "")) for t in names()],
+        "sessions": len(refs),
+    }
+    return Command(_get_full_state, script_keys, (pack(args),), parse, char_id)

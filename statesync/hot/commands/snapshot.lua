@@ -1,141 +1,161 @@
--- Reads claimed characters, each with all that belongs to it (its sessions, their participants,
--- whoever is tied to one of them) at one instant, and raises their versions, which orders all
--- snapshots. Several in one script share its call and its arguments; what is refused to one group
--- does nothing to it or to another.
--- The claims cover every change made so far, so the dirty marks are cleared here: one that is set
--- afterwards means a change that this snapshot does not hold. Whoever is read without being
--- claimed by us is claimed here; an older claim is superseded.
--- Nothing is done where more belongs to a group than is declared: its reply says what, for the next
--- try.
--- Uses: version, members
+-- Reads claimed characters, each with its group (its sessions, their participants, whatever is tied
+-- to one of them), at one instant, and raises their versions, which orders all snapshots. Several
+-- groups in one script share its call and its arguments; a refusal of one leaves the others alone.
+-- The claims cover every change made so far, so the dirty marks are cleared here: a mark that is
+-- set afterwards means a change that this snapshot does not hold. A character that is read without
+-- our claim is claimed here; an older claim on it is superseded.
+-- If a group has more members than are declared, nothing is done for it: the reply names them.
+-- Uses: clock, version, members
 -- KEYS: 1 dirty, 2 claimed, 3 since, then for each group its cores, sessions, sessions' logs, ties
--- ARGV: 1, packed in one list: most bytes, lease in µs, how many types, their names; then for each
---       group its token, how many cores, sessions, ties, the members' names, the claimed one first
--- Returns: the time in ms, then for each group, all in one list, since Valkey makes a buffer for
---          each list in a list: 1; its cores (how long the hash is, version, token, the hash as it
---          was, or 0 where it is gone), its sessions (how long, version, the log's length, the
---          hash, or 0), its ties (how long, name, token, …). Or what else belongs to it, in a list
---          of its own; or an error as text
+-- ARGV: 1, packed: max_bytes of a hash, lease_us, references (the fields, and the session type of
+--       each), groups (each the token, and the names of characters, sessions, ties, the claimed
+--       character first; without the last two if it is alone)
+-- Returns: one flat list, to be read from its beginning: at_ms; then for each group 1, its cores (how
+--          many texts, version, token, and as texts field, value, …; only 0 if it is gone), its
+--          sessions (how many texts, version, length of the log, texts; or 0), its ties (how many
+--          texts, texts). Or, instead of these, a list of what else belongs to it; or an error.
+--          A packed head costs 1.5 µs a character, of 9; lists within a list cost more, since
+--          Valkey makes a buffer for each
 -- Errors: as text, LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION,
 --         WRONGTYPE
+local dirty, claimed, since = KEYS[1], KEYS[2], KEYS[3]
 local args = cmsgpack.unpack(ARGV[1])
-local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
-local now_ms = string.format('%.0f', math.floor(now / 1000))
-local types, kind_of = {}, {}
-for t = 1, args[3] do
-  types[t] = args[3 + t] .. '_session_id'
-  kind_of[types[t]] = args[3 + t] .. ':'
-end
+local max_bytes, lease_us = args.max_bytes, args.lease_us
+local reference_fields, session_types = unpack(args.references)
+local now = now_us()
+local at_ms = math.floor(now / 1000)
 local wanted = {version = true, participants = true, [TIE] = true}
-for _, field in ipairs(types) do wanted[field] = true end
+for _, field in ipairs(reference_fields) do wanted[field] = true end
 
 -- Returns a hash, its wanted fields by name, and why it must not be saved, if it must not.
-local function read_hash(i)
-  local hash = redis.pcall('HGETALL', KEYS[i])
-  if hash.err then return nil, nil, 'WRONGTYPE ' .. i end
-  local held, size, largest, most = {}, 0, '', 0
-  for j = 1, #hash, 2 do
-    local field, value = hash[j], hash[j + 1]
+local function read_hash(number)
+  local hash = redis.pcall('HGETALL', KEYS[number])
+  if hash.err then return nil, nil, 'WRONGTYPE ' .. number end
+  local fields, size, largest, most = {}, 0, '', 0
+  for i = 1, #hash, 2 do
+    local field, value = hash[i], hash[i + 1]
     local bytes = #field + #value
     size = size + bytes
     if bytes > most then largest, most = field, bytes end
-    if wanted[field] then held[field] = value end
+    if wanted[field] then fields[field] = value end
   end
   local refused
-  if size > args[1] then
-    refused = 'TOOLARGE ' .. i .. ' ' .. size .. ' ' .. string.sub(largest, 1, 100)
-  elseif bad_version(held.version or false) then
-    refused = 'BADVERSION ' .. i
+  if size > max_bytes then
+    refused = 'TOOLARGE ' .. number .. ' ' .. size .. ' ' .. string.sub(largest, 1, 100)
+  elseif is_bad_version(fields.version or false) then
+    refused = 'BADVERSION ' .. number
   end
-  return hash, held, refused
+  return hash, fields, refused
 end
 
-local function need_tie(i, tie)
-  if tie and tie ~= '' then need(tie, i, TIE, tie) end
+local function need_tie(number, tie)
+  if tie and tie ~= '' then need(tie, number, TIE, tie) end
 end
 
-local replies, cleared = {now_ms}, {}
-
-local function give(hash, ...)
-  local n = #replies
-  replies[n + 1] = #hash
-  if #hash == 0 then return end
-  replies[n + 2], replies[n + 3] = ...
-  n = n + 3
-  for i = 1, #hash do replies[n + i] = hash[i] end
+local function need_sessions(number, fields)
+  for i = 1, #reference_fields do
+    local field = reference_fields[i]
+    local id = fields[field]
+    if id and id ~= '' then need(session_types[i] .. ':' .. id, number, field, id) end
+  end
 end
 
--- Gives a group, or returns why not.
-local function take(before, arg)
-  local token, cores = args[arg], args[arg + 1]
-  local sessions, ties = args[arg + 2], args[arg + 3]
-  local names, last_session = arg + 4, before + cores + sessions
-  if redis.call('ZSCORE', KEYS[2], args[names]) ~= token then return 'LEASELOST' end
-  at, found = {}, {}
-  name_members(args, before, names, cores, sessions, ties)
-
-  local read, refused, lengths, tied = {}, nil, {}, {}
-  for i = before + 1, last_session do
-    local hash, held, why = read_hash(i)
-    if not hash then return why end
-    read[i], refused = hash, refused or why
-    need_tie(i, held[TIE])
-    if i <= before + cores then
-      for _, field in ipairs(types) do
-        local value = held[field]
-        if value and value ~= '' then need(kind_of[field] .. value, i, field, value) end
-      end
+-- Reads the keys of a group, which follow KEYS[before]. Returns the hashes and the lengths of the
+-- logs, by number of the key; or nothing and why not.
+local function read_group(before, characters, sessions, ties)
+  local hashes, log_lengths, refused = {}, #sessions > 0 and {}, nil
+  local last_core = before + #characters
+  local last_session = last_core + #sessions
+  for number = before + 1, last_session do
+    local hash, fields, why = read_hash(number)
+    if not hash then return nil, why end
+    hashes[number], refused = hash, refused or why
+    need_tie(number, fields[TIE])
+    if number <= last_core then
+      need_sessions(number, fields)
     else
-      need_participants(i, held.participants or '')
-      lengths[i] = redis.pcall('LLEN', KEYS[i + sessions])
-      if type(lengths[i]) ~= 'number' then return 'WRONGTYPE ' .. i + sessions end
+      local log = number + #sessions
+      need_participants(number, fields.participants or '')
+      log_lengths[number] = redis.pcall('LLEN', KEYS[log])
+      if type(log_lengths[number]) ~= 'number' then return nil, 'WRONGTYPE ' .. log end
     end
   end
-  for i = 1, ties do
-    local key = last_session + sessions + i
-    tied[i] = redis.pcall('HGETALL', KEYS[key])
-    if tied[i].err then return 'WRONGTYPE ' .. key end
-    for j = 1, #tied[i], 2 do need(tied[i][j], key, '', tied[i][j]) end
+  local first_tie = last_session + #sessions + 1
+  for number = first_tie, first_tie + #ties - 1 do
+    local tie = redis.pcall('HGETALL', KEYS[number])
+    if tie.err then return nil, 'WRONGTYPE ' .. number end
+    for i = 1, #tie, 2 do need(tie[i], number, '', tie[i]) end
+    hashes[number] = tie
   end
+  if #found == 0 and refused then return nil, refused end
+  return hashes, log_lengths
+end
+
+-- Claims a character that came with another one. Returns the token.
+local function claim(char_id)
+  local was_dirty = redis.call('SREM', dirty, char_id) == 1
+  local token = now + lease_us
+  local before = redis.call('ZSCORE', claimed, char_id)
+  if before then token = math.max(token, before + 1) end
+  token = integer(token)
+  redis.call('ZADD', claimed, token, char_id)
+  if was_dirty then redis.call('ZADD', since, 'NX', integer(at_ms), char_id) end
+  return token
+end
+
+local reply, cleared = {integer(at_ms)}, {}
+
+-- Gives texts after how many they are; after a version and a detail as well, if these are given.
+local function give(texts, version, detail)
+  local last, count = #reply + 1, #texts
+  reply[last] = count
+  if count == 0 then return end
+  if version then
+    reply[last + 1], reply[last + 2] = version, detail
+    last = last + 2
+  end
+  for i = 1, count do reply[last + i] = texts[i] end
+end
+
+-- Raises the version of a hash, if it is there.
+local function raise(number, hash)
+  return #hash > 0 and redis.call('HINCRBY', KEYS[number], 'version', 1)
+end
+
+-- Gives a group; or returns why not.
+local function snapshot(before, token, characters, sessions, ties)
+  if redis.call('ZSCORE', claimed, characters[1]) ~= token then return 'LEASELOST' end
+  number_of = {}
+  if #found > 0 then found = {} end
+  number_members(before, characters, sessions, ties)
+  local hashes, log_lengths = read_group(before, characters, sessions, ties)
+  if not hashes then return log_lengths end
   if #found > 0 then return found end
-  if refused then return refused end
 
   -- From here on nothing can be refused.
-  replies[#replies + 1] = 1
-  for i = 1, cores do
-    local id, core = args[names + i - 1], read[before + i]
+  reply[#reply + 1] = 1
+  for i = 1, #characters do
+    local char_id, hash = characters[i], hashes[before + i]
     if i == 1 then
-      cleared[#cleared + 1] = id
-    elseif core[1] then
-      local dirty = redis.call('SREM', KEYS[1], id) == 1
-      local held = redis.call('ZSCORE', KEYS[2], id)
-      token = now + args[2]
-      if held then token = math.max(token, held + 1) end
-      token = string.format('%.0f', token)
-      redis.call('ZADD', KEYS[2], token, id)
-      if dirty then redis.call('ZADD', KEYS[3], 'NX', now_ms, id) end
+      cleared[#cleared + 1] = char_id
+    elseif #hash > 0 then
+      token = claim(char_id)
     end
-    give(core, core[1] and redis.call('HINCRBY', KEYS[before + i], 'version', 1), token)
+    give(hash, raise(before + i, hash), token)
   end
-  for i = 1, sessions do
-    local key = before + cores + i
-    local session = read[key]
-    give(session, session[1] and redis.call('HINCRBY', KEYS[key], 'version', 1), lengths[key])
+  for i = 1, #sessions do
+    local number = before + #characters + i
+    give(hashes[number], raise(number, hashes[number]), log_lengths[number])
   end
-  for i = 1, ties do
-    replies[#replies + 1] = #tied[i]
-    for _, part in ipairs(tied[i]) do replies[#replies + 1] = part end
-  end
+  for i = 1, #ties do give(hashes[number_of[ties[i]]]) end
 end
 
-local before, arg = 3, 4 + #types
-while arg <= #args do
-  local cores, sessions, ties = args[arg + 1], args[arg + 2], args[arg + 3]
-  local refused = take(before, arg)
-  if refused then replies[#replies + 1] = refused end
-  before = before + cores + 2 * sessions + ties
-  arg = arg + 4 + cores + sessions + ties
+local NONE, before = {}, 3
+for _, group in ipairs(args.groups) do
+  local token, characters, sessions, ties = group[1], group[2], group[3] or NONE, group[4] or NONE
+  local refused = snapshot(before, token, characters, sessions, ties)
+  if refused then reply[#reply + 1] = refused end
+  before = before + #characters + 2 * #sessions + #ties
 end
-if #cleared > 0 then redis.call('SREM', KEYS[1], unpack(cleared)) end
-return replies
+if #cleared > 0 then redis.call('SREM', dirty, unpack(cleared)) end
+return reply

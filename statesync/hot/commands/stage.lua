@@ -1,10 +1,12 @@
--- Lays down a part of a log that is being restored, beside the place where it will be.
+-- Stores a part of a log that is being restored, beside the key where it will be.
 -- KEYS: 1 staged
 -- ARGV: 1 how many entries came before, 2 ms to keep it, then the entries
 -- Returns: how many entries there are
 -- Errors: none
-if redis.call('LLEN', KEYS[1]) == tonumber(ARGV[1]) then
-  redis.call('RPUSH', KEYS[1], unpack(ARGV, 3))
-  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+local staged = KEYS[1]
+local entries_before, staged_ms = tonumber(ARGV[1]), ARGV[2]
+if redis.call('LLEN', staged) == entries_before then
+  redis.call('RPUSH', staged, unpack(ARGV, 3))
+  redis.call('PEXPIRE', staged, staged_ms)
 end
-return redis.call('LLEN', KEYS[1])
+return redis.call('LLEN', staged)

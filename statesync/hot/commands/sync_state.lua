@@ -4,6 +4,8 @@
 -- Returns: 1 if dirty, else 0; the claim's token or ""; ms of the first unsaved change or "";
 --          the quarantine entry or ""
 -- Errors: none
+local dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local char_id = ARGV[1]
 return {
-  redis.call('SISMEMBER', KEYS[1], ARGV[1]), redis.call('ZSCORE', KEYS[2], ARGV[1]) or '',
-  redis.call('ZSCORE', KEYS[3], ARGV[1]) or '', redis.call('HGET', KEYS[4], ARGV[1]) or ''}
+  redis.call('SISMEMBER', dirty, char_id), redis.call('ZSCORE', claimed, char_id) or '',
+  redis.call('ZSCORE', since, char_id) or '', redis.call('HGET', quarantine, char_id) or ''}

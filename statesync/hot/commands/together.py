@@ -4,24 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from functools import partial
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 from statesync.errors import InvalidField, InvalidInput, PreconditionFailed
-from statesync.hot.command import Command, Raw, flat, load_script
+from statesync.hot.command import Command, Raw, load_script, pack
+from statesync.hot.fields import FieldWrites, check_durable, gather_fields
 from statesync.hot.keys import Keys
-from statesync.hot.members import MAX_TIED, Members, found_members, session_name
-from statesync.state.characters import JSON_FIELDS, encode_character
+from statesync.hot.members import MAX_TIED, Members
+from statesync.state.characters import CORE_FIELDS, JSON_FIELDS, FieldValue, encode_character
 from statesync.state.fields import check_char_id, load_json
-from statesync.state.references import session_uuid
+from statesync.state.references import SessionRef, session_uuid
 from statesync.state.session_types import find_type
 from statesync.state.sessions import encode_log, encode_session, json_fields
 
-__all__ = ["Change", "Together", "change", "update_together"]
+__all__ = ["Action", "Change", "Together", "change", "update_together"]
 
 _IDEMPOTENCY_MS = 120_000
-"""How long a change is remembered, should it be sent again: longer than any client retries."""
+"""How long the answer to a change is kept, in case it is sent again: longer than clients retry."""
+
+
+class Action(StrEnum):
+    """What a change does to one character or session."""
+
+    EXPECT = "expect"
+    """Nothing but check its preconditions."""
+    WRITE = "write"
+    """Write fields, and append to the log of a session."""
+    CLOSE = "close"
+    """The same, and close the session; one that is closed is refused."""
+    CLOSE_IF_OPEN = "close_if_open"
+    """The same, and close the session; one that is closed stays as it is."""
 
 
 @dataclass(slots=True)
@@ -30,11 +45,11 @@ class Change:
 
     session_type: str
     """The session's type; empty for a character."""
-    what: str = "guard"
-    """``guard`` changes nothing, ``write``, ``close``; ``end`` closes it if it is open."""
+    action: Action = Action.EXPECT
     preconditions: dict[str, str | None] = field(default_factory=dict)
-    """The text that each field must hold; None where it must be absent."""
-    fields: dict[str, str] = field(default_factory=dict)
+    """The text that each field must hold; None if it must be absent."""
+    fields: dict[str, str | None] = field(default_factory=dict)
+    """The text to write to each field; None deletes it."""
     log: list[str] = field(default_factory=list)
 
 
@@ -48,22 +63,37 @@ class Together:
 
     def __init__(self) -> None:
         self.changes: dict[str, Change] = {}
+        """By the name of the member."""
 
-    def update(self, char_id: int, /, **fields: Any) -> Self:
-        """Write fields of a loaded character, as ``HotStore.update`` does."""
+    def update(
+        self, char_id: int, fields: Mapping[str, FieldValue] | None = None, /, **more: FieldValue
+    ) -> Self:
+        """Write fields of a loaded character, as the store's method does; None deletes a field."""
         change = self._character(char_id)
-        change.what = "write"
-        change.fields |= encode_character(fields)
+        change.action = Action.WRITE
+        change.fields |= encode_character(gather_fields(fields, more))
         return self
 
-    def expect(self, char_id: int, /, *, version: int | None = None, **fields: Any) -> Self:
-        """Let all of it happen only if the character holds these values; None means none.
+    def expect(
+        self,
+        char_id: int,
+        fields: Mapping[str, FieldValue] | None = None,
+        /,
+        *,
+        version: int | None = None,
+        **more: FieldValue,
+    ) -> Self:
+        """Let all of it happen only if the character's fields hold these values; None is absent.
 
-        Prefer fields to ``version``, which every backup raises too. Whom nothing else here changes
-        is not changed.
+        Prefer fields to ``version``, which every backup raises too. A character that is only
+        expected is not written.
         """
-        held = encode_character({n: v for n, v in fields.items() if v is not None})
-        _add_precondition(self._character(char_id), version, fields, held)
+        expected = gather_fields(fields, more)
+        absent = {name for name in CORE_FIELDS if name in expected and expected[name] is None}
+        texts = encode_character({n: v for n, v in expected.items() if n not in absent})
+        change = self._character(char_id)
+        change.preconditions |= texts | dict.fromkeys(absent)
+        _expect_version(change, version)
         return self
 
     def update_session(
@@ -77,7 +107,8 @@ class Together:
     ) -> Self:
         """Write fields of an open session and append to its log, as the store's method does."""
         change = self._session(session_type, session_id)
-        change.what = "write" if change.what == "guard" else change.what
+        if change.action == Action.EXPECT:
+            change.action = Action.WRITE
         change.fields |= _session_fields(session_type, fields or {})
         change.log += encode_log(log)
         if change.log and not find_type(session_type).has_log:
@@ -89,7 +120,7 @@ class Together:
     ) -> Self:
         """Close an open session, with a last change if given; one that is closed is refused."""
         self.update_session(session_type, session_id, fields)
-        self._session(session_type, session_id).what = "close"
+        self._session(session_type, session_id).action = Action.CLOSE
         return self
 
     def expect_session(
@@ -101,10 +132,12 @@ class Together:
         *,
         version: int | None = None,
     ) -> Self:
-        """Let all of it happen only if the session holds these values; None means none."""
-        given = fields or {}
-        held = encode_session(session_type, {n: v for n, v in given.items() if v is not None})
-        _add_precondition(self._session(session_type, session_id), version, given, held)
+        """Let all of it happen only if the session's fields hold these values; None is absent."""
+        expected = fields or {}
+        texts = encode_session(session_type, {n: v for n, v in expected.items() if v is not None})
+        change = self._session(session_type, session_id)
+        change.preconditions |= {name: texts.get(name) for name in expected}
+        _expect_version(change, version)
         return self
 
     def _character(self, char_id: int) -> Change:
@@ -112,18 +145,16 @@ class Together:
 
     def _session(self, session_type: str, session_id: UUID | str) -> Change:
         find_type(session_type)
-        name = session_name(session_type, session_uuid(session_id))
-        return self.changes.setdefault(name, Change(session_type))
+        ref = SessionRef(session_type, session_uuid(session_id))
+        return self.changes.setdefault(ref.member, Change(session_type))
 
 
-def _add_precondition(
-    change: Change, version: int | None, given: Mapping[str, Any], held: Mapping[str, str]
-) -> None:
-    change.preconditions |= {name: held.get(name) for name in given}
-    if version is not None:
-        if type(version) is not int or version < 0:
-            raise InvalidInput(f"the expected version must be an integer from 0, not {version!r}")
-        change.preconditions["version"] = str(version)
+def _expect_version(change: Change, version: int | None) -> None:
+    if version is None:
+        return
+    if type(version) is not int or version < 0:
+        raise InvalidInput(f"the expected version must be an integer from 0, not {version!r}")
+    change.preconditions["version"] = str(version)
 
 
 def _session_fields(session_type: str, fields: Mapping[str, Any]) -> dict[str, str]:
@@ -133,33 +164,40 @@ def _session_fields(session_type: str, fields: Mapping[str, Any]) -> dict[str, s
 
 
 def update_together(
-    keys: Keys, changes: Together | Mapping[int, Mapping[str, Any]], /, *, durable: bool = False
+    keys: Keys,
+    changes: Together | Mapping[int, Mapping[str, FieldValue]],
+    /,
+    *,
+    durable: bool = False,
 ) -> Command[dict[int, int]]:
     """Change several characters and sessions in one atomic step: all of it, or nothing.
 
     ``changes`` is a ``Together``, or fields by character: ``{1: {"gold": 90}, 2: {"gold": 110}}``.
     What is changed together is saved together, in one transaction. Returns the new version of each
-    character that is changed. Raises PreconditionFailed where something is not as expected,
+    character that is changed. Raises PreconditionFailed if something is not as expected,
     CharacterNotLoaded, SessionNotFound, SessionClosed, GroupTooLarge, InvalidInput or CorruptState;
-    then nothing is written. With ``durable`` it returns when PostgreSQL has it, or raises NotDurable.
+    then nothing is written. With ``durable`` it returns when PostgreSQL has it, or raises
+    NotDurable.
     """
-    if not isinstance(changes, Together):
-        given, changes = changes, Together()
-        for char_id, fields in given.items():
-            changes.update(char_id, **fields)
-    todo = changes.changes
-    if all(one.what == "guard" for one in todo.values()):
+    if isinstance(changes, Together):
+        builder = changes
+    else:
+        builder = Together()
+        for char_id, fields in changes.items():
+            builder.update(char_id, fields)
+    todo = builder.changes
+    if all(one.action == Action.EXPECT for one in todo.values()):
         raise InvalidInput("nothing is to be changed: call update or update_session")
     if len(todo) > MAX_TIED:
         raise InvalidInput(
             f"{len(todo)} characters and sessions in one change; at most {MAX_TIED} can be"
         )
-    changed = [name for name, one in todo.items() if name.isdigit() and one.what != "guard"]
+    changed = [n for n, one in todo.items() if n.isdigit() and one.action != Action.EXPECT]
 
-    def receipts(versions: Mapping[str, int]) -> dict[int, int]:
+    def by_character(versions: Mapping[str, int]) -> dict[int, int]:
         return {int(name): versions[name] for name in changed}
 
-    return change(keys, todo, durable=durable).then(receipts)
+    return change(keys, todo, durable=durable).then(by_character)
 
 
 _update_together = load_script("update_together")
@@ -177,54 +215,79 @@ def change(
     """Change members in one atomic step. Returns the version of each, by name."""
     token = token or str(uuid4())
     members = Members({*todo, *known, token})
-    on = [keys.dirty, keys.since, keys.idempotency(token), *members.keys(keys)]
+    script_keys = [keys.dirty, keys.since, keys.idempotency(token), *members.keys(keys)]
     anchor = members.characters[0] if members.characters else 0
     again = partial(change, keys, durable=durable, token=token)
 
     def parse(reply: Raw) -> dict[str, int] | Command[dict[str, int]]:
-        if reply[0] == 0:
-            return again(todo, known=known | found_members(anchor, on, reply[1]))
-        if reply[0] == 1:
-            return dict(zip(todo, map(int, reply[1]), strict=True))
-        name, held = list(todo)[reply[1]], reply[3]
-        as_found = _as_found(name, todo[name], reply[2].decode(), held)
+        status, *rest = reply
+        if status == 0:
+            return again(todo, known=members.with_found(anchor, script_keys, rest[0]))
+        if status == 1:
+            return dict(zip(todo, map(int, rest[0]), strict=True))
+        position, field_name, raw = rest
+        name = list(todo)[position]
+        as_found = _as_found(name, todo[name], field_name.decode(), raw)
         return again({**todo, name: as_found}, known=known)
 
     def receipts(reply: Raw) -> dict[int, int]:
         versions = dict(zip(todo, map(int, reply[1]), strict=True))
-        return {i: versions.get(str(i), 0) for i in members.characters if _saves(i)}
+        return {i: versions.get(str(i), 0) for i in members.characters if saves(str(i))}
 
-    def _saves(char_id: int) -> bool:
-        return str(char_id) not in todo or todo[str(char_id)].what != "guard"
+    def saves(name: str) -> bool:
+        return name not in todo or todo[name].action != Action.EXPECT
 
-    # Plain writes of one thing may be sent again; what counts, compares or appends may not.
-    once = len(todo) > 1 or any(c.preconditions or c.log for c in todo.values())
-    args: list[str | int] = [*members.counts(), MAX_TIED, token, _IDEMPOTENCY_MS if once else 0]
-    args += [len(todo), *members.listed()]
-    for name, one in todo.items():
-        args += [name, one.what, len(one.preconditions)]
-        for name_of, text in one.preconditions.items():
-            args += [name_of, "-" if text is None else "=", text or ""]
-        args += [len(one.fields), *flat(one.fields), len(one.log), *one.log]
-    return Command(_update_together, on, args, parse, anchor, receipts if durable else None)
+    args = (pack(_script_args(members, todo, token)),)
+    save = receipts if check_durable(durable) else None
+    return Command(_update_together, script_keys, args, parse, anchor, save)
 
 
-def _as_found(name: str, one: Change, field: str, raw: bytes | None) -> Change:
-    """Return the change with the guard as the field is written, if that means the same.
+def _script_args(members: Members, todo: Mapping[str, Change], token: str) -> dict[str, Any]:
+    """Return what ``update_together.lua`` unpacks."""
+    # A plain write of one thing may be sent again; one that counts, compares or appends may not.
+    repeatable = len(todo) == 1 and not any(one.preconditions or one.log for one in todo.values())
+    changes = [
+        {
+            "name": name,
+            "action": one.action,
+            "preconditions": [
+                (field_name, False if text is None else text)
+                for field_name, text in one.preconditions.items()
+            ],
+            "fields": FieldWrites.of(one.fields),
+            "log": one.log,
+        }
+        for name, one in todo.items()
+    ]
+    return {
+        "members": members.listed(),
+        "max_tied": MAX_TIED,
+        "new_tie": token,
+        "idempotency_ms": 0 if repeatable else _IDEMPOTENCY_MS,
+        "changes": changes,
+    }
+
+
+def _as_found(name: str, change: Change, field_name: str, raw: bytes | None) -> Change:
+    """Return the change with a precondition spelled as Redis spells it, if that means the same.
 
     JSON may be written in many ways. Raises PreconditionFailed if it does not mean the same.
     """
-    expected = one.preconditions[field]
+    expected = change.preconditions[field_name]
     found = None if raw is None else raw.decode(errors="backslashreplace")
-    if expected is not None and found is not None:
-        is_json = (
-            field in json_fields(one.session_type) if one.session_type else field in JSON_FIELDS
-        )
+    if expected is not None and found is not None and _is_json(change, field_name):
         try:
-            if is_json and load_json(expected) == load_json(found):
-                return replace(one, preconditions={**one.preconditions, field: found})
+            if load_json(expected) == load_json(found):
+                as_found = {**change.preconditions, field_name: found}
+                return replace(change, preconditions=as_found)
         except (ValueError, RecursionError):
             pass
-    session_type, colon, session_id = name.partition(":")
-    whose = f"{session_type}:session:{session_id}" if colon else f"character {name}"
-    raise PreconditionFailed(whose, field, expected, found)
+    ref = SessionRef.from_member(name)
+    label = ref.label if ref else f"character {name}"
+    raise PreconditionFailed(label, field_name, expected, found)
+
+
+def _is_json(change: Change, field_name: str) -> bool:
+    if change.session_type:
+        return field_name in json_fields(change.session_type)
+    return field_name in JSON_FIELDS

@@ -1,134 +1,117 @@
 -- Changes characters and sessions in one step, all or nothing, if what is expected of them holds;
--- ties what it changes, so that it is saved together, and marks whoever takes part.
--- Nothing is done where more belongs to it than is declared: the reply says what, for the next try.
--- Sent twice it does no harm: the second time it answers as the first time.
--- Uses: version, mark, members, tie
--- KEYS: 1 dirty, 2 since, 3 once, then the cores, the sessions, their logs, the ties
--- ARGV: 1 how many cores, 2 sessions, 3 ties, 4 most members of a tie, 5 id for a new tie, 6 ms to
---       remember that it was done or 0, 7 how many changes; then the members' names; then for each
---       change its name, "guard" or what to do ("write", "close", "end": close if it is open), how
---       many expectations, field, "=" or "-" (absent), text, …; how many fields, field, value, …;
---       how many log entries, entries
+-- ties what it changes, so that it is saved together, and marks the participants.
+-- Nothing is done if more belongs to the group than is declared: the reply says what, for the next
+-- try. Sent twice it does no harm: the second time it answers as the first time.
+-- Uses: clock, version, mark, fields, members, tie
+-- KEYS: 1 dirty, 2 since, 3 idempotency; then the cores, the sessions, their logs, the ties
+-- ARGV: 1, packed: members (the names of characters, sessions, ties), max_tied, new_tie (its id),
+--       idempotency_ms (how long the answer is kept, or 0), changes (each with its name, its action
+--       "expect", "write", "close" or "close_if_open", preconditions (field, text; false if it must
+--       be absent), fields, log)
 -- Returns: 1 and the new versions in the order of the changes; or 0 and what else belongs to it; or
 --          2, the number of the change, the field that is not as expected, what it holds if at all
--- Errors: with the key's number NOTLOADED, SESSIONGONE, SESSIONCLOSED, NOBODY, BADLIST,
+-- Errors: with the key's number NOTLOADED, SESSIONGONE, SESSIONCLOSED, NOPARTICIPANTS, BADLIST,
 --         BADVERSION, WRONGTYPE; GROUPTOOLARGE with the characters to save first
-local cores, sessions, ties = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local fresh, remember = ARGV[5], tonumber(ARGV[6])
-if remember > 0 then
-  local before = redis.call('GET', KEYS[3])
-  if before then
-    local versions = {}
-    for version in string.gmatch(before, '%d+') do versions[#versions + 1] = version end
-    return {1, versions}
-  end
-end
-name_members(ARGV, 3, 8, cores, sessions, ties)
+local dirty, since, idempotency = KEYS[1], KEYS[2], KEYS[3]
+local args = cmsgpack.unpack(ARGV[1])
+local characters, sessions, ties = unpack(args.members)
+local changes = args.changes
 
-local next_arg = 7 + cores + sessions + ties
-local function take()
-  next_arg = next_arg + 1
-  return ARGV[next_arg]
+local answer = args.idempotency_ms > 0 and redis.call('GET', idempotency)
+if answer then
+  local versions = {}
+  for version in string.gmatch(answer, '%d+') do versions[#versions + 1] = version end
+  return {1, versions}
 end
-local function skip(count)
-  local first = next_arg + 1
-  next_arg = next_arg + count
-  return first
-end
+number_members(3, characters, sessions, ties)
 
--- What is to be done, and whether it may be.
-local changes, written = {}, {}
-for i = 1, tonumber(ARGV[7]) do
-  local name, what = take(), take()
-  local key = at[name]
-  local of_session = key > 3 + cores
-  local change = {name = name, key = key, what = what, of_session = of_session}
-  if redis.call('EXISTS', KEYS[key]) == 0 then
-    return redis.error_reply((of_session and 'SESSIONGONE ' or 'NOTLOADED ') .. key)
+-- Adds to a change its number, is_session, participants, and writes: whether it writes anything.
+-- Returns the reply that refuses it, if any.
+local function check(change)
+  local number = number_of[change.name]
+  local key = KEYS[number]
+  change.number, change.is_session = number, number > 3 + #characters
+  if redis.call('EXISTS', key) == 0 then
+    return redis.error_reply((change.is_session and 'SESSIONGONE ' or 'NOTLOADED ') .. number)
   end
-  local refused = cannot_raise(key)
+  local refused = version_error(number)
   if refused then return refused end
-  local closed = of_session and redis.call('HEXISTS', KEYS[key], 'closed_at') == 1
-  change.over = closed and what == 'end'
-  if closed and not change.over and what ~= 'guard' then
-    return redis.error_reply('SESSIONCLOSED ' .. key)
+  local is_closed = change.is_session and redis.call('HEXISTS', key, 'closed_at') == 1
+  change.writes = change.action ~= 'expect' and not (is_closed and change.action == 'close_if_open')
+  if is_closed and change.writes then return redis.error_reply('SESSIONCLOSED ' .. number) end
+  for _, precondition in ipairs(change.preconditions) do
+    local field, expected = unpack(precondition)
+    local value = redis.call('HGET', key, field)
+    if value ~= expected then return {2, change.position, field, value} end
   end
-  for _ = 1, tonumber(take()) do
-    local field, how, text = take(), take(), take()
-    local held = redis.call('HGET', KEYS[key], field)
-    if held ~= (how == '=' and text) then
-      return {2, i - 1, field, held or false}
-    end
+  if change.writes and change.is_session then
+    change.participants = redis.call('HGET', key, 'participants') or ''
+    refused = participants_error(number, change.participants)
+    if refused then return refused end
+    need_participants(number, change.participants)
   end
-  change.fields = tonumber(take())
-  change.first_field = skip(2 * change.fields)
-  change.entries = tonumber(take())
-  change.first_entry = skip(change.entries)
-  if what ~= 'guard' and not change.over then
-    written[#written + 1] = name
-    if of_session then
-      change.participants = redis.call('HGET', KEYS[key], 'participants') or ''
-      refused = bad_participants(key, change.participants)
-      if refused then return refused end
-      need_participants(key, change.participants)
-    end
-  end
-  changes[i] = change
 end
-if #written == 1 and changes[1].participants and not string.find(changes[1].participants, '%d') then
-  return redis.error_reply('NOBODY ' .. changes[1].key)
+
+local written = {}
+for i, change in ipairs(changes) do
+  change.position = i - 1
+  local refused = check(change)
+  if refused then return refused end
+  if change.writes then written[#written + 1] = change end
+end
+if #written == 1 and written[1].is_session and not string.find(written[1].participants, '%d') then
+  return redis.error_reply('NOPARTICIPANTS ' .. written[1].number)
 end
 if #found > 0 then return {0, found} end
 
--- Who takes part in a session that is tied is tied with it, so that one tie is the whole group.
+-- The participants of a session that is tied are tied with it, so that one tie is the whole group.
 local tied, plan, is_tied = {}, nil, {}
 local function add(name)
-  if not is_tied[name] and redis.call('EXISTS', KEYS[at[name]]) == 1 then
+  if not is_tied[name] and redis.call('EXISTS', KEYS[number_of[name]]) == 1 then
     is_tied[name] = true
     tied[#tied + 1] = name
   end
 end
 if #written > 1 then
-  for _, change in ipairs(changes) do
-    if change.what ~= 'guard' and not change.over then add(change.name) end
+  for _, change in ipairs(written) do
+    add(change.name)
     for id in string.gmatch(change.participants or '', '%d+') do add(id) end
   end
-  plan = plan_tie(tied, fresh, tonumber(ARGV[4]))
+  plan = plan_tie(tied, args.new_tie, args.max_tied)
   if #found > 0 then return {0, found} end
 end
-if plan and plan.full then
-  local whom = {}
-  for id, key in pairs(at) do
-    if key <= 3 + cores and redis.call('EXISTS', KEYS[key]) == 1 then whom[#whom + 1] = id end
+if plan and plan.too_large then
+  local loaded = {}
+  for _, char_id in ipairs(characters) do
+    if redis.call('EXISTS', KEYS[number_of[char_id]]) == 1 then loaded[#loaded + 1] = char_id end
   end
-  return redis.error_reply('GROUPTOOLARGE 1 ' .. table.concat(whom, ' '))
+  return redis.error_reply('GROUPTOOLARGE 1 ' .. table.concat(loaded, ' '))
 end
 
 -- From here on nothing can be refused.
-local time = redis.call('TIME')
+local closed_at = integer(now_ms())
+local function write(change)
+  local key = KEYS[change.number]
+  local version = redis.call('HINCRBY', key, 'version', 1)
+  write_fields(key, change.fields)
+  for _, entry in ipairs(change.log) do
+    redis.call('RPUSH', KEYS[change.number + #sessions], entry)
+  end
+  if change.action ~= 'write' then redis.call('HSET', key, 'closed_at', closed_at) end
+  if not change.is_session then mark(dirty, since, change.name) end
+  for id in string.gmatch(change.participants or '', '%d+') do
+    if redis.call('EXISTS', KEYS[number_of[id]]) == 1 then mark(dirty, since, id) end
+  end
+  return integer(version)
+end
+
 local versions = {}
 for i, change in ipairs(changes) do
-  local key = KEYS[change.key]
-  if change.what == 'guard' or change.over then
-    versions[i] = redis.call('HGET', key, 'version') or '0'
-  else
-    versions[i] = string.format('%.0f', redis.call('HINCRBY', key, 'version', 1))
-    for j = change.first_field, change.first_field + 2 * change.fields - 1, 2 do
-      redis.call('HSET', key, ARGV[j], ARGV[j + 1])
-    end
-    for j = change.first_entry, change.first_entry + change.entries - 1 do
-      redis.call('RPUSH', KEYS[change.key + sessions], ARGV[j])
-    end
-    if change.what ~= 'write' then
-      local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-      redis.call('HSET', key, 'closed_at', string.format('%.0f', now_ms))
-    end
-    if not change.of_session then mark(KEYS[1], KEYS[2], change.name) end
-    for id in string.gmatch(change.participants or '', '%d+') do
-      if redis.call('EXISTS', KEYS[at[id]]) == 1 then mark(KEYS[1], KEYS[2], id) end
-    end
-  end
+  versions[i] = change.writes and write(change)
+    or redis.call('HGET', KEYS[change.number], 'version') or '0'
 end
-if plan then tie(plan, tied, fresh) end
-if remember > 0 then redis.call('SET', KEYS[3], table.concat(versions, ' '), 'PX', remember) end
+if plan then tie(plan, tied, args.new_tie) end
+if args.idempotency_ms > 0 then
+  redis.call('SET', idempotency, table.concat(versions, ' '), 'PX', args.idempotency_ms)
+end
 return {1, versions}

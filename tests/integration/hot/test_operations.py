@@ -12,6 +12,7 @@ from statesync.errors import (
     CorruptState,
     InvalidCharId,
     InvalidField,
+    InvalidInput,
     RedisUnavailable,
 )
 from statesync.hot.store import HotStore
@@ -81,6 +82,42 @@ def test_update_keeps_since_of_the_first_unsaved_change(store: Driver) -> None:
     store.raw.zadd(store.keys.since, {"1": 5})
     store.update(1, gold=2)
     assert store.sync_state(1).since_ms == 5
+
+
+def test_fields_come_in_a_mapping_or_as_keywords(store: Driver) -> None:
+    store.create(1, {"durable": "yes", "fields": 1}, gold=1, rank=None)
+    assert store.get(1).fields == {"durable": "yes", "fields": "1", "gold": "1"}
+    store.update(1, {"durable": 3, "char_id": 4, "keys": 5, "version": 6}, gold=2, durable=False)
+    own = {"durable": "3", "fields": "1", "char_id": "4", "keys": "5", "version": "6", "gold": "2"}
+    assert store.get(1).fields == own
+    assert store.get(1).version == 2
+
+
+def test_none_deletes_a_field(store: Driver) -> None:
+    store.create(1, gold=1, guild="x", rank=2)
+    assert store.update(1, {"guild": None, "absent": None}, rank=None, gold=2) == 2
+    assert store.get(1).fields == {"gold": "2"}
+    assert store.update(1, gold=None) == 3
+    assert store.get(1).fields == {}
+    assert store.raw.hgetall(store.keys.core(1)) == {b"version": b"3"}
+
+
+@pytest.mark.parametrize(
+    ("args", "fields", "match"),
+    [
+        (({"gold": 1},), {"gold": 2}, "the field 'gold' is given twice"),
+        ((5,), {}, "the fields must be a mapping, not int"),
+        ((), {"durable": 3}, "durable is an option, True or False, not 3; put a field of that"),
+        ((), {"durable": None}, "put a field of that name in the mapping"),
+    ],
+)
+@pytest.mark.parametrize("operation", ["update", "create"])
+def test_fields_that_contradict_are_refused(
+    store: Driver, operation: str, args: Any, fields: Any, match: str
+) -> None:
+    with pytest.raises(InvalidInput, match=match):
+        getattr(store, operation)(1, *args, **fields)
+    assert not loaded(store)
 
 
 def test_update_refuses_one_that_is_not_loaded(store: Driver) -> None:

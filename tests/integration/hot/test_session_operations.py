@@ -83,6 +83,18 @@ def test_open_writes_all_in_one_step(store: Driver, party: list[int]) -> None:
         assert core.version == 2
 
 
+def test_open_writes_and_deletes_fields_of_the_cores(store: Driver, party: list[int]) -> None:
+    store.update(1, guild="x", session_id="old")
+    core = {"session_id": "new", "durable": 1, "guild": None}
+    session = store.open_session("combat", party, {}, core, state="combat", gold=None)
+    for i in party:
+        read = store.get(i)
+        own = {"session_id": "new", "durable": "1", "combat_session_id": str(session)}
+        assert (read.state, read.fields) == ("combat", own)
+    with pytest.raises(InvalidInput, match="'state' is given twice"):
+        store.open_session("combat", party, {}, {"state": "a"}, state="b")
+
+
 def test_open_twice_is_open_once(store: Driver, party: list[int]) -> None:
     session = uuid4()
     for _ in range(2):

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import Engine, text
 
-from statesync import GameStateOrchestrator, HotStore, Settings, Together
+from statesync import GameStateOrchestrator, Settings, Together
 from statesync.errors import (
     CharacterNotLoaded,
     CorruptState,
@@ -23,6 +23,7 @@ from statesync.errors import (
 from statesync.hot.commands.backup import CoreAck
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED
+from statesync.hot.store import HotStore
 from statesync.state.fields import TIE_FIELD
 from tests.conftest import Driver
 
@@ -117,6 +118,33 @@ def test_refusal_names_whose_what_and_how(players: Driver) -> None:
     assert str(failed.value) == "character 1, field 'gold': expected '500', found '100'"
 
 
+def test_own_fields_may_have_any_name(players: Driver) -> None:
+    own: dict[str, Any] = {"version": 3, "durable": "x", TIE_FIELD: "y"}
+    trade = Together().update(1, own).update(2, {"version": "z"}).expect(1, {"version": None})
+    assert players.update_together(trade.expect(1, version=1)) == {1: 2, 2: 2}
+    assert players.get(1).fields == {"gold": "100", "version": "3", "durable": "x", TIE_FIELD: "y"}
+    assert players.update_together({1: {"version": 4}}) == {1: 3}
+    again = Together().expect(1, {"version": "4", "durable": "x"}, version=3).update(1, version=5)
+    assert players.update_together(again) == {1: 4}
+    assert players.get(1).fields["version"] == "5"
+
+
+def test_none_deletes_and_expects_absence(players: Driver) -> None:
+    players.update(1, guild="x")
+    trade = Together().expect(1, guild="x", rank=None).update(1, guild=None).update(2, guild="x")
+    players.update_together(trade)
+    assert players.get(1).fields == {"gold": "100"}
+    assert players.get(2).fields == {"gold": "100", "guild": "x"}
+    with pytest.raises(PreconditionFailed):
+        players.update_together(trade)
+    players.update_together({1: {"guild": "y"}, 2: {"guild": None, "gold": 0}})
+    assert players.get(1).fields == {"gold": "100", "guild": "y"}
+    assert players.get(2).fields == {"gold": "0"}
+    last = Together().expect(2, {"state": None, "stats": None, "guild": None}).update(2, gold=1)
+    players.update_together(last.update(2, gold=None))
+    assert players.get(2).fields == {}
+
+
 def test_session_that_closed_meanwhile_refuses_the_trade(players: Driver) -> None:
     window = players.open_session("combat", [1, 2], {"turn": "1"})
     trade = Together().update(1, gold=0).update(2, gold=200).close_session("combat", window)
@@ -173,8 +201,8 @@ def test_sent_twice_it_is_done_once(players: Driver) -> None:
         (lambda: Together().expect(1, gold=1), InvalidInput, "nothing is to be changed"),
         (lambda: {0: {"gold": 1}}, InvalidInput, "not a character id"),
         (lambda: {i: {} for i in range(1, 99)}, InvalidInput, "98 characters .* at most 64"),
-        (lambda: Together().update(1, version=3), InvalidField, "belongs to statesync"),
-        (lambda: Together().update(1, **{TIE_FIELD: "x"}), InvalidField, "belongs to statesync"),
+        (lambda: Together().update(1, {"gold": 1}, gold=2), InvalidInput, "'gold' is given twice"),
+        (lambda: Together().expect(1, {"gold": 1}, gold=2), InvalidInput, "'gold' is given twice"),
         (lambda: Together().expect(1, version=-1), InvalidInput, "expected version"),
         (lambda: Together().update_session("inventory", uuid4(), log=[1]), InvalidInput, "no log"),
         (lambda: Together().update_session("combat", "x"), InvalidInput, "must be a UUID"),

@@ -1,34 +1,35 @@
--- The members of a group by name, as Python lists them (members.py): a character by its id, a
--- session as type:id, a tie by its id. at[name] is the number of its key.
--- Whoever else turns out to belong to the group is noted in found, as the number of the key where
--- that was read, the field and what it holds, for Python to declare at the next try.
+-- The members of a group, by name, as Python lists them (members.py): a character by its id, a
+-- session as type:id, a tie by its id. number_of[name] is the number of the member's key.
+-- What else turns out to belong to the group goes into found, as the number of the key where that
+-- was read, the field and what it holds. Python declares it at the next try.
 local TIE = 'statesync:tie'
-local at, found = {}, {}
+local number_of, found = {}, {}
 
-local function name_members(list, before, first, cores, sessions, ties)
-  for i = 0, cores + sessions - 1 do at[list[first + i]] = before + 1 + i end
-  for i = cores + sessions, cores + sessions + ties - 1 do
-    at[list[first + i]] = before + 1 + sessions + i -- the keys of the logs come in between
+-- Numbers the members whose keys follow KEYS[before]: characters, sessions, their logs, ties.
+local function number_members(before, characters, sessions, ties)
+  for i = 1, #characters do number_of[characters[i]] = before + i end
+  before = before + #characters
+  for i = 1, #sessions do number_of[sessions[i]] = before + i end
+  before = before + 2 * #sessions
+  for i = 1, #ties do number_of[ties[i]] = before + i end
+end
+
+local function need(name, number, field, value)
+  if not number_of[name] then
+    local last = #found
+    found[last + 1], found[last + 2], found[last + 3] = number, field, value
   end
 end
 
-local function need(name, i, field, value)
-  if not at[name] then
-    found[#found + 1] = i
-    found[#found + 1] = field
-    found[#found + 1] = value
+local function need_participants(number, participants)
+  for char_id in string.gmatch(participants, '%d+') do
+    if not number_of[char_id] then return need(char_id, number, 'participants', participants) end
   end
 end
 
--- Returns the error to give where participants are no list of ids; nothing if they are.
-local function bad_participants(i, list)
-  if list ~= '' and not string.match(list, '^%s*%[[%d,%s]*%]%s*$') then
-    return redis.error_reply('BADLIST ' .. i)
-  end
-end
-
-local function need_participants(i, list)
-  for id in string.gmatch(list, '%d+') do
-    if not at[id] then return need(id, i, 'participants', list) end
+-- Returns the error for participants that are no list of ids; nothing if they are one.
+local function participants_error(number, participants)
+  if participants ~= '' and not string.match(participants, '^%s*%[[%d,%s]*%]%s*$') then
+    return redis.error_reply('BADLIST ' .. number)
   end
 end
