@@ -1,20 +1,18 @@
-"""What a session's row depends on may change beside it; and what a type of a game's own may do."""
+"""A session's rows depend on others, its members' and its items': a change there reaches them."""
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine
 
-from statesync import GameStateOrchestrator, Session, SessionOrchestrator, Settings
-from statesync.errors import InvalidField, InvalidInput, InvalidSessionType
+from statesync import GameStateOrchestrator
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from tests.conftest import FullCore
-from tests.registry import registered
+from tests.integration.sessions.stores import rows, wipe
 
 PARTY = [1, 2, 3]
 SWORD = {"item_id": "sword", "kind": "sword", "quantity": 1}
@@ -25,16 +23,6 @@ def party(hot: HotStore, full_core: FullCore) -> list[int]:
     for char_id in PARTY:
         hot.create(char_id, **full_core(char_id))
     return PARTY
-
-
-def rows(engine: Engine, query: str) -> list[Any]:
-    with engine.begin() as connection:
-        return [tuple(row) for row in connection.execute(text(query))]
-
-
-def wipe(raw: Any, keys: Keys) -> None:
-    for key in raw.scan_iter(f"{keys.prefix}*", count=1000):
-        raw.delete(key)
 
 
 @pytest.mark.usefixtures("party")
@@ -66,7 +54,7 @@ def test_reference_cleared_and_set_again_opens_the_session_again(
     assert orchestrator.restore_full_state(1).sessions == {"combat": "restored"}
 
 
-def test_who_is_first_saved_after_his_session_is_in_it(
+def test_member_that_is_first_saved_after_its_session_is_in_it(
     hot: HotStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys, full_core: FullCore
 ) -> None:
     hot.create(1, **full_core(1))
@@ -84,65 +72,15 @@ def test_who_is_first_saved_after_his_session_is_in_it(
 def test_id_of_two_types_is_refused_by_name(
     hot: HotStore, orchestrator: GameStateOrchestrator, engine: Engine
 ) -> None:
-    taken = hot.open_session("combat", [1], {"turn": "7"})
+    fight_id = hot.open_session("combat", [1], {"turn": "7"})
     orchestrator.backup_full_state(1)
-    hot.open_session("scenario", [2], {"quest_id": "q"}, session_id=taken)
+    hot.open_session("scenario", [2], {"quest_id": "q"}, session_id=fight_id)
     hot.update(3, gold=1)
     reports = orchestrator.backup_many([2, 3])
     assert [r.outcome for r in reports] == ["quarantined", "saved"]
     assert "a combat session has this id" in (reports[0].error or "")
-    hot.join_session("scenario", taken, 1)
+    hot.join_session("scenario", fight_id, 1)
     reports = orchestrator.backup_many([1, 2])
     assert [r.outcome for r in reports] == ["quarantined"] * 2
     assert "session as well" in (reports[0].error or "")
     assert rows(engine, "SELECT session_type FROM sessions") == [("combat",)]
-
-
-@pytest.mark.usefixtures("party")
-def test_type_says_what_it_cannot_be_opened_without(hot: HotStore) -> None:
-    with pytest.raises(InvalidField, match="'scenario' cannot be opened without it") as refused:
-        hot.open_session("scenario", [1], {"node": "n"})
-    assert refused.value.field == "quest_id"
-    with pytest.raises(InvalidInput, match="has no log"):
-        hot.update_session("scenario", uuid4(), log=["x"])
-
-
-# Types of a game's own
-
-
-def test_log_needs_to_say_how_much_is_saved() -> None:
-    class Silent(SessionOrchestrator):
-        session_type = "fish"
-        has_log = True
-
-    with pytest.raises(InvalidSessionType, match="saved_log"), registered(Silent):
-        pass
-
-
-class NoJson(SessionOrchestrator):
-    session_type = "fish"
-
-    def payload(self, session: Session) -> dict[str, Any]:
-        return {"x": object()}
-
-
-class Swallows(SessionOrchestrator):
-    session_type = "fish"
-
-    def save(self, connection: Connection, snapshots: Any) -> None:
-        with suppress(Exception):
-            connection.execute(text("SELECT 1/0"))
-
-
-@pytest.mark.usefixtures("party")
-@pytest.mark.parametrize("session_type", [NoJson, Swallows])
-def test_mistake_of_a_type_is_its_sessions_alone(
-    hot: HotStore, settings: Settings, session_type: type[SessionOrchestrator]
-) -> None:
-    with registered(session_type):
-        game = GameStateOrchestrator.from_settings(settings)
-        hot.open_session("fish", [1], {"a": "1"})
-        reports = game.backup_many([1, 2])
-        assert [r.outcome for r in reports] == ["quarantined", "saved"]
-        assert "the session type 'fish' cannot save it" in (reports[0].error or "")
-        game.close()

@@ -1,30 +1,32 @@
-"""What every session type owes, whoever made it: one suite over all that are registered.
+"""What every session type owes, built in or not: one suite over all that are registered.
 
 A type that is registered elsewhere is tested here as well; ``SAMPLES`` may name fields for it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine
 
-from statesync import Session, SessionOrchestrator
-from statesync.errors import CharacterNotRestored, InSession, SessionClosed, SessionNotFound
-from statesync.game.client import log_in
+from statesync import GameStateOrchestrator
+from statesync.errors import (
+    InSession,
+    SessionClosed,
+    SessionNotFound,
+)
 from statesync.hot.keys import Keys
-from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state import session_types
 from tests.conftest import FullCore
+from tests.integration.sessions.stores import content, rows, settle, wipe
 from tests.registry import registered
 
 with registered():  # the example registers itself; it is not meant for other tests
     from examples import fishing
+
 
 SAMPLES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "combat": (
@@ -95,43 +97,12 @@ def session(
     return game.hot.open_session(session_type, PARTY, sample, state=state)
 
 
-def rows(engine: Engine, query: str) -> list[Any]:
-    with engine.begin() as connection:
-        return [tuple(row) for row in connection.execute(text(query))]
-
-
-def content(raw: Any, keys: Keys) -> dict[str, Any]:
-    """Return all characters and sessions in Redis, with JSON decoded."""
-    found = {}
-    for key in raw.scan_iter(f"{keys.prefix}*", count=1000):
-        if b":session:" in key or key.startswith(f"{keys.prefix}ac:".encode()):
-            found[key] = {name: decoded(value) for name, value in raw.hgetall(key).items()}
-    return found
-
-
-def decoded(value: bytes) -> Any:
-    try:
-        return json.loads(value)
-    except ValueError:
-        return value
-
-
-def wipe(raw: Any, keys: Keys) -> None:
-    for key in raw.scan_iter(f"{keys.prefix}*", count=1000):
-        raw.delete(key)
-
-
-def settle(game: GameStateOrchestrator) -> None:
-    while any(game.hot.sync_state(i).dirty for i in PARTY):
-        game.backup_many(PARTY)
-
-
 def test_comes_back_as_it_was_under_its_old_id(
     game: GameStateOrchestrator, session_type: str, session: UUID, change: Any, raw: Any, keys: Keys
 ) -> None:
-    settle(game)
+    settle(game, PARTY)
     game.hot.update_session(session_type, session, change)
-    settle(game)
+    settle(game, PARTY)
     before = content(raw, keys)
     wipe(raw, keys)
     reports = game.restore_many(PARTY)
@@ -160,7 +131,7 @@ def test_is_saved_by_its_own_name_and_restored_by_a_character(
 def test_is_saved_once_for_all(
     game: GameStateOrchestrator, session_type: str, session: UUID, change: Any, engine: Engine
 ) -> None:
-    settle(game)
+    settle(game, PARTY)
     first = rows(engine, "SELECT version, xmin::text FROM sessions")
     assert [r.outcome for r in game.backup_many(PARTY)] == ["unchanged"] * 4
     assert rows(engine, "SELECT version, xmin::text FROM sessions") == first
@@ -177,7 +148,7 @@ def test_is_saved_once_for_all(
 def test_live_one_is_left_alone_by_a_restore(
     game: GameStateOrchestrator, session_type: str, session: UUID, change: Any, raw: Any, keys: Keys
 ) -> None:
-    settle(game)
+    settle(game, PARTY)
     game.evict(1)
     game.hot.update_session(session_type, session, change)
     live = raw.hgetall(keys.session(session_type, str(session)))
@@ -194,7 +165,7 @@ def test_closed_one_is_kept_for_good_and_never_restored(
     raw: Any,
     keys: Keys,
 ) -> None:
-    settle(game)
+    settle(game, PARTY)
     game.hot.close_session(session_type, session, change)
     game.hot.close_session(session_type, session)
     with pytest.raises(SessionClosed):
@@ -204,7 +175,7 @@ def test_closed_one_is_kept_for_good_and_never_restored(
     assert all(game.hot.get(i).sessions == {} for i in PARTY)
     assert rows(engine, "SELECT id, closed_at IS NULL FROM sessions") == [(session, False)]
     assert len(rows(engine, "SELECT * FROM session_characters")) == 4, "history is kept"
-    settle(game)
+    settle(game, PARTY)
     wipe(raw, keys)
     report = game.restore_full_state(1)
     assert report.sessions == {}
@@ -217,7 +188,7 @@ def test_closed_one_is_kept_for_good_and_never_restored(
 def test_wiped_before_the_references_went_it_is_not_restored(
     game: GameStateOrchestrator, session_type: str, session: UUID, raw: Any, keys: Keys
 ) -> None:
-    settle(game)
+    settle(game, PARTY)
     game.hot.close_session(session_type, session)
     game.backup_full_state(1)
     wipe(raw, keys)
@@ -235,7 +206,7 @@ def test_gone_from_redis_is_reported_and_its_row_stays(
     raw: Any,
     keys: Keys,
 ) -> None:
-    settle(game)
+    settle(game, PARTY)
     before = rows(engine, "SELECT payload, version, closed_at FROM sessions")
     raw.delete(keys.session(session_type, str(session)))
     game.hot.update(1, gold=5)
@@ -251,7 +222,7 @@ def test_comes_back_whatever_the_state(
 ) -> None:
     for i in PARTY:
         game.hot.update(i, state="exploration")
-    settle(game)
+    settle(game, PARTY)
     wipe(raw, keys)
     assert game.restore_full_state(1).sessions == {session_type: "restored"}
     assert game.hot.get(1).sessions == {session_type: session}
@@ -260,7 +231,7 @@ def test_comes_back_whatever_the_state(
 def test_goes_with_the_last_and_comes_back_with_the_first(
     game: GameStateOrchestrator, session_type: str, session: UUID, raw: Any, keys: Keys
 ) -> None:
-    settle(game)
+    settle(game, PARTY)
     before = content(raw, keys)
     for i in PARTY:
         assert raw.exists(keys.session(session_type, str(session)))
@@ -280,7 +251,7 @@ def test_joining_and_leaving(
     full_core: FullCore,
     engine: Engine,
 ) -> None:
-    settle(game)
+    settle(game, PARTY)
     game.hot.create(5, **full_core(5))
     game.hot.join_session(session_type, session, 5)
     game.hot.join_session(session_type, session, 5)
@@ -297,98 +268,3 @@ def test_joining_and_leaving(
     assert game.backup_full_state(5).sessions == {session_type: "closed"}
     assert rows(engine, active) == []
     assert len(rows(engine, "SELECT * FROM session_characters")) == 5, "history is kept"
-
-
-class Broken(SessionOrchestrator):
-    """A type whose author has made every mistake there is."""
-
-    session_type = "broken"
-    mistake = ""
-
-    @classmethod
-    def check(cls, fields: Mapping[str, Any]) -> None:
-        if cls.mistake == "check":
-            raise KeyError(*fields)
-
-    def payload(self, session: Session) -> dict[str, Any]:
-        return {"x": 1 / 0} if self.mistake == "payload" else session.fields
-
-    def save(self, connection: Connection, snapshots: Sequence[Session]) -> None:
-        if self.mistake == "save":
-            raise KeyError("save")
-        if self.mistake == "no table":
-            connection.execute(text("SELECT * FROM no_such_table"))
-
-    def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
-        if self.mistake == "load":
-            connection.execute(text("SELECT * FROM no_such_table"))
-        return self.open_sessions(connection, char_ids)
-
-
-@pytest.fixture
-def broken(orchestrator: GameStateOrchestrator) -> Iterator[GameStateOrchestrator]:
-    with registered(Broken):
-        yield GameStateOrchestrator(orchestrator.hot, orchestrator.engine)
-    Broken.mistake = ""
-
-
-@pytest.mark.parametrize("mistake", ["check", "payload", "save", "no table"])
-def test_broken_type_holds_up_its_own_players_alone(
-    broken: GameStateOrchestrator, mistake: str, full_core: FullCore
-) -> None:
-    for i in range(1, 10):
-        broken.hot.create(i, **full_core(i))
-    broken.hot.open_session("broken", [3, 4], {"a": "b"})
-    Broken.mistake = mistake
-    reports = broken.backup_many(range(1, 10))
-    bad = [r for r in reports if r.outcome == "quarantined"]
-    assert [r.char_id for r in bad] == [3, 4]
-    assert {r.outcome for r in reports if r not in bad} == {"saved"}
-    named = {
-        "check": "the session type's check of it fails: KeyError",
-        "payload": "the session type 'broken' cannot save it: ZeroDivisionError",
-        "save": "the session type 'broken' cannot save it: KeyError: 'save'",
-        "no table": 'cannot save it: relation "no_such_table" does not exist',
-    }
-    assert all(named[mistake] in (r.error or "") for r in bad)
-    Broken.mistake = ""
-    assert {r.outcome for r in broken.backup_many([3])} == {"saved"}
-
-
-def test_type_that_cannot_load_holds_up_its_own_players_alone(
-    broken: GameStateOrchestrator, full_core: FullCore, raw: Any, keys: Keys
-) -> None:
-    for i in range(1, 10):
-        broken.hot.create(i, **full_core(i))
-    broken.hot.open_session("broken", [3], {"a": "b"})
-    broken.backup_many(range(1, 10))
-    wipe(raw, keys)
-    Broken.mistake = "load"
-    reports = {r.char_id: r for r in broken.restore_many(range(1, 10))}
-    assert reports.pop(3).outcome == "failed"
-    assert {r.outcome for r in reports.values()} == {"restored"}
-    assert broken.hot.peek(3) is None
-    with pytest.raises(CharacterNotRestored, match="'broken' cannot load it: relation"):
-        log_in(broken, 3)
-    Broken.mistake = ""
-    assert broken.restore_full_state(3).sessions == {"broken": "restored"}
-
-
-def test_example_is_as_short_as_we_say() -> None:
-    assert len(Path(fishing.__file__).read_text().splitlines()) < 40
-
-
-def test_example_keeps_its_catch_in_its_own_table(
-    orchestrator: GameStateOrchestrator, engine: Engine, full_core: FullCore
-) -> None:
-    with registered(fishing.FishingTrip):
-        game = GameStateOrchestrator(orchestrator.hot, orchestrator.engine)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(fishing.TABLE)
-        game.hot.create(1, **full_core())
-        trip = game.hot.open_session("fishing", [1], SAMPLES["fishing"][1], state="fishing")
-        game.backup_full_state(1)
-    assert rows(engine, "SELECT * FROM fishing_catch ORDER BY place") == [
-        (trip, 0, "carp", 900),
-        (trip, 1, "pike", 4000),
-    ]

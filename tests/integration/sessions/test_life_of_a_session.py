@@ -1,68 +1,25 @@
-"""Sessions: opened, changed, saved with their characters, closed, and brought back."""
+"""The life of a session: opened, changed, saved with its characters, closed, and brought back."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
-from statesync import errors
+from statesync import GameStateOrchestrator, errors
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
-from statesync.lifecycle.orchestrator import GameStateOrchestrator
-
-if TYPE_CHECKING:
-    from tests.conftest import FullCore
+from tests.conftest import FullCore
+from tests.integration.sessions.stores import content, rows, settle, wipe
 
 MONSTERS = [{"id": "orc", "hp": 30}, {"id": "rat", "hp": 2.5}]
 ITEMS = [
     {"item_id": "sword-1", "kind": "sword", "quantity": 1, "durability": 5},
     {"item_id": "arrow-1", "kind": "arrow", "quantity": 20},
 ]
-
-
-def rows(engine: Engine, query: str, **parameters: Any) -> list[Any]:
-    with engine.begin() as connection:
-        return [tuple(row) for row in connection.execute(text(query), parameters)]
-
-
-def everything(raw: Any, keys: Keys) -> dict[str, Any]:
-    """Return all that Redis holds of characters and sessions, JSON decoded."""
-    found: dict[str, Any] = {}
-    for key in raw.scan_iter(f"{keys.prefix}*", count=1000):
-        name = key.decode().removeprefix(keys.prefix)
-        if name.startswith(("statesync:", "dirty_accounts")):
-            continue
-        if raw.type(key) == b"list":
-            found[name] = [json.loads(entry) for entry in raw.lrange(key, 0, -1)]
-        else:
-            held = {f.decode(): value(v.decode()) for f, v in raw.hgetall(key).items()}
-            found[name] = held
-    return found
-
-
-def value(written: str) -> Any:
-    try:
-        return json.loads(written)
-    except ValueError:
-        return written
-
-
-def wipe(raw: Any, keys: Keys) -> None:
-    for key in raw.scan_iter(f"{keys.prefix}*", count=1000):
-        raw.delete(key)
-
-
-def settle(orchestrator: GameStateOrchestrator, *char_ids: int) -> None:
-    """Back up until nothing is dirty."""
-    for _ in range(5):
-        orchestrator.backup_many(char_ids)
-        if not any(orchestrator.hot.sync_state(i).dirty for i in char_ids):
-            return
-    raise AssertionError("always dirty")
 
 
 @pytest.fixture
@@ -112,12 +69,12 @@ def test_fight_is_saved_once_for_all_and_comes_back(
     assert rows(engine, "SELECT character_id FROM session_characters ORDER BY 1") == [
         (i,) for i in party
     ]
-    before = everything(raw, keys)
+    before = content(raw, keys)
     wipe(raw, keys)
     restored = orchestrator.restore_many(party)
     assert [r.outcome for r in restored] == ["restored"] * 4
     assert [r.sessions["combat"] for r in restored] == ["restored", "live", "live", "live"]
-    assert everything(raw, keys) == before
+    assert content(raw, keys) == before
 
 
 def test_unchanged_session_is_not_written(
@@ -146,7 +103,7 @@ def test_inventory_and_scenario_come_back_under_a_fight(
     quest = {"quest_id": "q7", "graph": {"a": ["b"]}, "node": "a", "variables": {"seen": 3}}
     hot.open_session("scenario", [1, 2], quest)
     fight(hot, party)
-    settle(orchestrator, *party)
+    settle(orchestrator, party)
     assert rows(
         engine,
         "SELECT item_id, character_id, kind, quantity, attributes FROM inventory_items ORDER BY 1",
@@ -158,7 +115,7 @@ def test_inventory_and_scenario_come_back_under_a_fight(
         engine,
         "SELECT character_id, quest_id, node, variables, graph FROM scenario_progress ORDER BY 1",
     ) == [(i, "q7", "a", {"seen": 3}, {"a": ["b"]}) for i in (1, 2)]
-    before = everything(raw, keys)
+    before = content(raw, keys)
     wipe(raw, keys)
     report = orchestrator.restore_full_state(1)
     assert report.sessions == {
@@ -167,7 +124,7 @@ def test_inventory_and_scenario_come_back_under_a_fight(
         "scenario": "restored",
     }
     orchestrator.restore_many(party)
-    assert everything(raw, keys) == before
+    assert content(raw, keys) == before
 
 
 def test_closed_session_is_saved_for_good_and_gone(
@@ -226,15 +183,15 @@ def test_last_one_to_leave_closes(
     party: list[int],
 ) -> None:
     session = fight(hot, party)
-    settle(orchestrator, *party)
+    settle(orchestrator, party)
     for i in party[:3]:
         hot.leave_session("combat", session, i)
-        settle(orchestrator, *party)
+        settle(orchestrator, party)
         assert "combat" not in hot.get(i).sessions
     assert rows(engine, "SELECT closed_at FROM sessions") == [(None,)]
     assert hot.get_session("combat", session).participants == (4,)
     hot.leave_session("combat", session, 4)
-    settle(orchestrator, 4)
+    settle(orchestrator, [4])
     assert rows(engine, "SELECT closed_at IS NULL FROM sessions") == [(False,)]
     assert not raw.exists(keys.session("combat", str(session)))
 
@@ -244,14 +201,14 @@ def test_evicting_everybody_evicts_the_fight(
 ) -> None:
     session = fight(hot, party)
     hot.update_session("combat", session, log=[1, 2, 3])
-    settle(orchestrator, *party)
-    before = everything(raw, keys)
+    settle(orchestrator, party)
+    before = content(raw, keys)
     for i in party:
         assert raw.exists(keys.session("combat", str(session)))
         orchestrator.evict(i)
-    assert everything(raw, keys) == {}
+    assert content(raw, keys) == {}
     orchestrator.restore_many(party)
-    assert everything(raw, keys) == before
+    assert content(raw, keys) == before
 
 
 def test_bare_writers_fight(
@@ -276,7 +233,7 @@ def test_bare_writers_fight(
     assert orchestrator.backup_full_state(1).sessions == {"combat": "saved"}
     assert hot.sync_state(2).dirty is False
     assert rows(engine, "SELECT count(*) FROM combat_log") == [(2,)]
-    before = everything(raw, keys)
+    before = content(raw, keys)
     wipe(raw, keys)
     orchestrator.restore_many([2, 1])
-    assert everything(raw, keys) == before
+    assert content(raw, keys) == before
