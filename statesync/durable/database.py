@@ -20,18 +20,21 @@ from statesync.state.fields import dump_json, load_json
 __all__ = ["Rejected", "connect", "ping", "statement", "transaction", "work_of"]
 
 _LOCK_SECONDS = 5
+"""How long a statement waits for a lock."""
 _REST_SECONDS = 1
+"""How long a connection may lie in the pool before its next use tests it."""
 _IDLE_SECONDS = 15
-"""After this a transaction whose worker was stopped in the middle gives its locks back."""
-
+"""After this PostgreSQL ends a transaction whose worker was stopped in the middle."""
 
 _FAILED = psycopg2.extensions.TRANSACTION_STATUS_INERROR
-_MISTAKES = ("21", "22", "23", "42")
-"""Classes of PostgreSQL's errors: too many rows, data, integrity, and a statement that is wrong."""
+_LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
+_MISTAKES = ("21", "22", "23", "42")  # cardinality, data, integrity, syntax: classes of errors
+_BAD_DATA = ("22", "23", "54")  # data, integrity, a limit of PostgreSQL: classes of errors
+_NO_SUCH_TABLE = ("42P01", "42703")  # undefined table, undefined column
 
 
 class Rejected(Exception):
-    """PostgreSQL refused this data, or waited too long for a lock that somebody else holds."""
+    """PostgreSQL refused this data, or another transaction held a lock for too long."""
 
     def __init__(self, message: str, *, locked: bool) -> None:
         super().__init__(message)
@@ -64,52 +67,58 @@ def connect(settings: Settings) -> Engine:
             "it must be postgresql://user:password@host:port/database"
         ) from None
     event.listen(engine, "checkin", _note_use)
-    event.listen(engine, "checkout", _ping_after_rest)
+    event.listen(engine, "checkout", _ping_if_rested)
     return engine
 
 
 def _note_use(_: object, record: ConnectionPoolEntry) -> None:
-    record.info["used"] = time.monotonic()
+    record.info["used_at"] = time.monotonic()
 
 
-def _ping_after_rest(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
-    """Have connections made anew that a restart of PostgreSQL has ended. Asking every time would be
-    a round trip for every transaction; that one breaks while in use the caller is told anyway."""
-    if time.monotonic() - record.info.get("used", time.monotonic()) < _REST_SECONDS:
+def _ping_if_rested(connection: Any, record: ConnectionPoolEntry, _: object) -> None:
+    """Replace connections that a restart of PostgreSQL has ended.
+
+    A ping before every transaction would cost each a round trip, and a connection can break in use
+    anyway, which callers handle.
+    """
+    now = time.monotonic()
+    if now - record.info.get("used_at", now) < _REST_SECONDS:
         return
     try:
-        with _alone(connection), connection.cursor() as cursor:
+        with _autocommit(connection), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
     except psycopg2.Error as error:
         raise InvalidatePoolError from error
 
 
 @contextmanager
-def _alone(raw: Any) -> Iterator[None]:
-    """Let each statement on a driver's connection be a transaction by itself. Only the driver knows
-    of it; SQLAlchemy's way to say so asks the server."""
-    raw.autocommit = True
+def _autocommit(driver_connection: Any) -> Iterator[None]:
+    """Make each statement in a block a transaction of its own.
+
+    Only the driver knows of it: SQLAlchemy's own way would ask the server.
+    """
+    driver_connection.autocommit = True
     try:
         yield
     finally:
-        if not raw.closed:
-            raw.autocommit = False
+        if not driver_connection.closed:
+            driver_connection.autocommit = False
 
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """Run a block in a transaction: committed at its end, rolled back where it raises.
+    """Run a block in a transaction: committed at its end, rolled back if it raises.
 
-    Raises Rejected where the data or a lock is the cause, NotMigrated, or DatabaseUnavailable.
+    Raises Rejected if the data or a lock is the cause, NotMigrated, or DatabaseUnavailable.
     """
     try:
         with engine.begin() as connection:
             yield connection
     except DBAPIError as error:
-        raise _meaning(error, engine) from None
+        raise _translated(error, engine) from None
     except PoolTimeout:
         raise DatabaseUnavailable(
-            f"PostgreSQL at {_where(engine)}: all connections are busy"
+            f"PostgreSQL at {_address(engine)}: all connections are busy"
         ) from None
 
 
@@ -121,28 +130,31 @@ def statement(engine: Engine) -> Iterator[Connection]:
     """
     with (
         transaction(engine) as connection,
-        _alone(connection.connection.dbapi_connection),
+        _autocommit(connection.connection.dbapi_connection),
     ):
         yield connection
 
 
 @contextmanager
-def work_of(whose: str, connection: Connection | None = None) -> Iterator[None]:
-    """Run code that is not ours, in our transaction: what is wrong with it or its data, and not
-    with a server, is Rejected, with its name. So is an error that it has kept to itself."""
+def work_of(problem: str, connection: Connection | None = None) -> Iterator[None]:
+    """Run a block of code that is not ours, a session type's, in our transaction.
+
+    Raises Rejected, with ``problem`` before the cause, if the code or its data is wrong, and also
+    if the code caught an error of PostgreSQL on ``connection``. Errors of the server pass through.
+    """
     try:
         yield
-        _check_alive(connection)
+        _check_not_failed(connection)
     except Exception as error:
-        shown = f"{type(error).__name__}: {error}"
+        cause = f"{type(error).__name__}: {error}"
         if isinstance(error, DBAPIError):
-            if (getattr(error.orig, "pgcode", None) or "")[:2] not in _MISTAKES:
+            if _code(error)[:2] not in _MISTAKES:
                 raise
-            shown = str(error.orig).strip().split("\n")[0]
-        raise Rejected(f"{whose}: {shown}", locked=False) from error
+            cause = _first_line(error)
+        raise Rejected(f"{problem}: {cause}", locked=False) from error
 
 
-def _check_alive(connection: Connection | None) -> None:
+def _check_not_failed(connection: Connection | None) -> None:
     if connection and connection.connection.get_transaction_status() == _FAILED:
         raise RuntimeError("it has caught an error of PostgreSQL, which ends the transaction")
 
@@ -153,17 +165,24 @@ def ping(engine: Engine) -> None:
         connection.exec_driver_sql("SELECT 1")
 
 
-def _meaning(error: DBAPIError, engine: Engine) -> Exception:
-    code = getattr(error.orig, "pgcode", None) or ""
-    message = str(error.orig).strip().split("\n")[0]
-    if code in ("55P03", "40P01"):  # lock_not_available, deadlock_detected
+def _translated(error: DBAPIError, engine: Engine) -> Exception:
+    code, message = _code(error), _first_line(error)
+    if code in _LOCKED:
         return Rejected(message, locked=True)
-    if code[:2] in ("22", "23", "54"):  # data, integrity, a limit of PostgreSQL
+    if code[:2] in _BAD_DATA:
         return Rejected(message, locked=False)
-    if code in ("42P01", "42703"):  # undefined table, undefined column
+    if code in _NO_SUCH_TABLE:
         return NotMigrated(f"{message}; run `statesync migrate`")
-    return DatabaseUnavailable(f"PostgreSQL at {_where(engine)}: {message}")
+    return DatabaseUnavailable(f"PostgreSQL at {_address(engine)}: {message}")
 
 
-def _where(engine: Engine) -> str:
+def _code(error: DBAPIError) -> str:
+    return getattr(error.orig, "pgcode", None) or ""
+
+
+def _first_line(error: DBAPIError) -> str:
+    return str(error.orig).strip().split("\n")[0]
+
+
+def _address(engine: Engine) -> str:
     return mask_or_hide(engine.url.render_as_string(hide_password=True))

@@ -1,6 +1,6 @@
 """Owns the form of a character in PostgreSQL: what goes to which column.
 
-Whatever a column cannot hold exactly (an unknown stat, a key of ``bio``, the game's own field, a
+What no column can hold exactly (an unknown stat, a further key of ``bio``, the game's own field, a
 time with another offset) goes to ``extra`` and comes back from there.
 """
 
@@ -42,17 +42,20 @@ def to_row(character: Character) -> dict[str, Any]:
 def _split(
     value: Mapping[str, Any] | None, columns: Mapping[str, Callable[[Any], str]]
 ) -> tuple[dict[str, str | None], dict[str, Any] | None]:
-    """Return what goes to the columns, and the rest that they cannot hold exactly, if any."""
-    held: dict[str, str | None] = dict.fromkeys(columns)
+    """Return the values of ``columns``, and what they cannot hold exactly; None if nothing.
+
+    If no column holds anything, the rest is an empty mapping, which tells it from None.
+    """
+    in_columns: dict[str, str | None] = dict.fromkeys(columns)
     if value is None:
-        return held, None
+        return in_columns, None
     rest = {}
     for key, item in value.items():
         if item is not None and key in columns:
-            held[key] = columns[key](item)
-        if item is None or held.get(key) != item:
+            in_columns[key] = columns[key](item)
+        if item is None or in_columns.get(key) != item:
             rest[key] = item
-    return held, rest if rest or not any(held.values()) else None
+    return in_columns, rest if rest or not any(in_columns.values()) else None
 
 
 def _utc(moment: object) -> str:
@@ -67,7 +70,7 @@ def to_stats_row(character: Character) -> dict[str, Any]:
 
 
 def from_row(row: RowMapping) -> Character:
-    """Return the character of a row that ``durable.LOAD`` gives."""
+    """Return the character of a row of the query ``characters.LOAD``."""
     extra = dict(row["extra"])
     created_at: datetime | None = row["created_at"]
     bio = _present(

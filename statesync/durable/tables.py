@@ -1,4 +1,4 @@
-"""Owns the tables. Alembic's migrations lead to them; a test holds the two together."""
+"""Owns the tables. A test checks that Alembic's migrations lead to them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ characters = Table(
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     _moment("updated_at"),
     Column("deleted_at", DateTime(timezone=True)),
-    # Every save rewrites the row: room on the page lets PostgreSQL do it in place (HOT).
+    # Every save rewrites the row. Room on the page lets PostgreSQL do so in place (HOT).
     postgresql_with={"fillfactor": 80},
 )
 
@@ -104,7 +104,7 @@ sessions = Table(
     _moment("created_at"),
     _moment("updated_at"),
     Column("closed_at", DateTime(timezone=True)),
-    # A name of the content: a session that several participants save is written once.
+    # A hash of the content, so that a session that several participants save is written once.
     Column("digest", Text),
 )
 
@@ -123,7 +123,7 @@ session_characters = Table(
 Index(
     "ix_session_characters_character_id",
     session_characters.c.character_id,
-    # A veteran has left thousands of fights; a restore asks for the one that is open.
+    # A character may have left thousands of fights; a restore asks for the one that is open.
     postgresql_where=session_characters.c.left_at.is_(None),
 )
 
@@ -175,7 +175,7 @@ state_conflicts = Table(
     Column("reason", Text, nullable=False),
     Column("state", JSONB, nullable=False),
     _moment("recorded_at"),
-    # One side of one conflict is recorded once, however often the backup is tried again.
+    # A backup that is tried again records the same losing side only once.
     Index(
         "uq_state_conflicts_character_id_version",
         "character_id",
