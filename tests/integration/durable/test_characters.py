@@ -1,4 +1,4 @@
-"""durable: a character comes back as it was saved, and a row never goes back."""
+"""Characters in PostgreSQL: one comes back as it was saved, and a row never goes back."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_unchanged_row_is_not_touched(engine: Engine, full_core: FullCore) -> No
     assert xmins(engine) == before
 
 
-def test_stats_are_not_touched_where_only_the_location_changed(
+def test_stats_are_not_touched_if_only_the_location_changed(
     engine: Engine, full_core: FullCore
 ) -> None:
     save(engine, character(full_core(), 10))
