@@ -13,7 +13,7 @@ from statesync.game.group_commit import DURABLE_SECONDS
 from statesync.hot.command import Command
 from statesync.hot.commands.sessions import FullState
 from statesync.hot.commands.together import Together
-from statesync.hot.store import Commands as GameCommands
+from statesync.hot.store import GameCommands
 from statesync.settings import Settings
 from statesync.state.characters import Character, FieldValue
 from statesync.state.fields import check_char_id
