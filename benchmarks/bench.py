@@ -16,6 +16,7 @@ from benchmarks.environment import child_env
 from benchmarks.servers import TABLES, Place
 from statesync import GameStateOrchestrator
 from statesync.embedded.servers import Child
+from statesync.worker.names import QueueName, TaskName
 
 __all__ = ["Bench"]
 
@@ -129,7 +130,7 @@ class Bench:
 
     def sweep(self) -> None:
         """Send the task of statesync's sweep."""
-        self.app.send_task("statesync.sync_dirty", queue=self.settings.queue("sync"))
+        self.app.send_task(TaskName.SYNC_DIRTY, queue=self.settings.queue(QueueName.SYNC))
 
     def wait_clean(self) -> None:
         """Wait until nothing is dirty or claimed.
@@ -152,7 +153,10 @@ class Bench:
         Celery's Redis transport keeps a message in ``unacked`` until its task has ended.
         """
         channel: Any = self._broker.default_channel
-        queues = [*map(self.settings.queue, ("sync", "backup", "restore")), naive.QUEUE]
+        queues = [
+            *map(self.settings.queue, (QueueName.SYNC, QueueName.BACKUP, QueueName.RESTORE)),
+            naive.QUEUE,
+        ]
         return bool(channel.client.exists(*queues, "unacked"))
 
     def wait_idle(self) -> None:

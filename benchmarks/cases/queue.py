@@ -10,6 +10,7 @@ from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Contests
 from benchmarks.timing import median_us, per_second
 from statesync.embedded.servers import Child
+from statesync.worker.names import QueueName, TaskName
 
 __all__ = ["queue"]
 
@@ -27,11 +28,11 @@ def queue(bench: Bench) -> Contests:
 
 
 def _logins(bench: Bench, ids: range) -> Contests:
-    restore_queue = bench.settings.queue("restore")
+    restore_queue = bench.settings.queue(QueueName.RESTORE)
 
     def through_celery(char_id: int) -> None:
         task = bench.app.send_task(
-            "statesync.restore_full_state", args=(char_id,), queue=restore_queue
+            TaskName.RESTORE_FULL_STATE, args=(char_id,), queue=restore_queue
         )
         task.get()
 
