@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from statesync import HotStore, Settings
+from statesync import Settings
 from statesync.embedded.stack import Stack
+from statesync.hot.store import HotStore
 from tests.acceptance.conftest import Game, wait_until
 from tests.acceptance.test_cli import STATESYNC, run, run_json
 from tests.conftest import NewDatabase
@@ -57,7 +58,8 @@ class TestAllWell:
         hot.create(1, state="exploration")
         beat = stack.start_beat()
         wait_until(lambda: hot.examine([]).heartbeat_ms is not None)
-        found = examine(game.settings)
+        # A sweep comes every second, or later on a busy machine: not the doctor's business here.
+        found = examine(replace(game.settings, sync_seconds=60))
         assert set(statuses(found).values()) == {"ok"}
         assert {"redis", "eviction", "persistence", "time to live", "postgresql", "migrations"} < {
             *found
