@@ -147,7 +147,7 @@ _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "SESSIONGONE": lambda _char, key, _: errors.SessionNotFound(session_of(key)),
     "SESSIONCLOSED": lambda _char, key, _: errors.SessionClosed(session_of(key)),
     "NOPARTICIPANTS": lambda char_id, key, _: corrupt(
-        char_id, key, "participants", "names nobody, so nothing would save the change"
+        char_id, key, "participants", "is empty, so nothing would save the change"
     ),
     "BADLIST": lambda char_id, key, _: corrupt(
         char_id, key, "participants", "must be a list of different character ids, such as [1,2]"

@@ -5,30 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from statesync.errors import InvalidInput
 
-__all__ = ["FieldWrites", "check_durable", "gather_fields"]
+__all__ = ["check_durable", "gather_fields", "list_writes"]
 
 
-class FieldWrites(msgspec.Struct):
-    """What ``shared/fields.lua`` writes to a hash."""
-
-    set: list[str]
-    """Field, value, field, value, …"""
-    delete: list[str]
-
-    @classmethod
-    def of(cls, encoded: Mapping[str, str | None]) -> FieldWrites:
-        """Return the writes of encoded fields; None is a field to delete."""
-        writes = cls([], [])
-        for name, text in encoded.items():
-            if text is None:
-                writes.delete.append(name)
-            else:
-                writes.set += (name, text)
-        return writes
+def list_writes(encoded: Mapping[str, str | None]) -> tuple[list[str], ...]:
+    """Return encoded fields as ``shared/fields.lua`` takes them; None is a field to delete."""
+    set_pairs: list[str] = []
+    deleted: list[str] = []
+    for name, text in encoded.items():
+        if text is None:
+            deleted.append(name)
+        else:
+            set_pairs += (name, text)
+    return (set_pairs, deleted) if deleted else (set_pairs,)
 
 
 def gather_fields(fields: Mapping[str, Any] | None, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 import redis.asyncio
 from redis import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
@@ -36,6 +37,7 @@ class Committer(Protocol):
 
         It fails with NotDurable.
         """
+        ...
 
 
 class _Run:
@@ -214,7 +216,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
 
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
-        retry = redis.asyncio.retry.Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
+        retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
         pool = redis.asyncio.BlockingConnectionPool.from_url(url, retry=retry, **_TIMEOUTS)
         self._redis = redis.asyncio.Redis.from_pool(pool)
 

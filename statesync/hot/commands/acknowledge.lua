@@ -96,7 +96,9 @@ local function acknowledge(before, at_ms, cores, sessions, ties)
     local tombstone = KEYS[last_session + #sessions + i]
     acknowledge_version(key, snapshot_version, durable_version, is_ours, cores[1][1])
     if is_ours and was_closed then
-      for j, core in ipairs(cores) do clear_reference(KEYS[before + j], field, id, core[1], at_ms) end
+      for j, core in ipairs(cores) do
+        clear_reference(KEYS[before + j], field, id, core[1], at_ms)
+      end
       redis.call('DEL', key, log)
       redis.call('SET', tombstone, durable_version, 'PX', args.tombstone_ms)
     end

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from statesync import errors
 from statesync.hot.command import Command, Raw, load_script, pack, pairs
-from statesync.hot.fields import FieldWrites, check_durable, gather_fields
+from statesync.hot.fields import check_durable, gather_fields, list_writes
 from statesync.hot.keys import Keys
 from statesync.state.characters import Character, FieldValue, decode_character, encode_character
 from statesync.state.fields import check_char_id
@@ -36,9 +36,10 @@ def update(
     PostgreSQL has the change, or raises NotDurable.
     """
     script_keys = (keys.core(check_char_id(char_id)), keys.dirty, keys.since)
-    writes = FieldWrites.of(encode_character(gather_fields(fields, more)))
+    encoded = encode_character(gather_fields(fields, more))
+    args = (char_id, pack(list_writes(encoded))) if encoded else (char_id,)
     receipts = _receipts(char_id) if check_durable(durable) else None
-    return Command(_update, script_keys, (char_id, pack(writes)), int, char_id, receipts)
+    return Command(_update, script_keys, args, int, char_id, receipts)
 
 
 def _receipts(char_id: int) -> Callable[[Raw], dict[int, int]]:
@@ -72,7 +73,7 @@ def create(
     """
     script_keys = (keys.core(check_char_id(char_id)), keys.dirty, keys.since)
     values = {n: v for n, v in gather_fields(fields, more).items() if v is not None}
-    writes = FieldWrites.of(encode_character(values))
+    writes = list_writes(encode_character(values))
     receipts = _receipts(char_id) if check_durable(durable) else None
     return Command(_create, script_keys, (char_id, pack(writes)), int, char_id, receipts)
 

@@ -1,15 +1,15 @@
 -- Creates the core of a new character and marks it dirty.
 -- Sent twice it does no harm: what the first run made counts as created.
--- Uses: clock, mark, fields
+-- Uses: mark, fields
 -- KEYS: 1 core, 2 dirty, 3 since
 -- ARGV: 1 char_id, 2 the fields, packed
 -- Returns: the version, 1
 -- Errors: EXISTS
 local core, dirty, since = KEYS[1], KEYS[2], KEYS[3]
-local char_id, fields = ARGV[1], cmsgpack.unpack(ARGV[2])
+local char_id, writes = ARGV[1], cmsgpack.unpack(ARGV[2])
 
 local function is_same()
-  local set = fields.set
+  local set = unpack(writes)
   if redis.call('TYPE', core).ok ~= 'hash' then return false end
   if redis.call('HGET', core, 'version') ~= '1' then return false end
   if redis.call('HLEN', core) ~= #set / 2 + 1 then return false end
@@ -21,6 +21,6 @@ end
 
 if redis.call('EXISTS', core) == 1 and not is_same() then return redis.error_reply('EXISTS') end
 redis.call('HSET', core, 'version', 1)
-write_fields(core, fields)
+write_fields(core, writes)
 mark(dirty, since, char_id)
 return 1

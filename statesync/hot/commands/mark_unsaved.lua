@@ -1,7 +1,7 @@
 -- Marks a character whose core is not the saved one although nothing says so: its mark was lost, or
 -- a bare writer forgot it. Or whose session is known not to be the saved one, if the core still
 -- points at it. A character that is dirty, claimed or quarantined is left alone.
--- Uses: clock, mark
+-- Uses: mark
 -- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine
 -- ARGV: 1 char_id, 2 the reference field of an unsaved session or "", 3 the session's id or ""
 -- Returns: 1 if it was marked, else 0

@@ -1,7 +1,7 @@
 -- Opens a session of loaded characters: makes it, points their cores at it, writes what else is to
 -- change in them, and marks them dirty.
 -- Sent twice it does no harm: what the first run made counts as opened.
--- Uses: clock, version, mark, fields
+-- Uses: version, mark, fields
 -- KEYS: 1 session, 2 dirty, 3 since, then the cores
 -- ARGV: 1, packed: reference_field, session_id, char_ids, session_fields, core_fields
 -- Returns: the session's version

@@ -9,7 +9,8 @@
 local dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local limit, char_id = tonumber(ARGV[1]), ARGV[2]
 local now, longest = now_ms(), 3 + 3 * limit
-local reply = {redis.call('SCARD', dirty), redis.call('ZCARD', claimed), redis.call('HLEN', quarantine)}
+local reply = {
+  redis.call('SCARD', dirty), redis.call('ZCARD', claimed), redis.call('HLEN', quarantine)}
 local seen = {}
 
 local function add(name)

@@ -8,7 +8,7 @@
 -- a live session that is not as its row is marked: what happened in the session while none of its
 -- participants was loaded has no mark.
 -- What became of a core is counted here: a call of its own would make a login wait once more.
--- Uses: clock, mark, fields
+-- Uses: mark, fields
 -- KEYS: 1 dirty, 2 since, 3 stats; then for each character its core, tombstone; for each of its
 --       sessions the hash, log, tombstone, staged log
 -- ARGV: 1, packed: for each character char_id, the row's version or "" for its sessions alone,

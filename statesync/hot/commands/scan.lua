@@ -10,8 +10,8 @@ local next_cursor, keys = page[1], page[2]
 local reply = {next_cursor, redis.call('DBSIZE')}
 for _, key in ipairs(keys) do
   local name = string.sub(key, #prefix + 1)
-  if string.match(name, '^ac:[1-9]%d*$') or string.match(name, '^[a-z0-9_]+:session:[0-9a-f-]+$') then
-    reply[#reply + 1] = name
-  end
+  local is_core = string.match(name, '^ac:[1-9]%d*$')
+  local is_session = string.match(name, '^[a-z0-9_]+:session:[0-9a-f-]+$')
+  if is_core or is_session then reply[#reply + 1] = name end
 end
 return reply

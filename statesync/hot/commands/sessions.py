@@ -20,7 +20,7 @@ from statesync.errors import (
 )
 from statesync.hot.command import Command, Raw, load_script, pack, pairs
 from statesync.hot.commands.together import Action, Together, change
-from statesync.hot.fields import FieldWrites, check_durable, gather_fields
+from statesync.hot.fields import check_durable, gather_fields, list_writes
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members
 from statesync.state.characters import (
@@ -78,8 +78,8 @@ def open_session(
         "reference_field": reference_field(session_type),
         "session_id": ref.id,
         "char_ids": [*map(str, participants)],
-        "session_fields": FieldWrites.of(_first_fields(session_type, fields, participants)),
-        "core_fields": FieldWrites.of(encode_character(gather_fields(core, more))),
+        "session_fields": list_writes(_first_fields(session_type, fields, participants)),
+        "core_fields": list_writes(encode_character(gather_fields(core, more))),
     }
     cores = map(keys.core, participants)
     script_keys = (keys.session(*ref), keys.dirty, keys.since, *cores)

@@ -10,12 +10,12 @@
 -- ARGV: 1, packed: max_bytes of a hash, lease_us, references (the fields, and the session type of
 --       each), groups (each the token, and the names of characters, sessions, ties, the claimed
 --       character first; without the last two if it is alone)
--- Returns: one flat list, to be read from its beginning: at_ms; then for each group 1, its cores (how
---          many texts, version, token, and as texts field, value, …; only 0 if it is gone), its
---          sessions (how many texts, version, length of the log, texts; or 0), its ties (how many
---          texts, texts). Or, instead of these, a list of what else belongs to it; or an error.
---          A packed head costs 1.5 µs a character, of 9; lists within a list cost more, since
---          Valkey makes a buffer for each
+-- Returns: one flat list, to be read from its beginning: at_ms; then for each group 1, its cores
+--          (how many texts, version, token, and as texts field, value, …; only 0 if it is gone),
+--          its sessions (how many texts, version, length of the log, texts; or 0), its ties (how
+--          many texts, texts). Or, instead of these, a list of what else belongs to the group; or
+--          an error. Measured: a packed head beside the texts costs 0.8 µs more a character, of 9;
+--          lists within a list cost more still, since Valkey makes a buffer of 16 kB for each
 -- Errors: as text, LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION,
 --         WRONGTYPE
 local dirty, claimed, since = KEYS[1], KEYS[2], KEYS[3]

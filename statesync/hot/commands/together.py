@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from statesync.errors import InvalidField, InvalidInput, PreconditionFailed
 from statesync.hot.command import Command, Raw, load_script, pack
-from statesync.hot.fields import FieldWrites, check_durable, gather_fields
+from statesync.hot.fields import check_durable, gather_fields, list_writes
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members
 from statesync.state.characters import CORE_FIELDS, JSON_FIELDS, FieldValue, encode_character
@@ -254,7 +254,7 @@ def _script_args(members: Members, todo: Mapping[str, Change], token: str) -> di
                 (field_name, False if text is None else text)
                 for field_name, text in one.preconditions.items()
             ],
-            "fields": FieldWrites.of(one.fields),
+            "fields": list_writes(one.fields),
             "log": one.log,
         }
         for name, one in todo.items()

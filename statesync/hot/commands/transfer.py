@@ -14,7 +14,7 @@ from uuid import UUID
 
 from statesync import errors
 from statesync.hot.command import Command, Raw, error_of, flat, load_script, pack
-from statesync.hot.fields import FieldWrites
+from statesync.hot.fields import list_writes
 from statesync.hot.keys import Keys
 from statesync.state.fields import check_char_id
 from statesync.state.outcomes import SessionOutcome
@@ -207,14 +207,14 @@ def restore(
 def _packed_item(item: RestoreItem) -> tuple[Any, ...]:
     """Return an item as ``restore.lua`` reads it."""
     version = "" if item.version is None else str(item.version)
-    fields = FieldWrites.of({"version": version, "saved_version": version, **item.core})
+    fields = list_writes({"version": version, "saved_version": version, **item.core})
     sessions = [
         (
             reference_field(session.session_type),
             str(session.id),
             str(session.version),
             len(session.log),
-            FieldWrites.of({"version": str(session.version), **write_session(session)}),
+            list_writes({"version": str(session.version), **write_session(session)}),
         )
         for session in item.sessions.values()
     ]

@@ -1,12 +1,12 @@
 -- Writes and deletes fields of a loaded character, raises its version and marks it dirty.
 -- Without any field it only marks.
--- Uses: clock, mark, fields
+-- Uses: mark, fields
 -- KEYS: 1 core, 2 dirty, 3 since
--- ARGV: 1 char_id, 2 the fields, packed
+-- ARGV: 1 char_id, 2 the fields to write and to delete, packed, if there are any
 -- Returns: the new version
 -- Errors: NOTLOADED, BADVERSION, WRONGTYPE
 local core, dirty, since = KEYS[1], KEYS[2], KEYS[3]
-local char_id, fields = ARGV[1], cmsgpack.unpack(ARGV[2])
+local char_id, writes = ARGV[1], ARGV[2]
 
 if redis.call('EXISTS', core) == 0 then return redis.error_reply('NOTLOADED') end
 local version = redis.pcall('HINCRBY', core, 'version', 1)
@@ -15,6 +15,6 @@ if type(version) ~= 'number' then
   local bad = string.find(version.err, 'not an integer') or string.find(version.err, 'overflow')
   return bad and redis.error_reply('BADVERSION') or version
 end
-write_fields(core, fields)
+if writes then write_fields(core, cmsgpack.unpack(writes)) end
 mark(dirty, since, char_id)
 return version

@@ -89,7 +89,6 @@ if plan and plan.too_large then
 end
 
 -- From here on nothing can be refused.
-local closed_at = integer(now_ms())
 local function write(change)
   local key = KEYS[change.number]
   local version = redis.call('HINCRBY', key, 'version', 1)
@@ -97,7 +96,7 @@ local function write(change)
   for _, entry in ipairs(change.log) do
     redis.call('RPUSH', KEYS[change.number + #sessions], entry)
   end
-  if change.action ~= 'write' then redis.call('HSET', key, 'closed_at', closed_at) end
+  if change.action ~= 'write' then redis.call('HSET', key, 'closed_at', integer(now_ms())) end
   if not change.is_session then mark(dirty, since, change.name) end
   for id in string.gmatch(change.participants or '', '%d+') do
     if redis.call('EXISTS', KEYS[number_of[id]]) == 1 then mark(dirty, since, id) end

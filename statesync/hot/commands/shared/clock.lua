@@ -1,4 +1,4 @@
--- The server's clock in µs; and a number as Redis writes an integer, without an exponent.
+-- The server's clock in µs, and a number as Redis writes an integer: without an exponent.
 local function now_us()
   local time = redis.call('TIME')
   return time[1] * 1000000 + time[2]

@@ -1,13 +1,15 @@
--- Writes fields of a hash and deletes others. Python packs both (fields.py): set is field, value,
--- field, value, …; delete is a list of fields.
-local UNPACKED = 1000 -- unpack gives no more than some thousands at once
+-- Writes fields of a hash and deletes others. Python lists both (fields.py): field, value, field,
+-- value, …; and, if there are any, the fields to delete.
+local function in_parts(command, key, list)
+  for first = 1, #list, 1000 do -- unpack gives no more than some thousands at once
+    local last = first + 999
+    if last > #list then last = #list end
+    redis.call(command, key, unpack(list, first, last))
+  end
+end
 
-local function write_fields(key, fields)
-  local set, delete = fields.set, fields.delete
-  for first = 1, #set, UNPACKED do
-    redis.call('HSET', key, unpack(set, first, math.min(first + UNPACKED - 1, #set)))
-  end
-  for first = 1, #delete, UNPACKED do
-    redis.call('HDEL', key, unpack(delete, first, math.min(first + UNPACKED - 1, #delete)))
-  end
+local function write_fields(key, writes)
+  local set, deleted = writes[1], writes[2]
+  in_parts('HSET', key, set)
+  if deleted then in_parts('HDEL', key, deleted) end
 end
