@@ -16,7 +16,7 @@ LEASE = 60_000_000
 
 
 @pytest.fixture
-def held(store: Driver) -> Claim:
+def claim(store: Driver) -> Claim:
     """A claim on character 1, which is at version 1."""
     store.create(1, gold=1)
     claim, _ = store.claim(1, lease_us=LEASE)
@@ -25,89 +25,107 @@ def held(store: Driver) -> Claim:
 
 
 @pytest.fixture
-def taken(store: Driver, held: Claim) -> RawSnapshot:
+def snapshot(store: Driver, claim: Claim) -> RawSnapshot:
     """Its snapshot, of version 2."""
-    snapshot = store.snapshot(held)
+    snapshot = store.snapshot(claim)
     assert isinstance(snapshot, RawSnapshot)
     return snapshot
 
 
-def test_saved_one_is_clean(store: Driver, held: Claim, taken: RawSnapshot) -> None:
-    assert store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms) is True
+def test_saved_one_is_clean(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
+    assert (
+        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        is True
+    )
     sync_state = store.sync_state(1)
     assert (sync_state.dirty, sync_state.token, sync_state.since_ms) == (False, None, None)
     assert (store.get(1).version, store.get(1).saved_version) == (2, 2)
 
 
-def test_mark_set_after_the_snapshot_stays(store: Driver, held: Claim, taken: RawSnapshot) -> None:
+def test_mark_set_after_the_snapshot_stays(
+    store: Driver, claim: Claim, snapshot: RawSnapshot
+) -> None:
     store.raw.hset(store.keys.core(1), "gold", 2)
     store.raw.sadd(store.keys.dirty, 1)
-    assert store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms) is True
+    assert (
+        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        is True
+    )
     sync_state = store.sync_state(1)
-    assert (sync_state.dirty, sync_state.token, sync_state.since_ms) == (True, None, taken.at_ms)
+    assert (sync_state.dirty, sync_state.token, sync_state.since_ms) == (True, None, snapshot.at_ms)
 
 
-def test_run_twice_does_no_harm(store: Driver, held: Claim, taken: RawSnapshot) -> None:
-    assert store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms) is True
+def test_run_twice_does_no_harm(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
+    assert (
+        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        is True
+    )
     store.update(1, gold=2)
     before = (store.sync_state(1), store.get(1))
     assert (
-        store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms) is False
+        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        is False
     )
     assert (store.sync_state(1), store.get(1)) == before
 
 
-def test_token_not_ours_ends_no_claim(store: Driver, held: Claim, taken: RawSnapshot) -> None:
+def test_token_not_ours_ends_no_claim(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
     new, _ = store.claim(1, lease_us=LEASE)
     assert (
-        store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms) is False
+        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        is False
     )
     assert store.sync_state(1).token == new.token
     assert store.get(1).saved_version == 2, "what is durable is durable, whoever saved it"
 
 
-def test_saved_version_never_falls(store: Driver, held: Claim, taken: RawSnapshot) -> None:
-    store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms)
+def test_saved_version_never_falls(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
+    store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
     again, _ = store.claim(1, lease_us=LEASE)
-    store.acknowledge(again, snapshot_version=1, durable_version=1, at_ms=taken.at_ms)
+    store.acknowledge(again, snapshot_version=1, durable_version=1, at_ms=snapshot.at_ms)
     assert store.get(1).saved_version == 2
 
 
 def test_unchanged_one_goes_back_to_its_version(
-    store: Driver, held: Claim, taken: RawSnapshot
+    store: Driver, claim: Claim, snapshot: RawSnapshot
 ) -> None:
-    store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms)
+    store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
     again, _ = store.claim(1, lease_us=LEASE)
     store.snapshot(again)
     assert store.get(1).version == 3
-    store.acknowledge(again, snapshot_version=3, durable_version=2, at_ms=taken.at_ms)
+    store.acknowledge(again, snapshot_version=3, durable_version=2, at_ms=snapshot.at_ms)
     assert (store.get(1).version, store.get(1).saved_version) == (2, 2)
 
 
 def test_version_raised_since_does_not_go_back(
-    store: Driver, held: Claim, taken: RawSnapshot
+    store: Driver, claim: Claim, snapshot: RawSnapshot
 ) -> None:
-    store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms)
+    store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
     again, _ = store.claim(1, lease_us=LEASE)
     store.snapshot(again)
     store.update(1, gold=5)
-    store.acknowledge(again, snapshot_version=3, durable_version=2, at_ms=taken.at_ms)
+    store.acknowledge(again, snapshot_version=3, durable_version=2, at_ms=snapshot.at_ms)
     assert store.get(1).version == 4
     assert store.sync_state(1).dirty
 
 
-def test_saved_one_leaves_the_quarantine(store: Driver, held: Claim, taken: RawSnapshot) -> None:
+def test_saved_one_leaves_the_quarantine(
+    store: Driver, claim: Claim, snapshot: RawSnapshot
+) -> None:
     store.raw.hset(store.keys.quarantine, "1", "{}")
-    store.acknowledge(held, snapshot_version=0, durable_version=0, at_ms=taken.at_ms)
+    store.acknowledge(claim, snapshot_version=0, durable_version=0, at_ms=snapshot.at_ms)
     assert store.sync_state(1).quarantine is not None
     again, _ = store.claim(1, lease_us=LEASE)
-    store.acknowledge(again, snapshot_version=2, durable_version=2, at_ms=taken.at_ms)
+    store.acknowledge(again, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
     assert store.sync_state(1).quarantine is None
 
 
 def test_core_that_is_gone_is_not_made_again(
-    store: Driver, held: Claim, taken: RawSnapshot
+    store: Driver, claim: Claim, snapshot: RawSnapshot
 ) -> None:
     store.raw.delete(store.keys.core(1))
-    assert store.acknowledge(held, snapshot_version=2, durable_version=2, at_ms=taken.at_ms) is True
+    assert (
+        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        is True
+    )
     assert not store.raw.exists(store.keys.core(1))

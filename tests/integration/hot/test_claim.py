@@ -1,4 +1,4 @@
-"""claim, claim_dirty, requeue, release: who may save a character, and until when."""
+"""claim, claim_dirty, requeue, release: the right to save a character, and until when."""
 
 from __future__ import annotations
 
@@ -32,24 +32,26 @@ def mark(store: Driver, *char_ids: int | str | bytes) -> None:
 
 def test_claim_moves_the_mark(store: Driver) -> None:
     mark(store, 1)
-    claim, known = store.claim(1, lease_us=LEASE)
-    assert known
+    claim, was_dirty = store.claim(1, lease_us=LEASE)
+    assert was_dirty
     sync_state = store.sync_state(1)
     assert (sync_state.dirty, sync_state.token) == (False, claim.token)
 
 
 def test_claim_of_a_clean_one_tells_so(store: Driver) -> None:
-    _, known = store.claim(1, lease_us=LEASE)
-    assert not known
-    _, known = store.claim(1, lease_us=LEASE)
-    assert not known, "the claim that was out was on a clean one too"
+    _, was_dirty = store.claim(1, lease_us=LEASE)
+    assert not was_dirty
+    _, was_dirty = store.claim(1, lease_us=LEASE)
+    assert not was_dirty, "the claim that was out was on a clean one too"
     store.create(2)
-    assert store.claim(2, lease_us=LEASE)[1]
-    assert store.claim(2, lease_us=LEASE)[1], "a claim on a dirty one is out"
+    assert store.claim(2, lease_us=LEASE).was_dirty
+    assert store.claim(2, lease_us=LEASE).was_dirty, "a claim on a dirty one is out"
 
 
 def test_token_always_rises(store: Driver) -> None:
-    tokens = [store.claim(1, lease_us=lease)[0].token for lease in (LEASE, LEASE, 0, 0, 10 * LEASE)]
+    tokens = [
+        store.claim(1, lease_us=lease).claim.token for lease in (LEASE, LEASE, 0, 0, 10 * LEASE)
+    ]
     assert tokens == sorted(set(tokens))
     assert tokens[2] == tokens[1] + 1
 
@@ -78,15 +80,15 @@ def test_in_flight_is_bounded(store: Driver) -> None:
 
 
 def test_sweeps_share_one_pass(store: Driver) -> None:
-    """A large backlog is gone through once, however many sweeps it takes; what is marked behind
-    their backs is met by the next pass."""
+    """A large backlog is passed once, however many sweeps it takes; the next pass meets what is
+    marked behind it."""
     mark(store, *range(1, 2001))
     first = store.claim_dirty(lease_us=LEASE, max_in_flight=10_000, count=100)
     assert first.fresh
     peeked = len(first.claims)
     while not (step := store.claim_dirty(lease_us=LEASE, max_in_flight=10_000, count=100)).passes:
         assert not step.fresh
-        assert step.claims, "nobody looks again at what others have emptied"
+        assert step.claims, "no sweep looks again at what others have emptied"
         peeked += len(step.claims)
     assert peeked + len(step.claims) == 2000
     mark(store, *range(3001, 5001))
@@ -140,13 +142,13 @@ def test_what_is_no_id_goes_to_quarantine_and_blocks_nothing(store: Driver) -> N
 
 def test_ended_lease_is_put_back(store: Driver) -> None:
     mark(store, 1, 2)
-    lost, held = sorted(sweep_all(store))
+    lost, kept = sorted(sweep_all(store))
     store.raw.zadd(store.keys.claimed, {"1": 1})
     assert store.status().expired == 1
     assert store.requeue(100) == 1
     assert store.requeue(100) == 0
     assert store.sync_state(1).dirty
-    assert store.sync_state(2).token == held.token
+    assert store.sync_state(2).token == kept.token
     (again,) = sweep_all(store)
     assert again.token > lost.token or again.token > 1
 

@@ -44,7 +44,7 @@ def test_create_writes_and_marks(store: Driver, full_core: FullCore) -> None:
     assert sync_state.since_ms is not None
 
 
-def test_create_refuses_one_that_is_there(store: Driver) -> None:
+def test_create_refuses_one_that_exists(store: Driver) -> None:
     store.create(1, gold=1)
     with pytest.raises(CharacterExists, match="character 1 is in Redis already"):
         store.create(1, gold=2)
@@ -180,15 +180,15 @@ def test_evict_deletes_only_what_is_saved(store: Driver) -> None:
     store.create(1, gold=1)
     assert store.evict(1) is False
     claim, _ = store.claim(1, lease_us=60_000_000)
-    taken = store.snapshot(claim)
+    snapshot = store.snapshot(claim)
     assert store.evict(1) is False
-    assert store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=taken.at_ms)
+    assert store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
     store.raw.sadd(store.keys.dirty, 1)
     assert store.evict(1) is False, "a bare writer marks without raising the version"
     store.raw.srem(store.keys.dirty, 1)
-    held, _ = store.claim(1, lease_us=60_000_000)
+    claim, _ = store.claim(1, lease_us=60_000_000)
     assert store.evict(1) is False, "a claim is out"
-    store.acknowledge(held)
+    store.acknowledge(claim)
     assert store.evict(1) is True
     assert not loaded(store)
     assert store.evict(1) is True, "run twice, it is still gone"
@@ -248,7 +248,7 @@ def test_bare_writer_is_as_safe(store: Driver) -> None:
     assert snapshot.cores[1] == {b"state": b"combat", b"version": b"1"}
 
 
-def test_look_and_fill(store: Driver, full_core: FullCore) -> None:
+def test_peek_and_restore(store: Driver, full_core: FullCore) -> None:
     core = {"state": "combat", "stats": '{"luck":1}'}
     assert store.peek(1) is None
     assert store.restore_one(1, 7, core) == ("restored", [])
@@ -261,7 +261,7 @@ def test_look_and_fill(store: Driver, full_core: FullCore) -> None:
     assert store.peek(1) == (0, {})
 
 
-def test_fill_refuses_a_row_older_than_the_eviction(store: Driver) -> None:
+def test_restore_refuses_a_row_older_than_the_tombstone(store: Driver) -> None:
     store.restore_one(1, 7, {"state": "a"})
     assert store.evict(1)
     assert store.restore_one(1, 6, {"state": "old"}) == ("stale", [])

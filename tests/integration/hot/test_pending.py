@@ -1,4 +1,4 @@
-"""Who has unsaved changes: everybody who has, the oldest first, within the bound."""
+"""pending: all that have unsaved changes, the oldest first, within the bound."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from tests.conftest import Driver
 
 
-def test_nobody(store: Driver) -> None:
+def test_none(store: Driver) -> None:
     assert store.pending(limit=10) == (0, 0, 0, [])
     assert store.pending(1, limit=10).characters == []
 
 
-def test_the_oldest_first_with_its_marks_and_who_has_no_age_last(store: Driver) -> None:
+def test_oldest_comes_first_with_its_marks_and_without_age_last(store: Driver) -> None:
     raw, keys = store.raw, store.keys
     for char_id in (1, 2, 3):
         store.create(char_id, gold=1)
     raw.zadd(keys.since, {"1": 3000, "2": 2000, "3": 1000})
-    held, _ = store.claim(2, lease_us=60_000_000)
+    claim, _ = store.claim(2, lease_us=60_000_000)
     store.update(2, gold=2)
     lost, _ = store.claim(3, lease_us=60_000_000)
     store.quarantine(lost, error="no good", field="gold")
@@ -39,7 +39,7 @@ def test_the_oldest_first_with_its_marks_and_who_has_no_age_last(store: Driver) 
     assert [item.age_ms is None for item in found] == [False, False, False, True, True]
     assert store.pending(2, limit=10).characters[0].marks == ("dirty", "claimed")
     assert store.pending(4, limit=10).characters == [Pending("4", None, ("dirty",))]
-    assert held.char_id == 2
+    assert claim.char_id == 2
 
 
 def test_no_more_than_asked_for(store: Driver) -> None:

@@ -65,8 +65,8 @@ def test_open_writes_all_in_one_step(store: Driver, party: list[int]) -> None:
     session = store.open_session(
         "combat", party, {"monsters": [1], "mood": "grim"}, state="combat", gold=5
     )
-    held = store.raw.hgetall(store.keys.session("combat", str(session)))
-    assert held == {
+    raw_session = store.raw.hgetall(store.keys.session("combat", str(session)))
+    assert raw_session == {
         b"version": b"1",
         b"monsters": b"[1]",
         b"mood": b"grim",
@@ -223,7 +223,7 @@ def test_sent_twice_one_joins_and_leaves_once(store: Driver, fight: UUID) -> Non
     assert store.get_session("combat", fight).closed
 
 
-def test_leaving_marks_everybody_and_clears_one_reference(store: Driver, fight: UUID) -> None:
+def test_leaving_marks_all_and_clears_one_reference(store: Driver, fight: UUID) -> None:
     store.leave_session("combat", fight, BIG)
     assert dirty(store) == {1, 2, BIG}
     assert store.get(BIG).sessions == {}
@@ -250,7 +250,7 @@ def test_closed_one_does_not_change(store: Driver, fight: UUID) -> None:
     assert store.get_session("combat", fight) == before
 
 
-def test_what_is_not_there_is_not_made(store: Driver) -> None:
+def test_absent_session_is_not_made(store: Driver) -> None:
     session = uuid4()
     for name, *args in (
         ("update_session", "combat", session, {"round": "9"}),
@@ -282,13 +282,13 @@ def test_large_log_in_one_call(store: Driver, fight: UUID) -> None:
     assert log(store, fight) == list(range(20_000))
 
 
-@pytest.mark.parametrize("held", [None, b"[]", b"[1,1]", b"{", b"[0]", b'["1"]', b"[1.5]"])
-def test_odd_participants(store: Driver, fight: UUID, held: bytes | None) -> None:
+@pytest.mark.parametrize("participants", [None, b"[]", b"[1,1]", b"{", b"[0]", b'["1"]', b"[1.5]"])
+def test_odd_participants(store: Driver, fight: UUID, participants: bytes | None) -> None:
     key = store.keys.session("combat", str(fight))
-    if held is None:
+    if participants is None:
         store.raw.hdel(key, "participants")
     else:
-        store.raw.hset(key, "participants", held)
+        store.raw.hset(key, "participants", participants)
     before = store.raw.hgetall(key)
     with pytest.raises(CorruptState, match=r"^field 'combat:session:.*\.participants'"):
         store.update_session("combat", fight, {"round": "2"})
@@ -315,7 +315,7 @@ def test_full_state_is_the_core_and_its_sessions(store: Driver, fight: UUID) -> 
 # A group
 
 
-def test_snapshot_takes_in_whom_a_session_ties(
+def test_snapshot_includes_all_that_share_a_session(
     store: Driver, party: list[int], fight: UUID
 ) -> None:
     store.create(8)
@@ -323,24 +323,24 @@ def test_snapshot_takes_in_whom_a_session_ties(
     store.update_session("combat", fight, log=[1, 2])
     mine, _ = store.claim(1, lease_us=LEASE)
     theirs, _ = store.claim(2, lease_us=LEASE)
-    taken = store.snapshot(mine, lease_us=LEASE)
-    assert taken.cores.keys() == taken.claims.keys() == {1, 2, BIG, 8}
-    assert taken.claims[1] == mine
-    assert taken.claims[2].token > theirs.token
-    assert taken.sessions.keys() == {("combat", str(fight)), ("scenario", str(quest))}
-    assert taken.sessions["combat", str(fight)][0] == 2
+    snapshot = store.snapshot(mine, lease_us=LEASE)
+    assert snapshot.cores.keys() == snapshot.claims.keys() == {1, 2, BIG, 8}
+    assert snapshot.claims[1] == mine
+    assert snapshot.claims[2].token > theirs.token
+    assert snapshot.sessions.keys() == {("combat", str(fight)), ("scenario", str(quest))}
+    assert snapshot.sessions["combat", str(fight)][0] == 2
     assert dirty(store) == set()
-    for i, claim in taken.claims.items():
+    for i, claim in snapshot.claims.items():
         assert store.sync_state(i).token == claim.token
-        assert int(taken.cores[i][b"version"]) == store.get(i).version
+        assert int(snapshot.cores[i][b"version"]) == store.get(i).version
 
 
-def test_snapshot_leaves_out_who_is_not_loaded(store: Driver, fight: UUID) -> None:
+def test_snapshot_leaves_out_characters_that_are_not_loaded(store: Driver, fight: UUID) -> None:
     store.raw.delete(store.keys.core(2))
     claim, _ = store.claim(1, lease_us=LEASE)
-    taken = store.snapshot(claim, lease_us=LEASE)
-    assert taken.claims.keys() == {1, BIG}
-    assert taken.cores[2] == {}
+    snapshot = store.snapshot(claim, lease_us=LEASE)
+    assert snapshot.claims.keys() == {1, BIG}
+    assert snapshot.cores[2] == {}
     assert store.sync_state(2).token is None
 
 
@@ -367,32 +367,32 @@ def test_acknowledge_ends_all_claims_and_gives_versions_back(
     store: Driver, party: list[int], fight: UUID
 ) -> None:
     claim, _ = store.claim(1, lease_us=LEASE)
-    taken = store.snapshot(claim, lease_us=LEASE)
-    others = [CoreAck(taken.claims[i], 3, 3) for i in (2, BIG)]
+    snapshot = store.snapshot(claim, lease_us=LEASE)
+    others = [CoreAck(snapshot.claims[i], 3, 3) for i in (2, BIG)]
     sessions = [SessionAck("combat", str(fight), 2, 2)]
     assert store.acknowledge(
         claim,
         snapshot_version=3,
         durable_version=3,
-        at_ms=taken.at_ms,
+        at_ms=snapshot.at_ms,
         others=others,
         sessions=sessions,
     )
     assert store.status().claimed == 0
     claim, _ = store.claim(1, lease_us=LEASE)
-    taken = store.snapshot(claim, lease_us=LEASE)
-    others = [CoreAck(taken.claims[i], 4, 3) for i in (2, BIG)]
+    snapshot = store.snapshot(claim, lease_us=LEASE)
+    others = [CoreAck(snapshot.claims[i], 4, 3) for i in (2, BIG)]
     sessions = [SessionAck("combat", str(fight), 3, 2)]
     for ours in (True, False):
-        done = store.acknowledge(
+        was_ours = store.acknowledge(
             claim,
             snapshot_version=4,
             durable_version=3,
-            at_ms=taken.at_ms,
+            at_ms=snapshot.at_ms,
             others=others,
             sessions=sessions,
         )
-        assert done is ours
+        assert was_ours is ours
     assert [store.get(i).version for i in party] == [3, 3, 3]
     assert store.get_session("combat", fight).version == 2
 
@@ -403,15 +403,15 @@ def test_acknowledge_clears_a_closed_session_away(
     store.update_session("combat", fight, log=[1])
     store.close_session("combat", fight)
     claim, _ = store.claim(1, lease_us=LEASE)
-    taken = store.snapshot(claim, lease_us=LEASE)
-    others = [CoreAck(taken.claims[i], 3, 3) for i in (2, BIG)]
+    snapshot = store.snapshot(claim, lease_us=LEASE)
+    others = [CoreAck(snapshot.claims[i], 3, 3) for i in (2, BIG)]
     sessions = [SessionAck("combat", str(fight), 4, 4, closed=True)]
     newer, _ = store.claim(1, lease_us=LEASE)
     assert not store.acknowledge(
         claim,
         snapshot_version=3,
         durable_version=3,
-        at_ms=taken.at_ms,
+        at_ms=snapshot.at_ms,
         others=others,
         sessions=sessions,
     )
@@ -420,7 +420,7 @@ def test_acknowledge_clears_a_closed_session_away(
         newer,
         snapshot_version=3,
         durable_version=3,
-        at_ms=taken.at_ms,
+        at_ms=snapshot.at_ms,
         others=others,
         sessions=sessions,
     )
@@ -447,7 +447,7 @@ def test_evict_takes_a_session_with_the_last_of_its_participants(
     assert store.raw.exists(key)
     assert store.evict(2)
     store.raw.sadd(store.keys.dirty, 2)
-    assert not store.evict(BIG), "somebody who is not loaded has a change in it"
+    assert not store.evict(BIG), "a character that is not loaded has a change in it"
     store.raw.srem(store.keys.dirty, 2)
     assert store.evict(BIG)
     assert not store.raw.exists(key)
@@ -458,7 +458,7 @@ def restored(session: UUID, version: int, entries: int = 0) -> Session:
     return Session("combat", session, {"monsters": []}, version, log=tuple(range(entries)))
 
 
-def test_fill_brings_a_session_with_its_log(store: Driver) -> None:
+def test_restore_brings_a_session_with_its_log(store: Driver) -> None:
     session = uuid4()
     core = {"state": "combat", "combat_session_id": str(session)}
     sessions = {"t": restored(session, 7, 3)}
@@ -482,7 +482,7 @@ def test_fill_brings_a_session_with_its_log(store: Driver) -> None:
     assert store.restore_one(1, 5, core, sessions=elsewhere) == ("live", ["left"])
 
 
-def test_fill_refuses_a_session_older_than_its_eviction(store: Driver) -> None:
+def test_restore_refuses_a_session_older_than_its_tombstone(store: Driver) -> None:
     session = uuid4()
     store.raw.set(store.keys.tombstone(str(session)), 9)
     core = {"combat_session_id": str(session)}
@@ -493,7 +493,7 @@ def test_fill_refuses_a_session_older_than_its_eviction(store: Driver) -> None:
     )
 
 
-def test_what_is_refused_to_one_leaves_the_others_alone(store: Driver) -> None:
+def test_refusal_of_one_leaves_the_others_alone(store: Driver) -> None:
     ids = [uuid4() for _ in range(7)]
     cores = [{"combat_session_id": str(session)} for session in ids]
     store.restore_one(3, 9, {"state": "later"})
@@ -526,15 +526,15 @@ def test_what_is_refused_to_one_leaves_the_others_alone(store: Driver) -> None:
         ("stale", []),
         ("restored", ["live"]),
     ]
-    there = [i for i in range(1, 9) if store.raw.exists(store.keys.core(i))]
-    assert there == [1, 2, 4, 6, 8]
+    loaded = [i for i in range(1, 9) if store.raw.exists(store.keys.core(i))]
+    assert loaded == [1, 2, 4, 6, 8]
     assert store.get(4).state == "played"
     assert dirty(store) == {2}
     counted = {k: int(n) for k, n in store.raw.hgetall(store.keys.stats).items()}
     assert counted == {b"restored": 2 + 3, b"live": 1}
 
 
-def test_looking_at_and_raising_a_session(store: Driver, fight: UUID) -> None:
+def test_peek_and_reconcile_of_a_session(store: Driver, fight: UUID) -> None:
     assert store.peek_session("combat", fight) == 1
     assert store.reconcile_session("combat", fight, version=9)
     assert store.reconcile_session("combat", fight, version=3)

@@ -172,14 +172,14 @@ def test_expected_values_are_compared_as_values(players: Driver) -> None:
         players.update_together(Together().expect(1, stats={"wisdom": 2, "luck": 2}).update(2))
 
 
-def test_whom_only_a_guard_names_is_not_changed(players: Driver) -> None:
+def test_what_is_only_expected_is_not_changed(players: Driver) -> None:
     players.update_together(Together().expect(1, gold=100).update(2, gold=0))
     assert players.get(1).version == 1
     assert players.raw.smembers(players.keys.dirty) == {b"2"}
     assert ties(players.raw, players.keys) == []
 
 
-def test_sent_twice_it_is_done_once(players: Driver) -> None:
+def test_sent_twice_it_changes_once(players: Driver) -> None:
     fight = players.open_session("combat", [1, 2], {"turn": "1"})
     trade = (
         Together()
@@ -265,7 +265,7 @@ def test_trades_tie_and_ties_that_meet_are_one(players: Driver) -> None:
     assert [players.keys.tie(tie.decode()).encode() for tie in named] == players.raw.keys(
         players.keys.tie("*")
     )
-    assert players.get(1).fields == {"gold": "100"}, "a tie is nobody's business"
+    assert players.get(1).fields == {"gold": "100"}, "a tie is not shown"
 
 
 def test_one_alone_is_not_tied(players: Driver) -> None:
@@ -302,7 +302,7 @@ def saved_gold(engine: Engine) -> dict[int, int]:
         return {row[0]: row[1] for row in found}
 
 
-def test_saving_one_saves_whom_it_is_tied_to(
+def test_saving_one_saves_all_that_are_tied_to_it(
     four: HotStore, orchestrator: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys
 ) -> None:
     four.update_together({1: {"gold": 0}, 2: {"gold": 200}})
@@ -358,7 +358,7 @@ def test_what_is_tied_anew_after_the_snapshot_stays_tied(
     assert saved_gold(engine) == {1: 100, 2: 150, 3: 150, 4: 100}
 
 
-def test_who_logged_out_leaves_his_tie_behind(
+def test_character_that_logged_out_leaves_its_tie_behind(
     four: HotStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys
 ) -> None:
     four.update_together({1: {"gold": 0}, 2: {"gold": 200}})
@@ -370,7 +370,7 @@ def test_who_logged_out_leaves_his_tie_behind(
     assert four.get(1).fields["gold"] == "0"
 
 
-def test_garbage_in_a_tie_is_named_and_blocks_nobody_else(
+def test_garbage_in_a_tie_is_named_and_blocks_no_other(
     four: HotStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys
 ) -> None:
     raw.hset(keys.core(1), TIE_FIELD, "junk")
