@@ -23,7 +23,7 @@ from statesync.state.fields import (
     read_text,
     read_version,
 )
-from statesync.state.references import UUID_EXPECTED
+from statesync.state.references import UUID_EXPECTED, is_session_uuid
 
 __all__ = [
     "CORE_FIELDS",
@@ -46,7 +46,6 @@ _OWN = "own:"
 _RESERVED = re.compile(rf"(?:{_OWN})*(?:version|saved_version|{TIE_FIELD})")
 """Names that statesync uses itself. A field of the game's with such a name has ``own:`` before it
 in Redis; so has one that begins with ``own:`` and would be taken for such a field."""
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NUMBERS = (int, float)
 
 
@@ -248,7 +247,7 @@ def _vitals(raw: bytes) -> dict[str, dict[str, Any]]:
 
 def _session_id(raw: bytes) -> str:
     text = read_text(raw)
-    if text and not _UUID.fullmatch(text):
+    if text and not is_session_uuid(text):
         fail(UUID_EXPECTED)
     return text
 
