@@ -86,7 +86,7 @@ class _Connection:
     def _unavailable(self, error: RedisError | OSError) -> RedisUnavailable:
         return RedisUnavailable(f"Redis at {self._address}: {type(error).__name__}: {error}")
 
-    def _unsettled(self) -> RedisUnavailable:
+    def _keeps_changing(self) -> RedisUnavailable:
         return RedisUnavailable(
             f"Redis at {self._address}: the sessions of a character keep changing; try again"
         )
@@ -170,7 +170,7 @@ class HotStore(_Connection, SyncOperations):
                 run.saved(i, _failure(saving))
             if not run.left:
                 return run.results
-        raise self._unsettled()
+        raise self._keeps_changing()
 
     def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
         try:
@@ -239,7 +239,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
                 run.saved(i, _failure(saving))
             if not run.left:
                 return run.results
-        raise self._unsettled()
+        raise self._keeps_changing()
 
     async def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
         try:

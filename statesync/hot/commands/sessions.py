@@ -87,11 +87,9 @@ def open_session(
     def receipts(_: Raw) -> dict[int, int]:
         return dict.fromkeys(participants, 0)
 
-    def parse(_: Raw) -> UUID:
-        return UUID(ref.id)
-
     save = receipts if check_durable(durable) else None
-    return Command(_open_session, script_keys, (pack(args),), parse, participants[0], save)
+    command = Command(_open_session, script_keys, (pack(args),), int, participants[0], save)
+    return command.then(lambda _: UUID(ref.id))
 
 
 def _first_fields(
