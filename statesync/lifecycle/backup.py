@@ -17,7 +17,7 @@ from statesync.durable import database
 from statesync.durable.results import Busy, Raced, Refused
 from statesync.errors import CorruptState, LeaseLost, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, packed
-from statesync.hot.commands.backup import CoreAck, GroupAck, NeedsKeys, RawSnapshot
+from statesync.hot.commands.backup import CoreAck, GroupAck, Later, NeedsKeys, RawSnapshot
 from statesync.hot.commands.claims import Claim
 from statesync.hot.members import Members
 from statesync.hot.store import HotStore, unwrap
@@ -161,8 +161,10 @@ class _Batch:
             )
             untried = {}
             results = (result for reply in replies for result in unwrap(reply))
-            for (claim, _), result in zip(tries, results, strict=True):
-                if isinstance(result, NeedsKeys):
+            for (claim, known), result in zip(tries, results, strict=True):
+                if isinstance(result, Later):
+                    untried[claim.char_id] = known
+                elif isinstance(result, NeedsKeys):
                     self.known_members[claim.char_id] = result.members
                     untried[claim.char_id] = result.members
                 else:

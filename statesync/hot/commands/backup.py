@@ -7,6 +7,7 @@ the script finds others. No I/O.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from statesync.state.session_types import names
 __all__ = [
     "CoreAck",
     "GroupAck",
+    "Later",
     "NeedsKeys",
     "RawSnapshot",
     "SessionAck",
@@ -31,6 +33,15 @@ __all__ = [
     "snapshot",
     "try_snapshots",
 ]
+
+
+_SCRIPT_BYTES = 1024 * 1024
+"""Once a script gives more than this, the rest of its groups come later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Why there is no snapshot yet: the groups before it filled the reply. Nothing is done."""
 
 
 class NeedsKeys(NamedTuple):
@@ -66,13 +77,14 @@ _snapshot = load_script("snapshot")
 
 def try_snapshots(
     keys: Keys, todo: Sequence[tuple[Claim, Collection[str]]], /, *, lease_us: int
-) -> Command[list[RawSnapshot | NeedsKeys | StatesyncError]]:
+) -> Command[list[RawSnapshot | NeedsKeys | Later | StatesyncError]]:
     """Read claimed characters, each with its group, at one instant.
 
     Raises all their versions, and claims those that are not claimed yet. Each claim comes with the
     known members of its group; if there are more, nothing is done for it and the result is
-    NeedsKeys. Instead of a snapshot the result may be LeaseLost, or CorruptState if one of the
-    group cannot be read.
+    NeedsKeys. Nor is anything done for the groups that the reply has no room for: the result is
+    Later, but never that of the first one. Instead of a snapshot the result may be LeaseLost, or
+    CorruptState if one of the group cannot be read.
     """
     session_types = names()
     script_keys = [keys.dirty, keys.claimed, keys.since]
@@ -85,13 +97,14 @@ def try_snapshots(
         packed_groups.append((str(claim.token), *members.listed()[: 1 if members.is_alone else 3]))
     args = {
         "max_bytes": MAX_CORE_BYTES,
+        "script_bytes": _SCRIPT_BYTES,
         "lease_us": lease_us,
         "references": ([*map(reference_field, session_types)], session_types),
         "groups": packed_groups,
     }
     reader = _Reader(script_keys, session_types)
 
-    def parse(reply: Raw) -> list[RawSnapshot | NeedsKeys | StatesyncError]:
+    def parse(reply: Raw) -> list[RawSnapshot | NeedsKeys | Later | StatesyncError]:
         return list(reader.read(reply, groups))
 
     return Command(_snapshot, script_keys, (pack(args),), parse)
@@ -106,7 +119,7 @@ class _Reader:
 
     def read(
         self, reply: Sequence[Raw], groups: Sequence[tuple[int, Members]]
-    ) -> Iterator[RawSnapshot | NeedsKeys | StatesyncError]:
+    ) -> Iterator[RawSnapshot | NeedsKeys | Later | StatesyncError]:
         """Yield what became of each group."""
         parts = iter(reply)
         at_ms = int(next(parts))
@@ -118,6 +131,8 @@ class _Reader:
                     yield error_of(message, self.script_keys, char_id)
                 elif isinstance(status, list):
                     yield NeedsKeys(members.with_found(char_id, self.script_keys, status))
+                elif status == 0:
+                    yield Later()
                 else:
                     yield self.snapshot(at_ms, members, parts)
             except StatesyncError as error:
@@ -165,6 +180,7 @@ def snapshot(
         results = attempt.parse(reply)
         assert isinstance(results, list)  # noqa: S101
         (result,) = results
+        assert not isinstance(result, Later)  # noqa: S101
         if isinstance(result, NeedsKeys):
             return snapshot(keys, claim, lease_us=lease_us, known=result.members)
         if isinstance(result, StatesyncError):

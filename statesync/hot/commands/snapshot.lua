@@ -4,28 +4,32 @@
 -- The claims cover every change made so far, so the dirty marks are cleared here: a mark that is
 -- set afterwards means a change that this snapshot does not hold. A character that is read without
 -- our claim is claimed here; an older claim on it is superseded.
--- If a group has more members than are declared, nothing is done for it: the reply names them.
+-- If a group has more members than are declared, nothing is done for it: the reply names them. Nor
+-- is anything done for the groups that come once the reply is full.
 -- Uses: clock, version, members
 -- KEYS: 1 dirty, 2 claimed, 3 since, then for each group its cores, sessions, sessions' logs, ties
--- ARGV: 1, packed: max_bytes of a hash, lease_us, references (the fields, and the session type of
---       each), groups (each the token, and the names of characters, sessions, ties, the claimed
---       character first; without the last two if it is alone)
+-- ARGV: 1, packed: max_bytes of a hash, script_bytes (the reply is full once its hashes are
+--       more), lease_us, references (the fields, and the session type of each), groups (each the
+--       token, and the names of characters, sessions, ties, the claimed character first; without
+--       the last two if it is alone)
 -- Returns: one flat list, to be read from its beginning: at_ms; then for each group 1, its cores
 --          (how many texts, version, token, and as texts field, value, …; only 0 if it is gone),
 --          its sessions (how many texts, version, length of the log, texts; or 0), its ties (how
---          many texts, texts). Or, instead of these, a list of what else belongs to the group; or
---          an error. Measured: a packed head beside the texts costs 0.8 µs more a character, of 9;
+--          many texts, texts). Or, instead of these, a list of what else belongs to the group; an
+--          error; or 0 if the reply was full. Measured: a packed head beside the texts costs 0.8 µs more a character, of 9;
 --          lists within a list cost more still, since Valkey makes a buffer of 16 kB for each
 -- Errors: as text, LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION,
 --         WRONGTYPE
 local dirty, claimed, since = KEYS[1], KEYS[2], KEYS[3]
 local args = cmsgpack.unpack(ARGV[1])
-local max_bytes, lease_us = args.max_bytes, args.lease_us
+local max_bytes, script_bytes, lease_us = args.max_bytes, args.script_bytes, args.lease_us
 local reference_fields, session_types = unpack(args.references)
 local now = now_us()
 local at_ms = math.floor(now / 1000)
 local wanted = {version = true, participants = true, [TIE] = true}
 for _, field in ipairs(reference_fields) do wanted[field] = true end
+
+local read_bytes, given_bytes = 0, 0
 
 -- Returns a hash, its wanted fields by name, and why it must not be saved, if it must not.
 local function read_hash(number)
@@ -39,6 +43,7 @@ local function read_hash(number)
     if bytes > most then largest, most = field, bytes end
     if wanted[field] then fields[field] = value end
   end
+  read_bytes = read_bytes + size
   local refused
   if size > max_bytes then
     refused = 'TOOLARGE ' .. number .. ' ' .. size .. ' ' .. string.sub(largest, 1, 100)
@@ -124,8 +129,9 @@ end
 
 -- Gives a group; or returns why not.
 local function snapshot(before, token, characters, sessions, ties)
+  if given_bytes > script_bytes then return 0 end
   if redis.call('ZSCORE', claimed, characters[1]) ~= token then return 'LEASELOST' end
-  number_of = {}
+  number_of, read_bytes = {}, 0
   if #found > 0 then found = {} end
   number_members(before, characters, sessions, ties)
   local hashes, log_lengths = read_group(before, characters, sessions, ties)
@@ -133,6 +139,7 @@ local function snapshot(before, token, characters, sessions, ties)
   if #found > 0 then return found end
 
   -- From here on nothing can be refused.
+  given_bytes = given_bytes + read_bytes
   reply[#reply + 1] = 1
   for i = 1, #characters do
     local char_id, hash = characters[i], hashes[before + i]

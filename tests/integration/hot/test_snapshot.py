@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from statesync.errors import CorruptState, LeaseLost
+from statesync.hot.commands.backup import Later, RawSnapshot
 from statesync.state.fields import MAX_CORE_BYTES
 
 if TYPE_CHECKING:
@@ -101,3 +102,19 @@ def test_core_that_is_too_large_names_its_largest_field(store: Driver) -> None:
     assert caught.value.field == "my notes"
     assert str(MAX_CORE_BYTES) in caught.value.reason
     assert store.raw.hget(store.keys.core(1), "version") == b"4"
+
+
+def test_groups_beyond_the_budget_of_a_script_come_later(store: Driver) -> None:
+    large = "x" * (MAX_CORE_BYTES // 2)
+    claims = []
+    for char_id in range(1, 6):
+        store.create(char_id, note=large if char_id < 5 else "small")
+        claims.append(store.claim(char_id, lease_us=LEASE).claim)
+        store.mark_dirty(char_id)
+    results = store.try_snapshots([(claim, ()) for claim in claims], lease_us=LEASE)
+    assert [type(result) for result in results] == [RawSnapshot, RawSnapshot, Later, Later, Later]
+    versions = [store.get(claim.char_id).version for claim in claims]
+    assert versions == [3, 3, 2, 2, 2], "nothing is done for those that come later"
+    assert [store.sync_state(claim.char_id).dirty for claim in claims] == [False] * 2 + [True] * 3
+    again = store.try_snapshots([(claim, ()) for claim in claims[2:]], lease_us=LEASE)
+    assert [type(result) for result in again] == [RawSnapshot, RawSnapshot, Later]
