@@ -10,7 +10,8 @@ import pytest
 import redis
 from sqlalchemy import Connection, Engine
 
-from statesync import HotStore, Settings
+from statesync import Settings
+from statesync.hot.store import HotStore
 from tests.acceptance.conftest import Game, wait_until
 
 pytestmark = pytest.mark.usefixtures("celery_setup")
@@ -35,13 +36,13 @@ def rows(engine: Engine, query: str) -> list[tuple[Any, ...]]:
 
 
 def bare_write(raw: Any, settings: Settings, char_id: int, **fields: Any) -> None:
-    """Write as a game does that knows nothing of statesync."""
+    """Write as a game without statesync's client does."""
     raw.hset(f"{settings.key_prefix}ac:{char_id}", mapping=fields)
     raw.sadd(f"{settings.key_prefix}dirty_accounts", char_id)
 
 
 def waiting_for_a_lock(engine: Engine) -> bool:
-    """Whether a worker stands in the middle of its write."""
+    """Whether a worker is in the middle of its write."""
     query = (
         "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' "
         "AND datname = current_database()"
@@ -79,8 +80,8 @@ def test_a_bare_writer_is_saved_by_the_sweep_and_restored_by_name(
     assert game.call("restore_full_state", 42)["outcome"] == "restored"
     found = raw.hgetall(f"{settings.key_prefix}ac:42")
     for name, value in core.items():
-        held = found[name.encode()].decode()
-        assert held == value or json.loads(held) == json.loads(value)
+        restored = found[name.encode()].decode()
+        assert restored == value or json.loads(restored) == json.loads(value)
     assert game.call("restore_full_state", 42)["outcome"] == "live"
     assert game.call("restore_full_state", 43) == {
         "char_id": 43, "outcome": "not_found", "version": None,
@@ -116,7 +117,7 @@ def test_one_broken_character_does_not_hold_up_29(
     assert hot.sync_state(17).quarantine is None
 
 
-def test_hostile_values_are_quarantined_by_name_and_hold_up_nobody(
+def test_hostile_values_are_quarantined_by_name_and_hold_up_no_other(
     game: Game, raw: Any, settings: Settings, engine: Engine, hot: HotStore
 ) -> None:
     for i, (field, value) in enumerate(HOSTILE.values(), start=1):
@@ -169,7 +170,7 @@ def test_the_same_message_delivered_twice_does_no_harm(
     assert rows(engine, "SELECT count(*) FROM characters WHERE game_stage = 'exploration'") == [
         (20,)
     ]
-    # Both singles answer under one task id: the second may still be at work.
+    # Both single messages have one task id: the second may still be at work.
     wait_until(lambda: (hot.status().dirty, hot.status().claimed) == (0, 0))
 
 
@@ -219,7 +220,8 @@ def test_results_are_kept_for_minutes_and_the_sweep_keeps_none(
 ) -> None:
     bare_write(raw, settings, 1, state="exploration")
     game.call("sync_dirty")
-    game.sync_until_clean(hot)
+    # No further sweep may be on its way: its result would be kept.
+    wait_until(lambda: (hot.status().dirty, hot.status().claimed) == (0, 0))
     path, _, query = settings.result_url.removeprefix("redis+socket://").partition("?")
     results = redis.Redis(unix_socket_path=path, db=int(query.rpartition("=")[2]))
     results.flushdb()

@@ -1,4 +1,4 @@
-"""The tasks that look after the state by themselves."""
+"""The tasks that the schedule sends."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from statesync import HotStore, Settings
+from statesync import Settings
 from statesync.embedded.stack import Stack
+from statesync.hot.store import HotStore
 from tests.acceptance.conftest import Game, wait_until
 from tests.acceptance.test_contract import rows
 
