@@ -1,4 +1,4 @@
-"""What saving sessions needs: who has left one, whether it has changed, all sides of a conflict."""
+"""What saving sessions needs: which characters left one, its digest, all sides of a conflict."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -31,7 +31,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Where one version lost twice, the older table can hold only the first of them.
+    # If one version lost twice, the older index admits only the first of them.
     op.execute(
         "DELETE FROM state_conflicts later USING state_conflicts first"
         " WHERE later.character_id = first.character_id AND later.version = first.version"

@@ -28,7 +28,7 @@ _COMMANDS = {
     "quarantine": "quarantine",
     "conflicts": "conflicts",
 }
-"""Each command and the module that holds it, imported when it is asked for."""
+"""Each command and its module, which is imported when it is asked for."""
 
 
 class _Lazy(click.Group):
@@ -49,7 +49,7 @@ def _cli() -> None:
     """Keep game state hot in Redis and durable in PostgreSQL.
 
     Settings come from the environment (STATESYNC_REDIS_URL, STATESYNC_DATABASE_URL, …).
-    Exit status: 0 done, 1 it failed, 2 wrong use.
+    Exit status: 0 it worked, 1 it failed, 2 wrong use. `statesync COMMAND --help` has examples.
 
     \b
     Examples:
@@ -61,8 +61,8 @@ def _cli() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line; errors come out as one line, never as a traceback."""
-    # Also where a shell that put us in the background told us to ignore it.
+    """Run the command line; an error ends it with one line, never with a traceback."""
+    # A shell that starts us in the background makes us ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -85,7 +85,7 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _terminate(number: int, _: object) -> NoReturn:
-    """End on SIGTERM as on Ctrl-C, so that everything we started is stopped."""
+def _terminate(signal_number: int, _: object) -> NoReturn:
+    """End on SIGTERM as on Ctrl-C, so that all that we started is stopped."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise KeyboardInterrupt(number)
+    raise KeyboardInterrupt(signal_number)

@@ -18,7 +18,7 @@ from statesync.state.fields import dump_json, parse_char_id
 
 __all__ = ["CharId", "as_json", "connected", "console", "print_json", "progress_console", "table"]
 
-# What goes to a file or a pipe is not folded at the width of a terminal that is not there.
+# Output to a file or a pipe is not folded at the width of a terminal.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 progress_console = Console(stderr=True, highlight=False)
 
@@ -31,7 +31,7 @@ class CharId(click.ParamType[int]):
     name = "id"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the id; a usage error where it is none."""
+        """Return the id; a usage error if it is none."""
         try:
             return parse_char_id(str(value))
         except InvalidCharId as error:
@@ -40,7 +40,7 @@ class CharId(click.ParamType[int]):
 
 @contextlib.contextmanager
 def connected() -> Iterator[tuple[GameStateOrchestrator, Settings]]:
-    """Give the orchestrator and the settings of the environment; closed at the end."""
+    """Give the orchestrator and the settings of the environment; close it at the end."""
     settings = Settings.from_env()
     orchestrator = GameStateOrchestrator.from_settings(settings)
     try:
@@ -50,11 +50,11 @@ def connected() -> Iterator[tuple[GameStateOrchestrator, Settings]]:
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """Return an empty table in the one style we use."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    """Return an empty table in the style of all commands."""
+    empty = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
+        empty.add_column(column, overflow="fold")
+    return empty
 
 
 def print_json(value: Any) -> None:

@@ -23,8 +23,8 @@ _ConflictId = click.IntRange(1, MAX_ID)
 def conflicts() -> None:
     """Sides that lost a conflict: list, show.
 
-    Where Redis held an older version than PostgreSQL, or another history, the live game went on
-    and the losing row was kept whole.
+    If Redis has an older version than PostgreSQL, or another history, the live game goes on and
+    the whole losing row is recorded.
 
     \b
     Examples:
@@ -60,24 +60,24 @@ def list_(char_id: int | None, before: int | None, limit: int, as_json: bool) ->
         query = query.where(state_conflicts.c.id < before)
     with connected() as (orchestrator, _), database.transaction(orchestrator.engine) as connection:
         rows = [dict(row) for row in connection.execute(query).mappings()]
-    more = rows[limit - 1]["id"] if len(rows) > limit else None
-    del rows[limit:]
+    page, next_before = rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
     if as_json:
-        print_json({"conflicts": [_shown(row) for row in rows], "next": more})
+        print_json({"conflicts": [_as_json(row) for row in page], "next": next_before})
         return
-    made = table("conflict", "character", "version", "recorded", "reason")
-    for row in rows:
-        made.add_row(*map(str, (row["id"], row["character_id"], row["version"])), *_told(row))
-    console.print(made if rows else "There are no conflicts.")
-    if more:
-        console.print(f"There are older ones: --before {more}")
+    listed = table("conflict", "character", "version", "recorded", "reason")
+    for row in page:
+        numbers = map(str, (row["id"], row["character_id"], row["version"]))
+        listed.add_row(*numbers, _recorded(row), row["reason"])
+    console.print(listed if page else "There are no conflicts.")
+    if next_before:
+        console.print(f"There are older ones: --before {next_before}")
 
 
 @conflicts.command()
 @click.argument("conflict_id", metavar="CONFLICT", type=_ConflictId)
 @as_json
 def show(conflict_id: int, as_json: bool) -> None:
-    """Show one conflict, with all that was in the side that lost.
+    """Show one conflict, with the whole side that lost.
 
     \b
     Example:
@@ -90,18 +90,19 @@ def show(conflict_id: int, as_json: bool) -> None:
         click.echo(f"statesync: there is no conflict {conflict_id}", err=True)
         sys.exit(1)
     if as_json:
-        print_json(_shown(dict(row)))
+        print_json(_as_json(dict(row)))
         return
-    for name, value in _shown(dict(row)).items():
+    for name, value in _as_json(dict(row)).items():
         if name == "state":
             console.print_json(data=value)
         else:
             console.print(f"{name}: {value}", markup=False)
 
 
-def _shown(row: dict[str, Any]) -> dict[str, Any]:
+def _as_json(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"recorded_at": row["recorded_at"].isoformat()}
 
 
-def _told(row: dict[str, Any]) -> tuple[str, str]:
-    return row["recorded_at"].strftime("%Y-%m-%d %H:%M:%S %Z"), row["reason"]
+def _recorded(row: dict[str, Any]) -> str:
+    recorded: str = row["recorded_at"].strftime("%Y-%m-%d %H:%M:%S %Z")
+    return recorded

@@ -131,7 +131,7 @@ class Demo:
         peeks = self.hot.run_many([self.hot.commands.peek(i) for i in self.expected])
         is_empty = all(peek is None for peek in peeks)
         yield Step("wipe Redis", _CHARACTERS, time.monotonic() - started, is_empty)
-        yield self._restore("restore everyone through Celery")
+        yield self._restore("restore all through Celery")
         yield self._compare_redis("compare Redis with what was played")
 
     def kill(self) -> Iterable[Step]:

@@ -96,7 +96,7 @@ def _redis(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
         yield _check(
             "time to live",
             f"{len(examined.expiring)} of {sample} would expire: {some}",
-            fail="find what sets EXPIRE on ac:*, and PERSIST them: they vanish with what is unsaved",
+            fail="find what sets EXPIRE on ac:*, and PERSIST them: unsaved changes vanish too",
         )
     else:
         yield _check("time to live", f"none of {sample} would expire")
@@ -316,15 +316,13 @@ def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings)
         for check in _ASK[name](orchestrator, settings):
             found.append(check)  # noqa: PERF402
     except ServerUnavailable as error:
-        found.append(Check(name, CheckStatus.FAIL, str(error), "start it, or mend its URL"))
+        found.append(_check(name, str(error), fail="start it, or mend its URL"))
     except Exception as error:
         if name not in ("broker", "workers"):
             raise
         # The error's own text may have the URL with its password.
         away = BrokerUnavailable(f"the broker: {type(error).__name__}")
-        found.append(
-            Check(name, CheckStatus.FAIL, str(away), "start it, or mend STATESYNC_BROKER_URL")
-        )
+        found.append(_check(name, str(away), fail="start it, or mend STATESYNC_BROKER_URL"))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Owns the commands that do something to the state: migrate, restore, drain, scrub, delete."""
+"""Owns the commands that change the state: migrate, restore, drain, scrub, delete."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from enum import StrEnum
 from typing import TypeVar
 
 import click
@@ -14,13 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
 from statesync.durable import migrate as migrations
 from statesync.hot.commands.operators import Status
-from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.orchestrator import GameStateOrchestrator, RestoreReport
 from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import drain as drain_all
+from statesync.state.outcomes import DeletionOutcome, RestoreOutcome, SessionOutcome
 
 __all__ = ["delete", "drain", "migrate", "restore", "scrub"]
 
-Outcome = TypeVar("Outcome", bound=str)
+Outcome = TypeVar("Outcome", bound=StrEnum)
+
+_LISTED = 20
+"""More restored characters than this are counted, not listed."""
 
 
 def _progress() -> Progress:
@@ -60,21 +65,21 @@ def migrate(as_json: bool) -> None:
 @click.option(
     "--all-active",
     is_flag=True,
-    help="Everybody who is in an open session or was saved lately: after a loss of the cache.",
+    help="All that are in an open session or were saved lately: after a loss of the cache.",
 )
 @click.option(
     "--hours",
     default=24.0,
     show_default=True,
     type=click.FloatRange(0),
-    help="With --all-active: how long ago lately is.",
+    help="With --all-active: saved within so many hours.",
 )
 @as_json
 def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool) -> None:
-    """Load characters and their sessions from PostgreSQL into Redis; what is live is left alone.
+    """Load characters and their sessions from PostgreSQL into Redis; live ones stay as they are.
 
-    Works without workers and queues, so logins that come in meanwhile do not wait behind it. Exit
-    status 1 if one of them was not found, or cannot be loaded.
+    Works without workers and queues, so logins do not wait behind it. Exit status 1 if a character
+    is not found, or cannot be loaded.
 
     \b
     Examples:
@@ -85,42 +90,48 @@ def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool)
         raise click.UsageError("give the IDs of characters, or --all-active")
     with connected() as (orchestrator, _), _progress() as bar:
         if all_active:
-            _restore_active(orchestrator, hours, bar, as_json)
+            _restore_active(orchestrator, hours, bar, as_json=as_json)
             return
         task = bar.add_task("restoring", total=len(set(ids)))
         reports = orchestrator.restore_many(
-            ids, progress=lambda done: bar.update(task, completed=done)
+            ids, progress=lambda restored: bar.update(task, completed=restored)
         )
     if as_json:
         print_json([asdict(report) for report in reports])
     else:
-        for report in reports if len(reports) <= 20 else []:
-            at = "" if report.version is None else f" at version {report.version}"
-            with_ = "".join(
-                f", {session_type} {outcome}" for session_type, outcome in report.sessions.items()
-            )
-            fell = report.fallback_from and f", no longer in state {report.fallback_from!r}"
-            why = f" ({report.error})" if report.error else ""
-            console.print(f"{report.char_id}: {report.outcome}{at}{with_}{fell or ''}{why}")
-        if len(reports) > 20:
-            console.print(_counts(Counter(report.outcome for report in reports)))
-    if any(report.outcome in ("not_found", "failed") for report in reports):
+        _print_restored(reports)
+    if any(r.outcome in (RestoreOutcome.NOT_FOUND, RestoreOutcome.FAILED) for r in reports):
         sys.exit(1)
 
 
+def _print_restored(reports: list[RestoreReport]) -> None:
+    """Print a line for each character, or counts if they are many."""
+    if len(reports) > _LISTED:
+        console.print(_counts(Counter(report.outcome for report in reports)))
+        return
+    for report in reports:
+        words = [str(report.outcome)]
+        if report.version is not None:
+            words[0] += f" at version {report.version}"
+        words += [f"{session_type} {outcome}" for session_type, outcome in report.sessions.items()]
+        if report.fallback_from:
+            words.append(f"no longer in state {report.fallback_from!r}")
+        error = f" ({report.error})" if report.error else ""
+        console.print(f"{report.char_id}: {', '.join(words)}{error}")
+
+
 def _restore_active(
-    orchestrator: GameStateOrchestrator, hours: float, bar: Progress, as_json: bool
+    orchestrator: GameStateOrchestrator, hours: float, bar: Progress, *, as_json: bool
 ) -> None:
-    """Restore everybody who is active, page by page, and print the counts."""
-    total = orchestrator.count_active(hours)
-    task = bar.add_task("restoring", total=total)
-    outcomes: Counter[str] = Counter()
-    sessions: Counter[str] = Counter()
+    """Restore all active characters, page by page, and print the counts."""
+    task = bar.add_task("restoring", total=orchestrator.count_active(hours))
+    outcomes: Counter[RestoreOutcome] = Counter()
+    sessions: Counter[SessionOutcome] = Counter()
     fallbacks = 0
     for page in orchestrator.active(hours):
         reports = orchestrator.restore_many(page)
         outcomes.update(report.outcome for report in reports)
-        sessions.update(o for report in reports for o in report.sessions.values())
+        sessions.update(outcome for r in reports for outcome in r.sessions.values())
         fallbacks += sum(report.fallback_from is not None for report in reports)
         bar.advance(task, len(page))
     if as_json:
@@ -130,7 +141,7 @@ def _restore_active(
         console.print(f"Their sessions: {_counts(sessions)}.")
         if fallbacks:
             console.print(f"{fallbacks} went to the fallback state: their session has ended.")
-    if outcomes["failed"]:
+    if outcomes[RestoreOutcome.FAILED]:
         sys.exit(1)
 
 
@@ -142,7 +153,7 @@ def _restore_active(
 def drain(timeout: float, as_json: bool) -> None:
     """Save everything that is dirty now, without the broker, and say what is left.
 
-    Run it before a deploy or a shutdown. Claims that stand still for five seconds are taken over.
+    Run it before a deploy or a shutdown. It takes over claims that stand still for five seconds.
     Exit status 1 if something is left at the end.
 
     \b
@@ -180,25 +191,25 @@ def drain(timeout: float, as_json: bool) -> None:
 def scrub(as_json: bool) -> None:
     """Find unsaved changes that nothing marks, and mark them, so that the next sweep saves them.
 
-    Such as those of a bare writer that forgot its SADD after raising the version, or died before
-    it. Walks over all of Redis, gently; beat does the same every STATESYNC_SCRUB_SECONDS.
+    A bare writer leaves such changes if it raises the version and then omits its SADD, or dies
+    before it. Walks over all of Redis, gently; beat does the same every STATESYNC_SCRUB_SECONDS.
 
     \b
     Example:
       statesync scrub
     """
-    done: Counter[str] = Counter(characters=0, sessions=0, marked=0)
+    counts: Counter[str] = Counter(characters=0, sessions=0, marked=0)
     with connected() as (orchestrator, _), _progress() as bar:
         task = bar.add_task("looking", total=None)
         for page in scrub_pages(orchestrator):
-            done.update(page.counts())
+            counts.update(page.counts())
             bar.update(task, total=page.keys, advance=page.peeked)
     if as_json:
-        print_json(done)
+        print_json(counts)
     else:
         console.print(
-            f"Looked at {done['characters']} characters and {done['sessions']} sessions: "
-            f"{done['marked']} had unsaved changes without a mark and are dirty now."
+            f"Looked at {counts['characters']} characters and {counts['sessions']} sessions: "
+            f"{counts['marked']} had unsaved changes without a mark and are dirty now."
         )
 
 
@@ -209,9 +220,9 @@ def scrub(as_json: bool) -> None:
 def delete(char_id: int, yes: bool, as_json: bool) -> None:
     """Delete a character from Redis and PostgreSQL. No backup brings it back, and no restore.
 
-    Sessions that it shares go on without it. Its row stays, with deleted_at set, for those who have
-    to look something up. Safe to run twice; run it again where it was cut off. Exit status 1 if
-    there is no such character.
+    Sessions that it shares go on without it. Its row stays, with deleted_at set, for later
+    questions. Safe to run twice; run it again if it was cut off. Exit status 1 if there is no such
+    character.
 
     \b
     Examples:
@@ -227,7 +238,7 @@ def delete(char_id: int, yes: bool, as_json: bool) -> None:
     else:
         left = f"; it has left {', '.join(report.sessions)}" if report.sessions else ""
         console.print(f"{char_id}: {report.outcome}{left}")
-    if report.outcome == "not_found":
+    if report.outcome == DeletionOutcome.NOT_FOUND:
         sys.exit(1)
 
 

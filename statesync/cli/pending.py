@@ -1,4 +1,4 @@
-"""Owns `statesync pending`: who has unsaved changes, and for how long."""
+"""Owns `statesync pending`: the characters with unsaved changes, and how old these are."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["pending"]
 def pending(char_id: int | None, limit: int, as_json: bool) -> None:
     """List characters with unsaved changes, the oldest change first; or show one.
 
-    A character is dirty, claimed by a worker, or quarantined; some are more than one of these. Whom
-    a bare writer has marked has no age until a sweep claims it, and comes last.
+    A character is dirty, claimed by a worker, or quarantined, or several of these. One that a bare
+    writer has marked has no age until a sweep claims it, and comes last.
 
     \b
     Examples:
@@ -33,22 +33,22 @@ def pending(char_id: int | None, limit: int, as_json: bool) -> None:
       statesync pending --json | jq .characters
     """
     with connected() as (orchestrator, _):
-        found = orchestrator.hot.pending(char_id, limit=limit)
+        unsaved = orchestrator.hot.pending(char_id, limit=limit)
     if as_json:
-        characters = [item._asdict() for item in found.characters]
-        print_json(found._asdict() | {"characters": characters})
+        characters = [item._asdict() for item in unsaved.characters]
+        print_json(unsaved._asdict() | {"characters": characters})
         return
-    made = table("character", "unsaved for", "marks")
-    for item in found.characters:
-        made.add_row(item.name, _age(item), ", ".join(item.marks))
-    if found.characters:
-        console.print(made)
+    listed = table("character", "unsaved for", "marks")
+    for item in unsaved.characters:
+        listed.add_row(item.name, _age(item), ", ".join(item.marks))
+    if unsaved.characters:
+        console.print(listed)
     elif char_id is not None:
         console.print(f"Character {char_id} has no unsaved changes.")
     if char_id is None:
         console.print(
-            f"In all: {found.dirty} dirty, {found.claimed} claimed, "
-            f"{found.quarantined} quarantined."
+            f"In all: {unsaved.dirty} dirty, {unsaved.claimed} claimed, "
+            f"{unsaved.quarantined} quarantined."
         )
 
 

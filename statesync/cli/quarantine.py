@@ -1,10 +1,11 @@
-"""Owns `statesync quarantine`: what could not be saved, why, and what to do with it."""
+"""Owns `statesync quarantine`: the characters that cannot be saved, and what to do with them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import click
 
@@ -19,7 +20,7 @@ __all__ = ["quarantine"]
 
 @click.group()
 def quarantine() -> None:
-    """Characters that could not be saved: list, show, retry, discard.
+    """Characters that cannot be saved: list, show, retry, discard.
 
     Their data is still in Redis. Repair it there, then retry.
 
@@ -46,17 +47,18 @@ def list_(as_json: bool) -> None:
     if as_json:
         print_json([entry._asdict() for entry in entries])
         return
-    made = table("character", "field", "error", "attempts", "since")
+    listed = table("character", "field", "error", "attempts", "since")
     for entry in entries:
-        made.add_row(entry.name, entry.field or "-", entry.error, str(entry.attempts), _at(entry))
-    console.print(made if entries else "Nothing is in quarantine.")
+        words = (entry.name, entry.field or "-", entry.error, str(entry.attempts), _since(entry))
+        listed.add_row(*words)
+    console.print(listed if entries else "Nothing is in quarantine.")
 
 
 @quarantine.command()
 @click.argument("name", metavar="ID")
 @as_json
 def show(name: str, as_json: bool) -> None:
-    """Show one entry whole.
+    """Show one whole entry.
 
     \b
     Example:
@@ -65,11 +67,11 @@ def show(name: str, as_json: bool) -> None:
     with connected() as (orchestrator, _):
         entry = next((e for e in _entries(orchestrator.hot) if e.name == name), None)
     if entry is None:
-        _absent([name])
+        _fail_absent([name])
     elif as_json:
         print_json(entry._asdict())
     else:
-        for key, value in (entry._asdict() | {"first_at": _at(entry)}).items():
+        for key, value in (entry._asdict() | {"first_at": _since(entry)}).items():
             console.print(f"{key}: {value}", markup=False)
 
 
@@ -85,19 +87,19 @@ def retry(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
       statesync quarantine retry 42 43
       statesync quarantine retry --all
     """
-    _need(names, everything)
-    done: list[str] = []
-    absent: list[str] = []
+    _check_use(names, everything=everything)
     with connected() as (orchestrator, _):
-        for name in [e.name for e in _entries(orchestrator.hot)] if everything else names:
+
+        def retry_one(name: str) -> bool:
             try:
-                found = orchestrator.hot.retry_quarantined(parse_char_id(name))
+                return orchestrator.hot.retry_quarantined(parse_char_id(name))
             except InvalidCharId as error:
                 if not everything:
                     raise click.UsageError(str(error)) from None
-                found = False
-            (done if found else absent).append(name)
-    _report("marked dirty again", done, absent, as_json=as_json)
+                return False
+
+        handled, absent = _each(orchestrator.hot, names, retry_one)
+    _report("marked dirty again", handled, absent, as_json=as_json)
 
 
 @quarantine.command()
@@ -111,14 +113,11 @@ def discard(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     Example:
       statesync quarantine discard 42
     """
-    _need(names, everything)
-    done: list[str] = []
-    absent: list[str] = []
+    _check_use(names, everything=everything)
     with connected() as (orchestrator, _):
-        for name in [e.name for e in _entries(orchestrator.hot)] if everything else names:
-            found = orchestrator.hot.discard_quarantined(name)
-            (done if found else absent).append(name)
-    _report("discarded", done, absent, as_json=as_json)
+        hot = orchestrator.hot
+        handled, absent = _each(hot, names, hot.discard_quarantined)
+    _report("discarded", handled, absent, as_json=as_json)
 
 
 def _entries(hot: HotStore) -> Iterator[QuarantineEntry]:
@@ -130,25 +129,39 @@ def _entries(hot: HotStore) -> Iterator[QuarantineEntry]:
             return
 
 
-def _need(names: tuple[str, ...], everything: bool) -> None:
+def _check_use(names: tuple[str, ...], *, everything: bool) -> None:
     if bool(names) == everything:
         raise click.UsageError("Give one id or more, or --all.")
 
 
-def _report(what: str, done: list[str], absent: list[str], *, as_json: bool) -> None:
+def _each(
+    hot: HotStore, names: tuple[str, ...], handle: Callable[[str], bool]
+) -> tuple[list[str], list[str]]:
+    """Handle the entries with these names, or all if there are none.
+
+    Returns the names that were in quarantine, and those that were not.
+    """
+    handled: list[str] = []
+    absent: list[str] = []
+    for name in names or [entry.name for entry in _entries(hot)]:
+        (handled if handle(name) else absent).append(name)
+    return handled, absent
+
+
+def _report(action: str, handled: list[str], absent: list[str], *, as_json: bool) -> None:
     if as_json:
-        print_json({"done": done, "absent": absent})
-    elif done:
-        console.print(f"{what}: {', '.join(done)}", markup=False)
+        print_json({"done": handled, "absent": absent})
+    elif handled:
+        console.print(f"{action}: {', '.join(handled)}", markup=False)
     if absent:
-        _absent([] if as_json else absent)
+        _fail_absent([] if as_json else absent)
 
 
-def _absent(names: list[str]) -> None:
+def _fail_absent(names: list[str]) -> NoReturn:
     if names:
         click.echo(f"statesync: not in quarantine: {', '.join(names)}", err=True)
     sys.exit(1)
 
 
-def _at(entry: QuarantineEntry) -> str:
+def _since(entry: QuarantineEntry) -> str:
     return datetime.fromtimestamp(entry.first_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

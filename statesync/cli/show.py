@@ -1,15 +1,15 @@
-"""Owns the commands that only look: status, inspect."""
+"""Owns the commands that only read: status, inspect."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import click
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
@@ -24,6 +24,7 @@ from statesync.settings import Settings
 from statesync.state.characters import Character
 from statesync.state.fields import dump_json
 from statesync.state.sessions import Session
+from statesync.worker.names import QueueName
 
 __all__ = ["inspect", "status"]
 
@@ -46,12 +47,12 @@ def status(watch: bool, as_json: bool) -> None:
         if watch:
             _watch(orchestrator, settings, as_json=as_json)
             return
-        found = _status(orchestrator, settings)
+        report = _status(orchestrator, settings)
     if as_json:
-        print_json(found)
+        print_json(report)
     else:
-        console.print(_status_table(found))
-    if found["problems"]:
+        console.print(_status_table(report))
+    if report["problems"]:
         sys.exit(1)
 
 
@@ -68,65 +69,98 @@ def _watch(orchestrator: GameStateOrchestrator, settings: Settings, *, as_json: 
 
 def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str, Any]:
     problems: list[str] = []
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         **dict.fromkeys(("dirty", "claimed", "expired", "quarantined", "oldest_ms")),
         "counters": {},
         "queues": {},
         "revision": None,
     }
     try:
-        found |= orchestrator.hot.status()._asdict()
+        report |= orchestrator.hot.status()._asdict()
     except ServerUnavailable as error:
         problems.append(str(error))
     try:
-        found["revision"] = migrations.revision(orchestrator.engine)
-        if found["revision"] != migrations.head():
+        report["revision"] = migrations.revision(orchestrator.engine)
+        if report["revision"] != migrations.head():
             problems.append("the tables are not up to date: run `statesync migrate`")
     except ServerUnavailable as error:
         problems.append(str(error))
     try:
-        found["queues"] = dict(_queues(settings))
-    except Exception as error:  # whatever the broker's transport raises
+        report["queues"] = dict(_queues(settings))
+    except Exception as error:  # each transport of a broker has its own
         problems.append(f"the broker: {type(error).__name__}")
-    return found | {"problems": problems}
+    return report | {"problems": problems}
 
 
 def _queues(settings: Settings) -> Iterator[tuple[str, int]]:
     from statesync.worker.app import app
 
     with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
-        for name in ("restore", "sync", "backup"):
+        channel: Any = connection.default_channel
+        for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP):
             queue = settings.queue(name)
-            channel: Any = connection.default_channel
             yield queue, channel.queue_declare(queue).message_count
 
 
-def _status_table(found: dict[str, Any]) -> Group:
+def _status_table(report: dict[str, Any]) -> Group:
     state = table("unsaved state", "")
-    oldest = found["oldest_ms"]
+    oldest = report["oldest_ms"]
     for name, value in (
-        ("dirty", found["dirty"]),
-        ("claimed by workers", found["claimed"]),
-        ("of these, lease ended", found["expired"]),
+        ("dirty", report["dirty"]),
+        ("claimed by workers", report["claimed"]),
+        ("of these, lease ended", report["expired"]),
         ("oldest unsaved change", None if oldest is None else f"{oldest / 1000:.1f} s ago"),
-        ("quarantined", found["quarantined"]),
-        ("tables at revision", found["revision"]),
+        ("quarantined", report["quarantined"]),
+        ("tables at revision", report["revision"]),
     ):
         state.add_row(name, "-" if value is None else str(value))
-    rows = [state, _two_columns("queue", "waiting", found["queues"])]
-    rows.append(_two_columns("counter", "total", found["counters"]))
-    problems = [f"[red]problem:[/red] {problem}" for problem in found["problems"]]
-    parts: list[Any] = []
-    for made in rows:
-        parts += [made, ""] if made.row_count else []
-    return Group(*parts, *problems)
+    queues = _two_columns(("queue", "waiting"), report["queues"])
+    counters = _two_columns(("counter", "total"), report["counters"])
+    parts: list[RenderableType] = []
+    for part in (state, queues, counters):
+        parts += [part, ""] if part.row_count else []
+    parts += [f"[red]problem:[/red] {problem}" for problem in report["problems"]]
+    return Group(*parts)
 
 
-def _two_columns(name: str, value: str, items: dict[str, int]) -> Table:
-    made = table(name, value)
-    for key in sorted(items):
-        made.add_row(key, str(items[key]))
-    return made
+def _two_columns(headers: tuple[str, str], numbers: dict[str, int]) -> Table:
+    rows = table(*headers)
+    for name in sorted(numbers):
+        rows.add_row(name, str(numbers[name]))
+    return rows
+
+
+@dataclass(slots=True)
+class _Side:
+    """A character and its sessions, by type, in one of the two stores."""
+
+    character: Character | None = None
+    sessions: dict[str, Session] = field(default_factory=dict)
+
+    def rows(self) -> dict[str, str]:
+        """Return what to show, by the name of the row."""
+        if self.character is None:
+            return {}
+        rows = {name: _text(value) for name, value in self.character.core().items()}
+        rows["version"] = str(self.character.version)
+        for session_type, session in self.sessions.items():
+            for name, value in session.fields.items():
+                rows[f"{session_type}: {name}"] = _text(value)
+            rows[f"{session_type}: version"] = str(session.version)
+            if session.log_length:
+                rows[f"{session_type}: log"] = f"{session.log_length} entries"
+        return rows
+
+
+@dataclass(slots=True)
+class _Inspected:
+    """What both stores have of one character, and its marks."""
+
+    char_id: int
+    redis: _Side
+    redis_error: CorruptState | None
+    postgresql: _Side
+    sync_state: SyncState
 
 
 @click.command()
@@ -141,94 +175,83 @@ def inspect(char_id: int, as_json: bool) -> None:
     Example:
       statesync inspect 42
     """
-    hot: Character | None = None
-    corrupt: CorruptState | None = None
     with connected() as (orchestrator, _):
-        sync_state = orchestrator.hot.sync_state(char_id)
-        live: dict[str, Session] = {}
-        try:
-            hot, live = orchestrator.hot.get_full_state(char_id)
-        except CharacterNotLoaded:
-            pass
-        except CorruptState as error:
-            corrupt = error
-        with database.transaction(orchestrator.engine) as connection:
-            cold = durable.characters.load(connection, [char_id]).get(char_id)
-            saved = {
-                session_type: session
-                for session_type, type_ in orchestrator.sessions.items()
-                if (session := type_.load(connection, [char_id]).get(char_id))
-            }
+        found = _inspect(orchestrator, char_id)
     if as_json:
-        print_json(
-            {
-                "char_id": char_id,
-                "redis": hot and asdict(hot),
-                "redis_error": corrupt and str(corrupt),
-                "postgresql": cold and asdict(cold),
-                "sessions": {
-                    session_type: {
-                        "redis": _session(live, session_type),
-                        "postgresql": _session(saved, session_type),
-                    }
-                    for session_type in sorted({*live, *saved})
-                },
-                "marks": sync_state._asdict() | {"quarantine": _entry(sync_state)},
-            }
-        )
+        print_json(_inspected_json(found))
     else:
-        sides = (_fields(hot, live), _fields(cold, saved))
-        _print_inspected(char_id, sides, corrupt, sync_state)
-    if hot is None and cold is None and corrupt is None:
+        _print_inspected(found)
+    if not (found.redis.character or found.redis_error or found.postgresql.character):
         sys.exit(1)
 
 
-def _entry(sync_state: SyncState) -> dict[str, Any] | None:
-    return sync_state.quarantine and sync_state.quarantine._asdict()
+def _inspect(orchestrator: GameStateOrchestrator, char_id: int) -> _Inspected:
+    hot = orchestrator.hot
+    sync_state = hot.sync_state(char_id)
+    redis, redis_error = _Side(), None
+    try:
+        redis = _Side(*hot.get_full_state(char_id))
+    except CharacterNotLoaded:
+        pass
+    except CorruptState as error:
+        redis_error = error
+    with database.transaction(orchestrator.engine) as connection:
+        saved = durable.characters.load(connection, [char_id]).get(char_id)
+        saved_sessions = {
+            session_type: session
+            for session_type, sessions in orchestrator.sessions.items()
+            if (session := sessions.load(connection, [char_id]).get(char_id))
+        }
+    return _Inspected(char_id, redis, redis_error, _Side(saved, saved_sessions), sync_state)
 
 
-def _print_inspected(
-    char_id: int,
-    sides: tuple[dict[str, str], dict[str, str]],
-    corrupt: CorruptState | None,
-    sync_state: SyncState,
-) -> None:
-    if corrupt:
-        console.print(f"[red]In Redis, but not readable:[/red] {corrupt}", markup=True)
-    made = table("field", "Redis", "PostgreSQL", "", title=f"character {char_id}")
-    left, right = sides
-    for name in [*left, *(name for name in right if name not in left)]:
-        a, b = left.get(name, "-"), right.get(name, "-")
-        made.add_row(name, a, b, "" if a == b else "differs")
-    console.print(made if left or right else f"Character {char_id} is on neither side.")
+def _inspected_json(found: _Inspected) -> dict[str, Any]:
+    redis, postgresql, sync_state = found.redis, found.postgresql, found.sync_state
+    quarantine = sync_state.quarantine and sync_state.quarantine._asdict()
+    return {
+        "char_id": found.char_id,
+        "redis": redis.character and asdict(redis.character),
+        "redis_error": found.redis_error and str(found.redis_error),
+        "postgresql": postgresql.character and asdict(postgresql.character),
+        "sessions": {
+            session_type: {
+                "redis": _session_json(redis.sessions.get(session_type)),
+                "postgresql": _session_json(postgresql.sessions.get(session_type)),
+            }
+            for session_type in sorted({*redis.sessions, *postgresql.sessions})
+        },
+        "marks": sync_state._asdict() | {"quarantine": quarantine},
+    }
+
+
+def _session_json(session: Session | None) -> dict[str, Any] | None:
+    if session is None:
+        return None
+    return {
+        "id": str(session.id),
+        "version": session.version,
+        "closed": session.closed,
+        "log_length": session.log_length,
+        "fields": session.fields,
+    }
+
+
+def _print_inspected(found: _Inspected) -> None:
+    if found.redis_error:
+        console.print(f"[red]In Redis, but not readable:[/red] {found.redis_error}", markup=True)
+    compared = table("field", "Redis", "PostgreSQL", "", title=f"character {found.char_id}")
+    redis, postgresql = found.redis.rows(), found.postgresql.rows()
+    for name in dict.fromkeys([*redis, *postgresql]):
+        values = redis.get(name, "-"), postgresql.get(name, "-")
+        compared.add_row(name, *values, "" if values[0] == values[1] else "differs")
+    absent = f"Character {found.char_id} is on neither side."
+    console.print(compared if redis or postgresql else absent)
+    sync_state = found.sync_state
     claim = f"claimed until {sync_state.token} µs" if sync_state.token else "not claimed"
     console.print(f"Marks: {'dirty' if sync_state.dirty else 'not dirty'}, {claim}.")
     if sync_state.quarantine:
         console.print(f"Quarantined: {sync_state.quarantine.field}: {sync_state.quarantine.error}")
 
 
-def _fields(character: Character | None, sessions: dict[str, Session]) -> dict[str, str]:
-    if character is None:
-        return {}
-    core = {k: v if isinstance(v, str) else dump_json(v) for k, v in character.core().items()}
-    core["version"] = str(character.version)
-    for session_type, session in sessions.items():
-        shown = {k: v if isinstance(v, str) else dump_json(v) for k, v in session.fields.items()}
-        core |= {f"{session_type}: {name}": text for name, text in shown.items()}
-        core[f"{session_type}: version"] = str(session.version)
-        if session.log_length:
-            core[f"{session_type}: log"] = f"{session.log_length} entries"
-    return core
-
-
-def _session(sessions: dict[str, Session], session_type: str) -> dict[str, Any] | None:
-    found = sessions.get(session_type)
-    if found is None:
-        return None
-    return {
-        "id": str(found.id),
-        "version": found.version,
-        "closed": found.closed,
-        "log_length": found.log_length,
-        "fields": found.fields,
-    }
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else dump_json(value)

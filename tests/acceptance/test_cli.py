@@ -35,10 +35,12 @@ STATESYNC = [sys.executable, "-c", "from statesync.cli import main; main()"]
 
 def run(settings: Settings | None, *words: str, status: int = 0) -> str:
     env = os.environ | (settings.to_env() if settings else {})
-    done = subprocess.run([*STATESYNC, *words], env=env, capture_output=True, text=True, timeout=60)
-    assert done.returncode == status, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + (done.stderr if status else "")
+    ended = subprocess.run(
+        [*STATESYNC, *words], env=env, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stdout + (ended.stderr if status else "")
 
 
 def run_json(settings: Settings, *words: str, status: int = 0) -> Any:
@@ -74,17 +76,17 @@ def test_a_wrong_setting_is_status_2_and_a_dead_server_status_1(settings: Settin
         ({"STATESYNC_SYNC_SECOND": "1"}, 2, "there is no such setting"),
         ({"STATESYNC_REDIS_URL": "redis://:hunter2@127.0.0.1:1/0"}, 1, ":***@127.0.0.1:1"),
     ]:
-        done = subprocess.run(
+        ended = subprocess.run(
             [*STATESYNC, "drain", "--timeout", "0"],
             env=os.environ | env | change,
             capture_output=True,
             text=True,
             timeout=60,
         )
-        assert done.returncode == status
-        assert says in done.stderr
-        assert "hunter2" not in done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
+        assert ended.returncode == status
+        assert says in ended.stderr
+        assert "hunter2" not in ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
 
 
 def test_migrate_twice(settings: Settings, new_database: NewDatabase) -> None:
@@ -140,7 +142,7 @@ def test_status_inspect_drain_restore(
 
 def test_drain_says_what_is_left(settings: Settings, hot: HotStore, full_core: FullCore) -> None:
     hot.create(1, **full_core())
-    hot.claim(1, lease_us=settings.lease_us)  # held by a worker that does not answer
+    hot.claim(1, lease_us=settings.lease_us)  # of a worker that does not answer
     left = run_json(settings, "drain", "--timeout", "0.2", status=1)
     assert (left["done"], left["claimed"]) == (False, 1)
 
@@ -169,16 +171,16 @@ def test_quarantine(
 
 
 def test_celery_refuses_a_wrong_setting_in_one_line() -> None:
-    done = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "statesync", "worker"],
         env=os.environ | {"STATESYNC_LEASE_SECONDS": "0"},
         capture_output=True,
         text=True,
         timeout=60,
     )
-    assert done.returncode != 0
-    assert done.stderr.strip().endswith("it must be a whole number from 1 to 86400")
-    assert "Traceback" not in done.stderr
+    assert ended.returncode != 0
+    assert ended.stderr.strip().endswith("it must be a whole number from 1 to 86400")
+    assert "Traceback" not in ended.stderr
 
 
 def free_port() -> int:
@@ -188,7 +190,7 @@ def free_port() -> int:
         return port
 
 
-def test_flower_by_default_listens_on_loopback_and_lets_nobody_in(stack: Stack) -> None:
+def test_flower_by_default_listens_on_loopback_and_asks_for_a_password(stack: Stack) -> None:
     port = free_port()
     flower = stack.start("flower", "flower", f"--port={port}")
     flower.wait_ready(lambda: b"Visit me at" in flower.log.read_bytes())
@@ -222,7 +224,7 @@ class Dev:
 
     @property
     def exports(self) -> dict[str, str]:
-        """What the other terminal's environment is, once the printed lines are pasted there."""
+        """The environment of the other terminal after its user has pasted the printed lines."""
         lines = (line.strip() for line in self.printed.splitlines())
         words = (shlex.split(line)[1] for line in lines if line.startswith("export "))
         return dict(word.split("=", 1) for word in words)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from statesync import GameStateOrchestrator, HotStore, Settings
+from statesync import GameStateOrchestrator, Settings
+from statesync.hot.store import HotStore
 from tests.acceptance.test_cli import run, run_json
 from tests.conftest import FullCore
 
@@ -102,7 +103,7 @@ def test_scrub(settings: Settings, hot: HotStore, raw: Any) -> None:
 
 def test_delete(settings: Settings, hot: HotStore) -> None:
     hot.create(1, **FULL)
-    assert "interrupted" in run(settings, "delete", "1", status=1)  # nobody says yes
+    assert "interrupted" in run(settings, "delete", "1", status=1)  # no answer is no
     assert hot.peek(1)
     assert run_json(settings, "delete", "1", "--yes")["outcome"] == "deleted"
     assert "1: deleted" in run(settings, "delete", "1", "--yes")

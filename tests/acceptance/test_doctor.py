@@ -72,7 +72,7 @@ class TestAllWell:
         assert "beat" in examine(game.settings, "beat", status=1)["beat"]["do"]
 
 
-def test_nobody_works(stack: Stack, settings: Settings) -> None:
+def test_no_worker(stack: Stack, settings: Settings) -> None:
     found = examine(settings, "workers", "beat", status=1)
     assert set(statuses(found).values()) == {"fail"}
     assert "-Q restore" in found["queue restore"]["do"]
@@ -148,7 +148,7 @@ def test_a_flower_without_a_password(settings: Settings) -> None:
 
     assert "none at" in ask()
     assert "unset FLOWER_UNAUTHENTICATED_API" in ask(FLOWER_UNAUTHENTICATED_API="1")
-    # Without our application, which gives it a password where nobody else does.
+    # Without our application, which gives it a password if nothing else does.
     words = ["--broker", settings.broker_url, "flower", f"--port={port}", "--address=127.0.0.1"]
     flower = subprocess.Popen([sys.executable, "-m", "celery", *words], cwd=tempfile.gettempdir())
     try:

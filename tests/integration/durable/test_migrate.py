@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 def empty(embedded: Servers, new_database: NewDatabase) -> Iterator[Engine]:
     """A database without tables."""
     url = embedded.database_url(new_database(empty=True))
-    made = database.connect(embedded.settings(database_url=url))
-    yield made
-    made.dispose()
+    engine = database.connect(embedded.settings(database_url=url))
+    yield engine
+    engine.dispose()
 
 
 def tables(engine: Engine) -> set[str]:
@@ -149,7 +149,7 @@ def downgrade() -> None:
 
     @pytest.fixture
     def game(self, tmp_path: Path) -> Config:
-        """A history whose revisions bear the same names as ours."""
+        """A history with revisions of the same names as ours."""
         versions = tmp_path / "versions"
         versions.mkdir()
         (tmp_path / "env.py").write_text(self.ENV)

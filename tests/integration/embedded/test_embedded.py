@@ -22,10 +22,10 @@ from statesync.errors import EmbeddedServerError
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder of its own; pytest's own are closed to the user that the servers run as."""
-    made = Path(tempfile.mkdtemp(prefix="statesync-test-"))
-    yield made / "data"
-    shutil.rmtree(made, ignore_errors=True)
+    """A new folder; pytest's are closed to the user that the servers run as."""
+    parent = Path(tempfile.mkdtemp(prefix="statesync-test-"))
+    yield parent / "data"
+    shutil.rmtree(parent, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)
