@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from statesync.errors import (
     CharacterNotLoaded,
     CharacterNotRestored,
 )
-from statesync.game.enqueue import enqueue_backup
+from statesync.game.enqueue import BackupSender, enqueue_backup
 from statesync.game.group_commit import GroupCommit
 from statesync.hot.store import AsyncHotStore, HotStore
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
@@ -80,12 +79,14 @@ class Client:
             log.warning("the next sweep saves character %d: %s", char_id, error)
 
     @cached_property
-    def _enqueue(self) -> Callable[[int], object]:
+    def _enqueue(self) -> BackupSender:
         return enqueue_backup(self.settings)
 
     def close(self) -> None:
         """Finish what callers wait for, and close the connections."""
         self.group_commit.close()
+        if "_enqueue" in self.__dict__:
+            self._enqueue.close()
         self.orchestrator.close()
 
 

@@ -50,9 +50,6 @@ def protect_flower() -> None:
     os.environ.setdefault("FLOWER_BASIC_AUTH", f"statesync:{secrets.token_urlsafe()}")
 
 
-protect_flower()
-
-
 def settings() -> Settings:
     """Return the settings of this process. Raises SettingsError, also for a wrong one of Celery."""
     return _configuration()[0]
