@@ -15,7 +15,7 @@ from benchmarks.characters import FIGHTERS, core, fight, fight_id, fight_key, is
 from benchmarks.environment import child_env
 from benchmarks.servers import TABLES, Place
 from statesync import GameStateOrchestrator
-from statesync.embedded.servers import Child
+from statesync.embedded.child import Child
 from statesync.worker.names import QueueName, TaskName
 
 __all__ = ["Bench"]

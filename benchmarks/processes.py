@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import psutil
 
 from benchmarks.timing import every
-from statesync.embedded.servers import Child
+from statesync.embedded.child import Child
 
 __all__ = ["Cpu", "Memory", "cpu_unit"]
 

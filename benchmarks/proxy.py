@@ -16,7 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.environment import child_env
-from statesync.embedded.servers import Child, Servers
+from statesync.embedded.child import Child
+from statesync.embedded.servers import Servers
 
 __all__ = ["in_front_of"]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from benchmarks.floor import connect
 from benchmarks.proxy import in_front_of
 from statesync.durable import database, migrate
-from statesync.embedded.servers import Child
+from statesync.embedded.child import Child
 from statesync.embedded.stack import stack
 from statesync.errors import InvalidInput, NotMigrated
 from statesync.hot.store import HotStore

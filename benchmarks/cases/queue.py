@@ -9,7 +9,7 @@ from benchmarks import naive
 from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Contests
 from benchmarks.timing import median_us, per_second
-from statesync.embedded.servers import Child
+from statesync.embedded.child import Child
 from statesync.worker.names import QueueName, TaskName
 
 __all__ = ["queue"]

@@ -11,7 +11,7 @@ from benchmarks import floor, naive
 from benchmarks.bench import Bench
 from benchmarks.contest import Contest, Contests
 from benchmarks.processes import Cpu, Memory, cpu_unit
-from statesync.embedded.servers import Child
+from statesync.embedded.child import Child
 
 __all__ = ["sweep"]
 

@@ -28,7 +28,8 @@ from pytest_celery import (
 from sqlalchemy import Engine
 
 from statesync import Settings
-from statesync.embedded.servers import Child, Servers
+from statesync.embedded.child import Child
+from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from tests.acceptance.bare import Bare

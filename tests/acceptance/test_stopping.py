@@ -13,7 +13,7 @@ import redis
 from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator, Settings
-from statesync.embedded.servers import Child
+from statesync.embedded.child import Child
 from statesync.hot.store import HotStore
 from statesync.lifecycle.sweep import drain
 from tests.acceptance.conftest import WAIT_SECONDS, Game, middle_of_a_write, wait_until

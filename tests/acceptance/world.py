@@ -28,7 +28,8 @@ from sqlalchemy import create_engine, text
 
 from statesync import GameStore, Settings
 from statesync.durable import database, migrate
-from statesync.embedded.servers import Child, Servers, servers
+from statesync.embedded.child import Child
+from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
