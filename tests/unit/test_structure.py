@@ -51,6 +51,14 @@ def test_module_is_short_and_says_what_it_owns(module: str) -> None:
     assert not any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(tree))
 
 
+@pytest.mark.parametrize("module", SOURCES)
+def test_functions_fit_on_a_screen(module: str) -> None:
+    nodes = ast.walk(ast.parse(SOURCES[module].read_text()))
+    functions = [n for n in nodes if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lines = [(f.name, (f.end_lineno or f.lineno) - f.lineno + 1) for f in functions]
+    assert [(name, length) for name, length in lines if length > 45] == []
+
+
 @pytest.mark.parametrize("module", [name for name in SOURCES if defines_names(name)])
 def test_public_names_are_sorted_and_defined(module: str) -> None:
     loaded = import_module(f"statesync.{module}".removesuffix(".__init__"))
