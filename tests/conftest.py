@@ -22,7 +22,8 @@ import redis
 from sqlalchemy import Engine
 
 from statesync.durable import database, migrate
-from statesync.embedded.servers import Child, Servers, servers
+from statesync.embedded.child import Child
+from statesync.embedded.servers import Servers, servers
 from statesync.hot.commands.transfer import RestoreItem
 from statesync.hot.keys import Keys
 from statesync.hot.store import AsyncHotStore, HotStore, unwrap

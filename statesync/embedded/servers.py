@@ -26,7 +26,7 @@ from statesync.embedded.child import Child, run_as
 from statesync.errors import EmbeddedServerError
 from statesync.settings import Settings
 
-__all__ = ["Child", "Servers", "default_folder", "postgres_bin", "servers", "valkey_binary"]
+__all__ = ["Servers", "default_folder", "postgres_bin", "servers", "valkey_binary"]
 
 _LEFTOVER_SECONDS = 10
 _LONGEST_SOCKET_PATH = 100  # of 108 bytes on Linux, 104 on macOS
