@@ -39,6 +39,7 @@ def service(settings: Settings, enqueued: list[int]) -> Iterator[LoginService]:
     with GameStore(settings) as store:
         store._client.__dict__["_enqueue"] = enqueued.append
         yield LoginService(store)
+        del store._client.__dict__["_enqueue"]
 
 
 def test_login_returns_the_character_with_its_sessions(
@@ -241,6 +242,7 @@ def test_asyncio_has_the_same(
             assert {b.character.fields["gold"] for b in both} == {"1"}
             with pytest.raises(CharacterNotFound):
                 await service.login(9)
+            del store._client.__dict__["_enqueue"]
 
     asyncio.run(play())
     assert enqueued == [1]
