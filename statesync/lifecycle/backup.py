@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -16,7 +18,7 @@ from sqlalchemy import Engine
 from statesync.durable import database
 from statesync.durable.results import Busy, Raced, Refused
 from statesync.errors import CorruptState, LeaseLost, StatesyncError
-from statesync.hot.command import SCRIPT_MEMBERS, packed
+from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
 from statesync.hot.commands.backup import CoreAck, GroupAck, Later, NeedsKeys, RawSnapshot
 from statesync.hot.commands.claims import Claim
 from statesync.hot.members import Members
@@ -42,6 +44,11 @@ __all__ = ["Backup"]
 
 log = logging.getLogger(__name__)
 
+_PLAYED_ON = (
+    "the character is deleted in PostgreSQL, so nothing of it is saved: delete it again, "
+    "or move what it holds to another id"
+)
+
 _RECONCILE_ROUNDS = 4
 """How many times one backup tries to save a character, bringing its core up to its row between."""
 
@@ -65,37 +72,48 @@ class Backup:
         self.batch_size = batch_size
 
     def run(
-        self, claims: Sequence[Claim], clean: Collection[int] = frozenset()
+        self,
+        claims: Sequence[Claim],
+        clean: Collection[int] = frozenset(),
+        deleting: Collection[int] = frozenset(),
     ) -> list[BackupReport]:
         """Save claimed characters; ``clean`` are those that had no unsaved changes.
 
-        Raises ServerUnavailable, after giving back every claim.
+        ``deleting`` are those that a deletion is about to remove from Redis. Raises
+        ServerUnavailable, after giving back every claim.
         """
         reports: dict[int, BackupReport] = {}
         for start in range(0, len(claims), self.batch_size):
             end = start + self.batch_size
-            batch = _Batch(self, claims[start:end], clean)
+            batch = _Batch(self, claims[start:end], clean, deleting)
             try:
                 batch.run()
             except BaseException:  # whatever ends it, no claim has to wait for its lease
                 release(self.hot, [*batch.pending.values(), *claims[end:]])
                 raise
             reports |= batch.reports
-        claimed_reports = {claim.char_id: reports[claim.char_id] for claim in claims}
-        self.hot.count(Counter(report.outcome for report in claimed_reports.values()))
-        return list(claimed_reports.values())
+        return [reports[char_id] for char_id in dict.fromkeys(claim.char_id for claim in claims)]
 
 
 class _Batch:
     """One batch under way; ``pending`` are the claims on characters that are not decided yet."""
 
-    def __init__(self, backup: Backup, claims: Sequence[Claim], clean: Collection[int]) -> None:
+    def __init__(
+        self,
+        backup: Backup,
+        claims: Sequence[Claim],
+        clean: Collection[int],
+        deleting: Collection[int],
+    ) -> None:
         self.hot, self.engine, self.types = backup.hot, backup.engine, backup.types
         self.commands = backup.hot.commands
         self.lease_us = backup.lease_us
         self.batch_size = backup.batch_size
         self.pending = {claim.char_id: claim for claim in claims}
+        self.uncounted = set(self.pending)
+        """Characters asked for whose outcome is not counted yet."""
         self.clean = clean
+        self.deleting = deleting
         self.reports: dict[int, BackupReport] = {}
         self.conflicts: set[int | UUID] = set()
         """Characters and sessions whose rows were ahead of Redis."""
@@ -122,6 +140,7 @@ class _Batch:
         release(self.hot, self.pending.values())
         self.reports |= {i: BackupReport(i, BackupOutcome.RELEASED) for i in self.pending}
         self.pending = {}
+        self.hot.run_many(self.count())
 
     # Snapshot
 
@@ -255,14 +274,24 @@ class _Batch:
             self.quarantine_if_corrupt(snapshot)
             if not snapshot.corrupt and snapshot.result and snapshot.result.saved:
                 self.report_saved(snapshot, snapshot.result)
-                acks.append(acknowledgement(snapshot, snapshot.result))
+                acks.append(acknowledgement(snapshot, snapshot.result, self.deleting))
         acks += self.report_stale([snapshot for snapshot in snapshots if snapshot.refused])
         parts = list(packed(acks, GroupAck.size, SCRIPT_MEMBERS))
-        replies = self.hot.run_many([self.commands.acknowledge_many(part) for part in parts])
-        for part, reply in zip(parts, replies, strict=True):
+        commands: list[Command[Any]] = [self.commands.acknowledge_many(part) for part in parts]
+        replies = self.hot.run_many([*commands, *self.count()])
+        for part, reply in zip(parts, replies, strict=False):
             if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
                 ids = [core.claim.char_id for group in part for core in group.cores]
                 log.error("characters %s are saved, not acknowledged: %s", ids, reply)
+        for snapshot in snapshots:
+            self.quarantine_deleted(snapshot)
+
+    def count(self) -> list[Command[None]]:
+        """Return what counts the outcomes of characters that are reported and not counted yet."""
+        reported = self.uncounted & self.reports.keys()
+        self.uncounted -= reported
+        counted = Counter[str](self.reports[char_id].outcome for char_id in reported)
+        return [self.commands.count(counted)] if counted else []
 
     # Reports: each drops the character from ``pending``
 
@@ -273,7 +302,19 @@ class _Batch:
             if report.error:
                 log.warning("character %d: %s", char_id, report.error)
             self.reports[char_id] = report
-            self.pending.pop(char_id, None)
+            if report.outcome is not BackupOutcome.DELETED or char_id in self.deleting:
+                self.pending.pop(char_id, None)
+
+    def quarantine_deleted(self, snapshot: Snapshot) -> None:
+        """Quarantine characters that are played although PostgreSQL holds them as deleted."""
+        for char_id in snapshot.group.characters:
+            report = self.reports.get(char_id)
+            claim = self.pending.get(char_id)
+            if snapshot.saved and claim and report and report.outcome is BackupOutcome.DELETED:
+                log.error("character %d is quarantined: %s", char_id, _PLAYED_ON)
+                self.hot.quarantine(claim, error=_PLAYED_ON, field="")
+                del self.pending[char_id]
+                self.reports[char_id] = replace(report, error=_PLAYED_ON)
 
     def report_stale(self, refused: Sequence[Snapshot]) -> list[GroupAck]:
         """Report characters that another worker has saved since; return what acknowledges them.
@@ -313,6 +354,7 @@ class _Batch:
         error = "not in Redis: nothing to save"
         if char_id in self.clean:
             self.hot.acknowledge(claim, snapshot_version=0, durable_version=0, at_ms=raw.at_ms)
+            self.uncounted.discard(char_id)
         else:
             error = "the character was dirty, but its core is gone from Redis: changes were lost"
             log.error("character %d: %s", char_id, error)

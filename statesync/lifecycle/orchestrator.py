@@ -45,6 +45,8 @@ _EVICT_SECONDS = 3.0
 """How long an eviction waits while other workers save the character's group."""
 _ACTIVE_PAGE = 1000
 """How many ids ``active`` gives at once."""
+_SAVED_ELSEWHERE = (BackupOutcome.SUPERSEDED, BackupOutcome.STALE, BackupOutcome.RELEASED)
+"""Outcomes after which another backup has saved a character, if it can be evicted."""
 _SAVED = (SessionOutcome.SAVED, SessionOutcome.UNCHANGED, SessionOutcome.CLOSED)
 
 
@@ -161,8 +163,24 @@ class GameStateOrchestrator:
     # Backup
 
     def backup_full_state(self, char_id: int) -> BackupReport:
-        """Save one character and its sessions now, dirty or not. Raises as ``backup_many`` does."""
-        return self.backup_many([char_id])[0]
+        """Save one character and its sessions now, dirty or not. Raises as ``backup_many`` does.
+
+        A character that is in PostgreSQL alone, such as after a logout, is ``unchanged``.
+        """
+        claim, was_dirty = self.hot.claim(check_char_id(char_id), lease_us=self._lease_us)
+        clean = () if was_dirty else (char_id,)
+        report = self._backup.run([claim], clean)[0]
+        if report.outcome is BackupOutcome.MISSING and not was_dirty:
+            return self._as_in_postgresql(report)
+        return report
+
+    def _as_in_postgresql(self, report: BackupReport) -> BackupReport:
+        """Return the report on a character that is not in Redis and has no unsaved changes."""
+        with database.transaction(self.engine) as connection:
+            version = durable.characters.versions(connection, [report.char_id]).get(report.char_id)
+        if version is None:
+            return report
+        return BackupReport(report.char_id, BackupOutcome.UNCHANGED, version)
 
     def backup_many(self, char_ids: Iterable[int]) -> list[BackupReport]:
         """Save characters and their sessions now, dirty or not; reports in the order given.
@@ -204,7 +222,8 @@ class GameStateOrchestrator:
     def evict(self, char_id: int) -> BackupReport | None:
         """Save a character and delete it from Redis; its sessions go with their last participant.
 
-        None if it was not loaded. Raises CharacterNotSaved if it cannot be saved or never stops
+        None if it was not loaded. The report says what PostgreSQL holds, whichever worker saved it.
+        Raises CharacterNotSaved if it cannot be saved or never stops
         changing: then it stays.
         """
         report = None
@@ -217,15 +236,17 @@ class GameStateOrchestrator:
                 report = self.backup_full_state(char_id)
                 saves_of_changes += sync_state.dirty
             failpoint("evicting")
-            quarantined = report.outcome is BackupOutcome.QUARANTINED
+            quarantined = report.outcome in (BackupOutcome.QUARANTINED, BackupOutcome.DELETED)
             if not quarantined and self.hot.evict(char_id):
-                return report
+                break
             # A save of new changes may take any time; only the wait for others is limited in time.
             too_late = not sync_state.dirty and time.monotonic() > deadline
             if quarantined or too_late or saves_of_changes > _EVICT_ROUNDS:
                 raise CharacterNotSaved(char_id)
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(2 * pause, 0.05)
+        if report and report.outcome in _SAVED_ELSEWHERE:
+            return self._as_in_postgresql(report)
         return report
 
     def delete(self, char_id: int) -> DeletionReport:
@@ -234,7 +255,12 @@ class GameStateOrchestrator:
         Safe at any time and to run twice; after a crash, run it again. Raises InvalidCharId and
         ServerUnavailable.
         """
-        return Deletion(self.hot, self.engine, self.backup_full_state).run(char_id)
+        return Deletion(self.hot, self.engine, self._backup_deleted).run(char_id)
+
+    def _backup_deleted(self, char_id: int) -> None:
+        """Save what a character shares with others, before its deletion removes it from Redis."""
+        claim, was_dirty = self.hot.claim(char_id, lease_us=self._lease_us)
+        self._backup.run([claim], clean=() if was_dirty else (char_id,), deleting=(char_id,))
 
     # Active characters
 

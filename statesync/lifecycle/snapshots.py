@@ -199,16 +199,20 @@ def _with_log(hot: HotStore, session: Session, start: int) -> Session:
     return replace(session, log=entries, log_start=start)
 
 
-def acknowledgement(snapshot: Snapshot, result: GroupResult) -> GroupAck:
-    """Return what acknowledges a group that PostgreSQL holds; its anchor comes first."""
+def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collection[int]) -> GroupAck:
+    """Return what acknowledges a group that PostgreSQL holds; its anchor comes first.
+
+    A character that is deleted keeps its claim, unless it is one of ``deleting``.
+    """
     raw, group = snapshot.raw, snapshot.group
     cores = [
         CoreAck(raw.claims[char_id], group.characters[char_id].version, saved.version)
         if isinstance(saved, Saved)
-        else CoreAck(raw.claims[char_id])
+        else CoreAck(raw.claims[char_id] if char_id in deleting else Claim(char_id, 0))
         for char_id, saved in result.characters.items()
     ]
-    cores.sort(key=lambda core: core.claim.char_id != snapshot.anchor)
+    # Sessions are acknowledged under the first claim.
+    cores.sort(key=lambda core: (not core.claim.token, core.claim.char_id != snapshot.anchor))
     not_loaded = raw.cores.keys() - raw.claims.keys()
     cores += [CoreAck(Claim(char_id, 0)) for char_id in not_loaded]
     sessions = [

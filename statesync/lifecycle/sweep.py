@@ -56,6 +56,13 @@ def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> 
     smaller one goes to ``one``, claim by claim. Memory does not grow with the backlog. Raises
     RedisUnavailable, or BrokerUnavailable after giving back what was not dispatched.
     """
+    report = _sweep(hot, settings, one, batch)
+    hot.count({"sweeps": 1})
+    return report
+
+
+def _sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:
+    """Sweep once, as ``sweep`` does, and count what is claimed and requeued."""
     requeued = 0
     while (moved := hot.requeue(_REQUEUE_STEP)) > 0:
         requeued += moved
@@ -69,7 +76,8 @@ def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> 
         max_in_flight=_max_in_flight(settings, status),
     )
     left = hot.status().dirty
-    hot.count({"sweeps": 1, "claimed": claimed, "requeued": requeued})
+    if claimed or requeued:
+        hot.count({"claimed": claimed, "requeued": requeued})
     return SweepReport(requeued, claimed, messages if in_batches else 0, left)
 
 
@@ -188,7 +196,7 @@ class _Drain:
     def sweep_once(self) -> Status:
         """Claim and save what is dirty; take over the claims of others if they stand still."""
         with suppress(_TimeIsUp):
-            sweep(self.hot, self.settings, self.save, self.save)
+            _sweep(self.hot, self.settings, self.save, self.save)
         status = self.hot.status()
         self.progress(status)
         if status.dirty or status.claimed != self.claimed:

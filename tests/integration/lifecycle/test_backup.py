@@ -249,7 +249,9 @@ def test_deleted(orchestrator: Orchestrator, engine: Engine, full_core: FullCore
     hot.update(1, gold="2")
     assert orchestrator.backup_full_state(1).outcome == "deleted"
     assert row(engine)["extra"]["gold"] == "1"
-    assert hot.sync_state(1) == (False, None, None, None)
+    sync_state = hot.sync_state(1)
+    assert (sync_state.dirty, sync_state.token) == (False, None)
+    assert sync_state.quarantine is not None
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2**63, True, "42; DROP", [1]])

@@ -262,7 +262,7 @@ def test_a_crash_at_any_step_leaves_nothing_that_is_saved_and_a_second_run_ends_
 ) -> None:
     before = row(engine)["version"]
     owner: Any = orchestrator if step == "backup" else orchestrator.hot
-    name = "backup_full_state" if step == "backup" else step
+    name = "_backup_deleted" if step == "backup" else step
     real: Callable[[int], Any] = orchestrator.backup_full_state
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, crash)
