@@ -75,6 +75,9 @@ class Command(Generic[T_co]):
     receipts: Callable[[Raw], Mapping[int, int]] | None = None
     """If the change is to be durable before the operation returns: the characters to save, and the
     version of each that must be in PostgreSQL; 0 if any save from now on will do."""
+    repeatable: bool = False
+    """Whether it may be sent again if its reply is lost: to run it twice does no harm, whatever
+    others have written in between. So for what only reads."""
 
     def then(self, convert: Callable[[T_co], U]) -> Command[U]:
         """Return the Command whose result is what ``convert`` makes of this one's."""
@@ -83,7 +86,9 @@ class Command(Generic[T_co]):
             result = self.parse(reply)
             return result.then(convert) if isinstance(result, Command) else convert(result)
 
-        return Command(self.script, self.keys, self.args, parse, self.char_id, self.receipts)
+        return Command(
+            self.script, self.keys, self.args, parse, self.char_id, self.receipts, self.repeatable
+        )
 
     def error(self, message: str) -> errors.StatesyncError | None:
         """Return the error that a script's error reply means; None if it is none of ours."""

@@ -7,21 +7,23 @@ a Command. Whatever Redis or the network does wrong is raised as one of our erro
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol, Self, TypeVar
 
-import redis.asyncio
-from redis import BlockingConnectionPool, Redis
+from redis import BlockingConnectionPool
+from redis.asyncio.connection import BlockingConnectionPool as AsyncPool
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
 from statesync.errors import GroupTooLarge, InvalidInput, RedisUnavailable, StatesyncError
 from statesync.hot.command import Command
 from statesync.hot.keys import Keys
 from statesync.hot.operations import AsyncOperations, Commands, GameCommands, SyncOperations
+from statesync.hot.trouble import is_loading, is_replica, tell
 from statesync.settings import Settings, mask_or_hide
 
 __all__ = ["AsyncHotStore", "Commands", "Committer", "GameCommands", "HotStore", "unwrap"]
@@ -83,8 +85,13 @@ class _Connection:
         self.commands = Commands(self.keys)
         self._address = mask_or_hide(url)
 
-    def _unavailable(self, error: RedisError | OSError) -> RedisUnavailable:
-        return RedisUnavailable(f"Redis at {self._address}: {type(error).__name__}: {error}")
+    def _unavailable(self, error: Exception, more: str = "") -> RedisUnavailable:
+        return RedisUnavailable(f"Redis at {self._address}: {tell(error)}{more}")
+
+    def _lost(self, error: Exception, *, repeatable: bool) -> RedisUnavailable:
+        """Return the error for Commands whose connection broke after they were sent."""
+        more = "" if repeatable else "; the change may or may not have been made"
+        return self._unavailable(error, more)
 
     def _keeps_changing(self) -> RedisUnavailable:
         return RedisUnavailable(
@@ -112,13 +119,23 @@ def _failure(saving: Future[None]) -> StatesyncError | None:
     raise error
 
 
-def _sources(todo: Iterable[Command[Any]]) -> list[bytes]:
-    return list({command.script.sha: command.script.source for command in todo}.values())
+_Request = tuple[str | bytes | int, ...]
 
 
-def _evalsha_args(command: Command[Any]) -> tuple[Any, ...]:
-    keys = command.keys
-    return (command.script.sha, len(keys), *keys, *command.args)
+def _load_requests(todo: Iterable[Command[Any]]) -> list[_Request]:
+    sources = {command.script.sha: command.script.source for command in todo}
+    return [("SCRIPT", "LOAD", source) for source in sources.values()]
+
+
+def _requests(todo: Sequence[Command[Any]]) -> list[_Request]:
+    return [
+        ("EVALSHA", command.script.sha, len(command.keys), *command.keys, *command.args)
+        for command in todo
+    ]
+
+
+def _are_repeatable(todo: Sequence[Command[Any]]) -> bool:
+    return all(command.repeatable for command in todo)
 
 
 def _missing(replies: Sequence[Any]) -> list[int]:
@@ -135,8 +152,57 @@ def unwrap(result: T | StatesyncError) -> T:
 _MAX_TRIES = 100
 """Upper bound on tries of a Command with more keys, each time because it turns out to need them."""
 _SECONDS = {"socket_connect_timeout": 5, "socket_timeout": 30, "health_check_interval": 30}
-_TIMEOUTS: Any = {**_SECONDS, "max_connections": 50, "timeout": 30}
-"""A caller beyond the last connection waits for one."""
+_OPTIONS: Any = {**_SECONDS, "max_connections": 50, "timeout": 30, "protocol": 2}
+"""A caller beyond the last connection waits for one. With protocol 3, redis-py expects messages at
+any time, and so does not see that a connection at rest is closed."""
+_BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1)
+_RETRIES = 3
+"""How many times a connection is tried again; and how many times Commands are sent again whose
+connection broke, if all of them may be run twice."""
+
+
+_PyConnection = Any
+"""One of redis-py's connections: most of their methods have no types."""
+
+
+def _exchange(connection: _PyConnection, requests: Sequence[_Request]) -> list[Any]:
+    """Send requests and read their replies; an error that Redis replies is one of these."""
+    try:
+        connection.send_packed_command(connection.pack_commands(requests))
+        replies = [_read_reply(connection) for _ in requests]
+    except BaseException:  # replies are under way that nobody will read
+        connection.disconnect()
+        raise
+    if any(map(is_replica, replies)):
+        connection.disconnect()
+    return replies
+
+
+def _read_reply(connection: _PyConnection) -> Any:
+    try:
+        return connection.read_response(disconnect_on_error=False)
+    except (ResponseError, BusyLoadingError) as error:
+        return error
+
+
+async def _exchange_async(connection: _PyConnection, requests: Sequence[_Request]) -> list[Any]:
+    """Do what ``_exchange`` does."""
+    try:
+        await connection.send_packed_command(connection.pack_commands(requests))
+        replies = [await _read_reply_async(connection) for _ in requests]
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    if any(map(is_replica, replies)):
+        await connection.disconnect()
+    return replies
+
+
+async def _read_reply_async(connection: _PyConnection) -> Any:
+    try:
+        return await connection.read_response(disconnect_on_error=False)
+    except (ResponseError, BusyLoadingError) as error:
+        return error
 
 
 class HotStore(_Connection, SyncOperations):
@@ -144,9 +210,8 @@ class HotStore(_Connection, SyncOperations):
 
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
-        retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
-        pool = BlockingConnectionPool.from_url(url, retry=retry, **_TIMEOUTS)
-        self._redis: Redis = Redis.from_pool(pool)
+        retry = Retry(_BACKOFF, _RETRIES)  # to connect: redis-py itself sends no Command again
+        self._pool: Any = BlockingConnectionPool.from_url(url, retry=retry, **_OPTIONS)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> HotStore:
@@ -161,7 +226,8 @@ class HotStore(_Connection, SyncOperations):
         """Run Commands in order in one round trip, each atomic by itself.
 
         An operation that is refused has its error as its result; the others are not affected.
-        Raises RedisUnavailable, after which each of them may or may not have happened.
+        If the connection breaks, they are sent again only if all of them may be run twice; if not,
+        RedisUnavailable is raised: each of them may or may not have been made.
         """
         run = _Run(todo, self.committer)
         for _ in range(_MAX_TRIES):
@@ -173,36 +239,43 @@ class HotStore(_Connection, SyncOperations):
         raise self._keeps_changing()
 
     def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
-        try:
-            replies = self._send(todo)
-            if missing := _missing(replies):
-                with self._redis.pipeline(transaction=False) as pipe:
-                    for source in _sources(todo):
-                        pipe.script_load(source)
-                    pipe.execute()
-                again = self._send([todo[i] for i in missing])
-                for i, reply in zip(missing, again, strict=True):
-                    replies[i] = reply
-        except (RedisError, OSError) as error:
-            raise self._unavailable(error) from None
-        return replies
-
-    def _send(self, todo: Sequence[Command[Any]]) -> list[Any]:
         if not todo:
             return []
-        if len(todo) == 1:  # a pipeline costs more; this is what players wait for
+        repeatable = _are_repeatable(todo)
+        replies = self._send(_requests(todo), repeatable=repeatable)
+        if missing := _missing(replies):
+            lacking = [todo[i] for i in missing]
+            self._send(_load_requests(lacking), repeatable=True)
+            again = self._send(_requests(lacking), repeatable=repeatable)
+            for i, reply in zip(missing, again, strict=True):
+                replies[i] = reply
+        return replies
+
+    def _send(self, requests: Sequence[_Request], *, repeatable: bool) -> list[Any]:
+        """Return the replies, those that are errors among them.
+
+        Sends again what Redis has not run, or what may be run twice. Raises RedisUnavailable.
+        """
+        for tries_left in range(_RETRIES, -1, -1):
             try:
-                return [self._redis.evalsha(*_evalsha_args(todo[0]))]
-            except ResponseError as error:
-                return [error]
-        with self._redis.pipeline(transaction=False) as pipe:
-            for command in todo:
-                pipe.evalsha(*_evalsha_args(command))
-            return pipe.execute(raise_on_error=False)
+                connection = self._pool.get_connection()
+            except (RedisError, OSError) as error:  # nothing is sent yet
+                raise self._unavailable(error) from None
+            try:
+                replies = _exchange(connection, requests)
+                if not tries_left or not all(map(is_loading, replies)):
+                    return replies
+            except (RedisError, OSError) as error:
+                if not tries_left or not repeatable:
+                    raise self._lost(error, repeatable=repeatable) from None
+            finally:
+                self._pool.release(connection)
+            time.sleep(_BACKOFF.compute(_RETRIES - tries_left))
+        raise AssertionError("the last try returns or raises")
 
     def close(self) -> None:
         """Close the connections."""
-        self._redis.close()
+        self._pool.disconnect()
 
     def __enter__(self) -> Self:
         return self
@@ -216,9 +289,8 @@ class AsyncHotStore(_Connection, AsyncOperations):
 
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
-        retry = AsyncRetry(ExponentialWithJitterBackoff(base=0.05, cap=1), 3)
-        pool = redis.asyncio.BlockingConnectionPool.from_url(url, retry=retry, **_TIMEOUTS)
-        self._redis = redis.asyncio.Redis.from_pool(pool)
+        retry = AsyncRetry(_BACKOFF, _RETRIES)
+        self._pool: Any = AsyncPool.from_url(url, retry=retry, **_OPTIONS)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AsyncHotStore:
@@ -242,36 +314,40 @@ class AsyncHotStore(_Connection, AsyncOperations):
         raise self._keeps_changing()
 
     async def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
-        try:
-            replies = await self._send(todo)
-            if missing := _missing(replies):
-                async with self._redis.pipeline(transaction=False) as pipe:
-                    for source in _sources(todo):
-                        pipe.script_load(source)
-                    await pipe.execute()
-                again = await self._send([todo[i] for i in missing])
-                for i, reply in zip(missing, again, strict=True):
-                    replies[i] = reply
-        except (RedisError, OSError) as error:
-            raise self._unavailable(error) from None
-        return replies
-
-    async def _send(self, todo: Sequence[Command[Any]]) -> list[Any]:
         if not todo:
             return []
-        if len(todo) == 1:
+        repeatable = _are_repeatable(todo)
+        replies = await self._send(_requests(todo), repeatable=repeatable)
+        if missing := _missing(replies):
+            lacking = [todo[i] for i in missing]
+            await self._send(_load_requests(lacking), repeatable=True)
+            again = await self._send(_requests(lacking), repeatable=repeatable)
+            for i, reply in zip(missing, again, strict=True):
+                replies[i] = reply
+        return replies
+
+    async def _send(self, requests: Sequence[_Request], *, repeatable: bool) -> list[Any]:
+        """Return the replies, as ``HotStore`` does."""
+        for tries_left in range(_RETRIES, -1, -1):
             try:
-                return [await self._redis.evalsha(*_evalsha_args(todo[0]))]
-            except ResponseError as error:
-                return [error]
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for command in todo:
-                pipe.evalsha(*_evalsha_args(command))
-            return await pipe.execute(raise_on_error=False)
+                connection = await self._pool.get_connection()
+            except (RedisError, OSError) as error:  # nothing is sent yet
+                raise self._unavailable(error) from None
+            try:
+                replies = await _exchange_async(connection, requests)
+                if not tries_left or not all(map(is_loading, replies)):
+                    return replies
+            except (RedisError, OSError) as error:
+                if not tries_left or not repeatable:
+                    raise self._lost(error, repeatable=repeatable) from None
+            finally:
+                await self._pool.release(connection)
+            await asyncio.sleep(_BACKOFF.compute(_RETRIES - tries_left))
+        raise AssertionError("the last try returns or raises")
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._redis.aclose()
+        await self._pool.disconnect()
 
     async def __aenter__(self) -> Self:
         return self

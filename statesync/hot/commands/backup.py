@@ -107,7 +107,8 @@ def try_snapshots(
     def parse(reply: Raw) -> list[RawSnapshot | NeedsKeys | Later | StatesyncError]:
         return list(reader.read(reply, groups))
 
-    return Command(_snapshot, script_keys, (pack(args),), parse)
+    # Repeatable: the second snapshot is under the same claim and later.
+    return Command(_snapshot, script_keys, (pack(args),), parse, repeatable=True)
 
 
 class _Reader:
@@ -187,7 +188,9 @@ def snapshot(
             raise result
         return result
 
-    return Command(attempt.script, attempt.keys, attempt.args, parse, claim.char_id)
+    return Command(
+        attempt.script, attempt.keys, attempt.args, parse, claim.char_id, repeatable=True
+    )
 
 
 class CoreAck(NamedTuple):
@@ -245,7 +248,8 @@ def acknowledge_many(keys: Keys, groups: Sequence[GroupAck], /) -> Command[list[
     def parse(reply: Raw) -> list[bool]:
         return list(map(bool, reply))
 
-    return Command(_acknowledge, script_keys, (pack(args),), parse)
+    # Repeatable: the second time, the tokens are no longer there.
+    return Command(_acknowledge, script_keys, (pack(args),), parse, repeatable=True)
 
 
 def _group_keys(keys: Keys, group: GroupAck) -> list[str]:

@@ -39,7 +39,8 @@ def update(
     encoded = encode_character(gather_fields(fields, more))
     args = (char_id, pack(list_writes(encoded))) if encoded else (char_id,)
     receipts = _receipts(char_id) if check_durable(durable) else None
-    return Command(_update, script_keys, args, int, char_id, receipts)
+    repeatable = not encoded  # what it writes might undo what another has written in between
+    return Command(_update, script_keys, args, int, char_id, receipts, repeatable)
 
 
 def _receipts(char_id: int) -> Callable[[Raw], dict[int, int]]:
@@ -75,6 +76,7 @@ def create(
     values = {n: v for n, v in gather_fields(fields, more).items() if v is not None}
     writes = list_writes(encode_character(values))
     receipts = _receipts(char_id) if check_durable(durable) else None
+    # Not repeatable: what it has made may have changed since, or be gone.
     return Command(_create, script_keys, (char_id, pack(writes)), int, char_id, receipts)
 
 
@@ -89,4 +91,5 @@ def get(keys: Keys, char_id: int, /) -> Command[Character]:
             raise errors.CharacterNotLoaded(char_id)
         return decode_character(char_id, pairs(reply))
 
-    return Command(_get, (keys.core(check_char_id(char_id)),), (), parse, char_id)
+    script_keys = (keys.core(check_char_id(char_id)),)
+    return Command(_get, script_keys, (), parse, char_id, repeatable=True)

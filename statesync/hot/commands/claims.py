@@ -46,7 +46,9 @@ def claim(keys: Keys, char_id: int, /, *, lease_us: int) -> Command[Claimed]:
         return Claimed(Claim(char_id, int(token)), bool(was_dirty))
 
     script_keys = (keys.dirty, keys.claimed, keys.since)
-    return Command(_claim, script_keys, (check_char_id(char_id), lease_us), parse, char_id)
+    args = (check_char_id(char_id), lease_us)
+    # Repeatable: the second claim supersedes the first.
+    return Command(_claim, script_keys, args, parse, char_id, repeatable=True)
 
 
 _claim_dirty = load_script("claim_dirty")
@@ -82,7 +84,9 @@ def claim_dirty(
         return ClaimStep(claims, int(before), completed, cursor == b"0")
 
     script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.sweep)
-    return Command(_claim_dirty, script_keys, (lease_us, max_in_flight, count), parse)
+    args = (lease_us, max_in_flight, count)
+    # Repeatable: claims that nobody has heard of end with their lease, sent again or not.
+    return Command(_claim_dirty, script_keys, args, parse, repeatable=True)
 
 
 _requeue = load_script("requeue")
@@ -94,7 +98,9 @@ def requeue(keys: Keys, limit: int, /, *, include_unexpired: bool = False) -> Co
     Takes those whose lease has ended; with ``include_unexpired`` any: its worker then finds the
     claim superseded.
     """
-    return Command(_requeue, (keys.dirty, keys.claimed), (limit, int(include_unexpired)), int)
+    args = (limit, int(include_unexpired))
+    # Repeatable: it goes on with the claims that are left.
+    return Command(_requeue, (keys.dirty, keys.claimed), args, int, repeatable=True)
 
 
 _release = load_script("release")
@@ -102,7 +108,9 @@ _release = load_script("release")
 
 def release(keys: Keys, claim: Claim, /) -> Command[bool]:
     """Give a claim back: the character is dirty again. False if the claim was not ours."""
-    return Command(_release, (keys.dirty, keys.claimed), claim, bool, claim.char_id)
+    script_keys = (keys.dirty, keys.claimed)
+    # Repeatable: the second time, the token is no longer there.
+    return Command(_release, script_keys, claim, bool, claim.char_id, repeatable=True)
 
 
 _quarantine = load_script("quarantine")
@@ -111,4 +119,6 @@ _quarantine = load_script("quarantine")
 def quarantine(keys: Keys, claim: Claim, /, *, error: str, field: str) -> Command[bool]:
     """Set a claimed character aside; its data stays. False if the claim was not ours."""
     args = (*claim, error[:1000], field[:200])
-    return Command(_quarantine, (keys.claimed, keys.quarantine), args, bool, claim.char_id)
+    script_keys = (keys.claimed, keys.quarantine)
+    # Repeatable: the second time, the token is no longer there.
+    return Command(_quarantine, script_keys, args, bool, claim.char_id, repeatable=True)

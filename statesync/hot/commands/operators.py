@@ -77,7 +77,7 @@ def pending(keys: Keys, char_id: int | None = None, /, *, limit: int) -> Command
 
     args = (limit, "" if char_id is None else check_char_id(char_id))
     script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
-    return Command(_pending, script_keys, args, parse, char_id or 0)
+    return Command(_pending, script_keys, args, parse, char_id or 0, repeatable=True)
 
 
 _scan = load_script("scan")
@@ -113,7 +113,7 @@ def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
                 continue  # only looks like one of ours
         return Found(int(reply[0]), reply[1], char_ids, sessions)
 
-    return Command(_scan, (), (cursor, count, keys.prefix), parse)
+    return Command(_scan, (), (cursor, count, keys.prefix), parse, repeatable=True)
 
 
 _mark_unsaved = load_script("mark_unsaved")
@@ -129,7 +129,9 @@ def mark_unsaved(keys: Keys, char_id: int, unsaved: SessionRef | None = None, /)
         session_type, session_id = unsaved
         reference = (reference_field(session_type), session_id)
     script_keys = _core_and_marks(keys, char_id)
-    return Command(_mark_unsaved, script_keys, (char_id, *reference), bool, char_id)
+    args = (char_id, *reference)
+    # Repeatable: a mark that is not needed is harmless.
+    return Command(_mark_unsaved, script_keys, args, bool, char_id, repeatable=True)
 
 
 def _core_and_marks(keys: Keys, char_id: int) -> list[str]:
@@ -152,7 +154,9 @@ def forget(keys: Keys, char_id: int, sessions: Sequence[SessionRef], /) -> Comma
         *(keys.session_log(*ref) for ref in sessions),
         *(keys.tombstone(session_id) for _, session_id in sessions),
     ]
-    return Command(_forget, script_keys, (char_id, TOMBSTONE_MS, MAX_VERSION), bool, char_id)
+    args = (char_id, TOMBSTONE_MS, MAX_VERSION)
+    # Repeatable: what others write to a deleted character is not saved either.
+    return Command(_forget, script_keys, args, bool, char_id, repeatable=True)
 
 
 _heartbeat = load_script("heartbeat")
@@ -160,7 +164,8 @@ _heartbeat = load_script("heartbeat")
 
 def heartbeat(keys: Keys, /) -> Command[None]:
     """Note that the schedule works: a sweep that it sent has arrived."""
-    return Command(_heartbeat, (keys.heartbeat,), (), lambda _: None)
+    # Repeatable: the later time is as true.
+    return Command(_heartbeat, (keys.heartbeat,), (), lambda _: None, repeatable=True)
 
 
 _examine = load_script("examine")
@@ -188,7 +193,8 @@ def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
         expiring = [i for i, expires in zip(char_ids, all_expire, strict=True) if expires]
         return Examined(info, int(now_us), int(heartbeat_ms) if heartbeat_ms else None, expiring)
 
-    return Command(_examine, (keys.heartbeat, *map(keys.core, char_ids)), (), parse)
+    script_keys = (keys.heartbeat, *map(keys.core, char_ids))
+    return Command(_examine, script_keys, (), parse, repeatable=True)
 
 
 class QuarantineEntry(NamedTuple):
@@ -230,6 +236,7 @@ _count = load_script("count")
 def count(keys: Keys, numbers: Mapping[str, int], /) -> Command[None]:
     """Add to the shared counters."""
     args = [part for item in numbers.items() for part in item]
+    # Not repeatable: it would count twice.
     return Command(_count, (keys.stats,), args, lambda _: None)
 
 
@@ -246,7 +253,7 @@ def status(keys: Keys, /) -> Command[Status]:
         return Status(dirty, claimed, expired, quarantined, oldest_ms, counters)
 
     script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.stats)
-    return Command(_status, script_keys, (), parse)
+    return Command(_status, script_keys, (), parse, repeatable=True)
 
 
 _sync_state = load_script("sync_state")
@@ -265,7 +272,8 @@ def sync_state(keys: Keys, char_id: int, /) -> Command[SyncState]:
         )
 
     script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
-    return Command(_sync_state, script_keys, (check_char_id(char_id),), parse, char_id)
+    args = (check_char_id(char_id),)
+    return Command(_sync_state, script_keys, args, parse, char_id, repeatable=True)
 
 
 _list_quarantine = load_script("list_quarantine")
@@ -279,7 +287,8 @@ def list_quarantine(
     def parse(reply: Raw) -> tuple[int, list[QuarantineEntry]]:
         return int(reply[0]), [_entry(name, raw) for name, raw in pairs(reply[1:]).items()]
 
-    return Command(_list_quarantine, (keys.quarantine,), (cursor, count), parse)
+    args = (cursor, count)
+    return Command(_list_quarantine, (keys.quarantine,), args, parse, repeatable=True)
 
 
 _retry_quarantined = load_script("retry_quarantined")
@@ -288,7 +297,9 @@ _retry_quarantined = load_script("retry_quarantined")
 def retry_quarantined(keys: Keys, char_id: int, /) -> Command[bool]:
     """Mark a quarantined character dirty again. False if it was not in quarantine."""
     args = (check_char_id(char_id),)
-    return Command(_retry_quarantined, (keys.quarantine, keys.dirty), args, bool, char_id)
+    script_keys = (keys.quarantine, keys.dirty)
+    # Repeatable: a mark that is not needed is harmless.
+    return Command(_retry_quarantined, script_keys, args, bool, char_id, repeatable=True)
 
 
 _discard_quarantined = load_script("discard_quarantined")
@@ -297,6 +308,7 @@ _discard_quarantined = load_script("discard_quarantined")
 def discard_quarantined(keys: Keys, name: str, /) -> Command[bool]:
     """Remove a quarantine entry; the data in Redis is not touched. False if there was none."""
     script_keys = (keys.quarantine, keys.dirty, keys.claimed, keys.since)
+    # Not repeatable: there may be a new entry by now.
     return Command(_discard_quarantined, script_keys, (name,), bool)
 
 

@@ -88,6 +88,7 @@ def open_session(
         return dict.fromkeys(participants, 0)
 
     save = receipts if check_durable(durable) else None
+    # Not repeatable: a participant may have left since, or the session be closed and gone.
     command = Command(_open_session, script_keys, (pack(args),), int, participants[0], save)
     return command.then(lambda _: UUID(ref.id))
 
@@ -190,6 +191,7 @@ def change_participants(
         "leaves": leaves,
     }
     save = receipts if check_durable(durable) else None
+    # Not repeatable: the character may have left, or joined anew, since.
     return Command(_change_participants, script_keys, (pack(args),), parse, char_id, save)
 
 
@@ -238,7 +240,8 @@ def get_session(keys: Keys, session_type: str, session_id: UUID | str, /) -> Com
             raise SessionNotFound(ref.label)
         return decode_session(*ref, pairs(fields), log_length)
 
-    return Command(_get_session, (keys.session(*ref), keys.session_log(*ref)), (), parse)
+    script_keys = (keys.session(*ref), keys.session_log(*ref))
+    return Command(_get_session, script_keys, (), parse, repeatable=True)
 
 
 _read_log = load_script("read_log")
@@ -256,7 +259,8 @@ def read_log(
     def parse(reply: Raw) -> list[Any]:
         return [json_value(f"log[{start + i}]", entry) for i, entry in enumerate(reply)]
 
-    return Command(_read_log, (keys.session_log(session_type, text),), (start, stop), parse)
+    script_keys = (keys.session_log(session_type, text),)
+    return Command(_read_log, script_keys, (start, stop), parse, repeatable=True)
 
 
 _get_full_state = load_script("get_full_state")
@@ -307,4 +311,4 @@ def _try_full_state(keys: Keys, char_id: int, references: Mapping[str, str]) -> 
         "references": [(reference_field(t), references.get(t, "")) for t in names()],
         "sessions": len(refs),
     }
-    return Command(_get_full_state, script_keys, (pack(args),), parse, char_id)
+    return Command(_get_full_state, script_keys, (pack(args),), parse, char_id, repeatable=True)

@@ -239,13 +239,24 @@ def change(
 
     args = (pack(_script_args(members, todo, token)),)
     save = receipts if check_durable(durable) else None
-    return Command(_update_together, script_keys, args, parse, anchor, save)
+    repeatable = _is_answered_once(todo)
+    return Command(_update_together, script_keys, args, parse, anchor, save, repeatable)
+
+
+def _is_answered_once(todo: Mapping[str, Change]) -> bool:
+    """Return whether the answer to a change is kept, so that it may be sent again.
+
+    Not for a plain write of one thing: there are too many. If its reply is lost, it is not sent
+    again.
+    """
+    is_plain = len(todo) == 1 and not any(
+        one.preconditions or one.log or one.action != Action.WRITE for one in todo.values()
+    )
+    return not is_plain
 
 
 def _script_args(members: Members, todo: Mapping[str, Change], token: str) -> dict[str, Any]:
     """Return what ``update_together.lua`` unpacks."""
-    # A plain write of one thing may be sent again; one that counts, compares or appends may not.
-    repeatable = len(todo) == 1 and not any(one.preconditions or one.log for one in todo.values())
     changes = [
         {
             "name": name,
@@ -263,7 +274,7 @@ def _script_args(members: Members, todo: Mapping[str, Change], token: str) -> di
         "members": members.listed(),
         "max_tied": MAX_TIED,
         "new_tie": token,
-        "idempotency_ms": 0 if repeatable else _IDEMPOTENCY_MS,
+        "idempotency_ms": _IDEMPOTENCY_MS if _is_answered_once(todo) else 0,
         "changes": changes,
     }
 

@@ -93,7 +93,8 @@ def _try_evict(
         "sessions": len(refs),
         "others": [*map(str, others)],
     }
-    return Command(_evict, script_keys, (pack(args),), parse, char_id)
+    # Repeatable: it deletes only what is saved.
+    return Command(_evict, script_keys, (pack(args),), parse, char_id, repeatable=True)
 
 
 # What a conflict does
@@ -105,7 +106,7 @@ _peek_session = load_script("peek_session")
 def peek_session(keys: Keys, session_type: str, session_id: UUID | str, /) -> Command[int]:
     """Return the version of a live session, 0 if it has none; -1 if the session is gone."""
     script_keys = (keys.session(session_type, session_uuid(session_id)),)
-    return Command(_peek_session, script_keys, (), int)
+    return Command(_peek_session, script_keys, (), int, repeatable=True)
 
 
 _reconcile = load_script("reconcile")
@@ -128,7 +129,9 @@ def reconcile_session(
 def _reconcile_hash(
     key: str, version: int, missing: Mapping[str, str], char_id: int
 ) -> Command[bool]:
-    return Command(_reconcile, (key,), (version, *flat(missing)), bool, char_id)
+    repeatable = not missing  # a field that it has added may have been deleted since
+    args: list[str | int] = [version, *flat(missing)]
+    return Command(_reconcile, (key,), args, bool, char_id, repeatable=repeatable)
 
 
 # What a restore does
@@ -139,7 +142,9 @@ _stage = load_script("stage")
 
 def stage(keys: Keys, token: str, entries: Sequence[str], /, *, start: int) -> Command[int]:
     """Store the entries from ``start`` of a log that ``restore`` will put under its own key."""
-    return Command(_stage, (keys.staged(token),), (start, _STAGED_MS, *entries), int)
+    # Repeatable: entries are added only to as many as came before them.
+    args: list[str | int] = [start, _STAGED_MS, *entries]
+    return Command(_stage, (keys.staged(token),), args, int, repeatable=True)
 
 
 class RestoreItem(NamedTuple):
@@ -201,7 +206,9 @@ def restore(
             return error_of(text, script_keys, char_id)
         return RestoreResult(CoreOutcome(core), [*map(SessionOutcome, sessions)])
 
-    return Command(_restore, script_keys, (pack([*map(_packed_item, todo)]),), parse)
+    # Repeatable: what is there by then is left alone.
+    packed_items = pack([*map(_packed_item, todo)])
+    return Command(_restore, script_keys, (packed_items,), parse, repeatable=True)
 
 
 def _packed_item(item: RestoreItem) -> tuple[Any, ...]:
@@ -249,4 +256,5 @@ def peek(keys: Keys, char_id: int, /) -> Command[Peek | None]:
         return Peek(int(version) if version.isdigit() else 0, references)
 
     args = [*map(reference_field, session_types)]
-    return Command(_peek, (keys.core(check_char_id(char_id)),), args, parse, char_id)
+    script_keys = (keys.core(check_char_id(char_id)),)
+    return Command(_peek, script_keys, args, parse, char_id, repeatable=True)

@@ -1,0 +1,57 @@
+"""Owns what it means that Redis refuses to work, or that the connection to it breaks."""
+
+from __future__ import annotations
+
+import re
+
+from redis.exceptions import (
+    BusyLoadingError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+
+__all__ = ["is_loading", "is_replica", "tell"]
+
+_SENTENCES = {
+    "READONLY": "it is a replica now and takes no changes; the next try connects anew",
+    "LOADING": "it is still loading its data",
+    "MASTERDOWN": "it is a replica that has lost its master",
+    "OOM": "it is out of memory (maxmemory) and takes no changes",
+    "NOREPLICAS": "it has too few replicas (min-replicas-to-write) and takes no changes",
+    "MISCONF": "it cannot save to its disk and takes no changes",
+}
+_CLASSES = {
+    ReadOnlyError: "READONLY",
+    BusyLoadingError: "LOADING",
+    MasterDownError: "MASTERDOWN",
+    OutOfMemoryError: "OOM",
+}
+# Redis 6.2 puts the line of the script before an error, and a minus before the code.
+_CODE = re.compile(rf"(?:^|: )-?({'|'.join(_SENTENCES)})\b")
+
+
+def is_loading(reply: object) -> bool:
+    """Return whether Redis refused a command since it is still starting."""
+    return isinstance(reply, BusyLoadingError)
+
+
+def is_replica(reply: object) -> bool:
+    """Return whether Redis refused a change since it is no master any more."""
+    return isinstance(reply, ResponseError) and _code(reply) == "READONLY"
+
+
+def tell(error: Exception) -> str:
+    """Return what is wrong with Redis, in a sentence if we have one."""
+    shown = f"{type(error).__name__}: {error}"
+    code = _code(error)
+    return f"{_SENTENCES[code]} ({shown})" if code else shown
+
+
+def _code(error: Exception) -> str:
+    for error_class, code in _CLASSES.items():
+        if isinstance(error, error_class):
+            return code
+    found = _CODE.search(str(error))
+    return found[1] if found else ""
