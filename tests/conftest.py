@@ -1,6 +1,6 @@
 """Owns the servers of the tests, started once per run, and a clean place for each test.
 
-Every test has its own key prefix and its own database, cloned from a migrated template.
+Every test has a key prefix and a database of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psycopg2
 import pytest
 import redis
 from sqlalchemy import Engine
 
-from statesync.durable import database, migrate
+from statesync.durable import database
 from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers, servers
 from statesync.hot.commands.transfer import RestoreItem
@@ -29,6 +28,7 @@ from statesync.hot.keys import Keys
 from statesync.hot.store import AsyncHotStore, HotStore, unwrap
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import PREFIX, Settings
+from tests.databases import Databases
 
 for name in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[name]
@@ -48,45 +48,26 @@ def embedded() -> Iterator[Servers]:
         yield running
 
 
-def _create_database(embedded: Servers, database_name: str, template: str) -> None:
-    connection = psycopg2.connect(host=str(embedded.sockets), user="postgres", dbname="postgres")
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(f'CREATE DATABASE "{database_name}" TEMPLATE "{template}"')
-    finally:
-        connection.close()
-
-
 @pytest.fixture(scope="session")
-def template(embedded: Servers) -> str:
-    """Return the name of a migrated database, to clone."""
-    _create_database(embedded, "template_statesync", "template0")
-    own = database.connect(
-        embedded.settings(database_url=embedded.database_url("template_statesync"))
-    )
-    migrate.upgrade(own)
-    own.dispose()
-    return "template_statesync"
+def databases(embedded: Servers) -> Databases:
+    """Return the databases of the run."""
+    return Databases(embedded)
 
 
 @pytest.fixture
-def new_database(embedded: Servers, template: str) -> NewDatabase:
+def new_database(databases: Databases) -> NewDatabase:
     """Make more databases: ``new_database()``, or ``new_database(empty=True)``."""
-
-    def make(*, empty: bool = False) -> str:
-        database_name = f"t{next(_numbers)}"
-        _create_database(embedded, database_name, "template0" if empty else template)
-        return database_name
-
-    return make
+    return databases.make
 
 
 @pytest.fixture
-def settings(embedded: Servers, new_database: NewDatabase) -> Settings:
+def settings(embedded: Servers, databases: Databases) -> Iterator[Settings]:
     """Return settings with a key prefix and a database of the test's own."""
-    name = new_database()
-    return embedded.settings(database_url=embedded.database_url(name), key_prefix=f"{name}:")
+    name = databases.take()
+    yield embedded.settings(
+        database_url=embedded.database_url(name), key_prefix=f"t{next(_numbers)}:"
+    )
+    databases.give_back(name)
 
 
 @pytest.fixture
