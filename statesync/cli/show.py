@@ -160,6 +160,7 @@ class _Inspected:
     redis: _Side
     redis_error: CorruptState | None
     postgresql: _Side
+    postgresql_error: Exception | None
     sync_state: SyncState
 
 
@@ -181,7 +182,8 @@ def inspect(char_id: int, as_json: bool) -> None:
         print_json(_inspected_json(found))
     else:
         _print_inspected(found)
-    if not (found.redis.character or found.redis_error or found.postgresql.character):
+    errors = found.redis_error or found.postgresql_error
+    if not (found.redis.character or found.postgresql.character or errors):
         sys.exit(1)
 
 
@@ -195,14 +197,23 @@ def _inspect(orchestrator: GameStateOrchestrator, char_id: int) -> _Inspected:
         pass
     except CorruptState as error:
         redis_error = error
+    postgresql, postgresql_error = _Side(), None
+    try:
+        _read_postgresql(orchestrator, char_id, postgresql)
+    except (CorruptState, database.Rejected) as error:
+        postgresql_error = error
+    return _Inspected(char_id, redis, redis_error, postgresql, postgresql_error, sync_state)
+
+
+def _read_postgresql(orchestrator: GameStateOrchestrator, char_id: int, side: _Side) -> None:
+    """Read what PostgreSQL has. Raises CorruptState or Rejected if it cannot be read."""
     with database.transaction(orchestrator.engine) as connection:
-        saved = durable.characters.load(connection, [char_id]).get(char_id)
-        saved_sessions = {
-            session_type: session
-            for session_type, sessions in orchestrator.sessions.items()
-            if (session := sessions.load(connection, [char_id]).get(char_id))
-        }
-    return _Inspected(char_id, redis, redis_error, _Side(saved, saved_sessions), sync_state)
+        side.character = durable.characters.load(connection, [char_id]).get(char_id)
+        for session_type, sessions in orchestrator.sessions.items():
+            problem = f"the session type {session_type!r} cannot load it"
+            with database.work_of(problem, connection):
+                if session := sessions.load(connection, [char_id]).get(char_id):
+                    side.sessions[session_type] = session
 
 
 def _inspected_json(found: _Inspected) -> dict[str, Any]:
@@ -213,6 +224,7 @@ def _inspected_json(found: _Inspected) -> dict[str, Any]:
         "redis": redis.character and asdict(redis.character),
         "redis_error": found.redis_error and str(found.redis_error),
         "postgresql": postgresql.character and asdict(postgresql.character),
+        "postgresql_error": found.postgresql_error and str(found.postgresql_error),
         "sessions": {
             session_type: {
                 "redis": _session_json(redis.sessions.get(session_type)),
@@ -239,6 +251,9 @@ def _session_json(session: Session | None) -> dict[str, Any] | None:
 def _print_inspected(found: _Inspected) -> None:
     if found.redis_error:
         console.print(f"[red]In Redis, but not readable:[/red] {found.redis_error}", markup=True)
+    if found.postgresql_error:
+        console.print("[red]In PostgreSQL, but not readable:[/red] ", markup=True, end="")
+        console.print(str(found.postgresql_error))
     compared = table("field", "Redis", "PostgreSQL", "", title=f"character {found.char_id}")
     redis, postgresql = found.redis.rows(), found.postgresql.rows()
     for name in dict.fromkeys([*redis, *postgresql]):

@@ -19,6 +19,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from statesync.durable.database import Rejected
 from statesync.durable.recordset import recordset
 from statesync.durable.results import (
     Accepted,
@@ -39,6 +40,7 @@ from statesync.durable.tables import (
     sessions,
     state_conflicts,
 )
+from statesync.errors import CorruptState
 from statesync.state.characters import CORE_FIELDS, Character
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "count_active",
     "decide",
     "load",
+    "load_each",
     "record_conflict",
     "versions",
     "write",
@@ -218,10 +221,27 @@ def load(
 ) -> dict[int, Character]:
     """Load the characters that exist and are not deleted, as they were last saved, by id.
 
-    ``query`` is LOAD or LOAD_ALONE.
+    ``query`` is LOAD or LOAD_ALONE. Raises CorruptState if a row cannot be read.
     """
-    rows = connection.execute(query, {"ids": list(char_ids)}).mappings()
-    return {row["id"]: from_row(row) for row in rows}
+    loaded: dict[int, Character] = {}
+    for char_id, row in load_each(connection, char_ids, query).items():
+        if isinstance(row, CorruptState):
+            raise row
+        loaded[char_id] = row
+    return loaded
+
+
+def load_each(
+    connection: Connection, char_ids: Iterable[int], query: Select[Any] = LOAD
+) -> dict[int, Character | CorruptState]:
+    """Load characters as ``load`` does; the result for a row that cannot be read is its error."""
+    loaded: dict[int, Character | CorruptState] = {}
+    for row in connection.execute(query, {"ids": list(char_ids)}).mappings():
+        try:
+            loaded[row["id"]] = from_row(row)
+        except CorruptState as error:
+            loaded[row["id"]] = error
+    return loaded
 
 
 def versions(connection: Connection, char_ids: Iterable[int]) -> dict[int, int]:
@@ -302,7 +322,7 @@ def _incomplete(connection: Connection, accepted: Sequence[Character]) -> dict[i
     """Return the snapshots that lack core fields of their rows, by id.
 
     A row is recorded as a conflict if its core was made anew without a restore and lacks own fields
-    of the game that the row has: they are about to be lost.
+    of the game that the row has: they are about to be lost. Raises Rejected if one cannot be read.
     """
     suspects = {
         c.char_id: c
@@ -312,7 +332,9 @@ def _incomplete(connection: Connection, accepted: Sequence[Character]) -> dict[i
     if not suspects:
         return {}
     incomplete = {}
-    for char_id, row in load(connection, suspects).items():
+    for char_id, row in load_each(connection, suspects).items():
+        if isinstance(row, CorruptState):
+            raise Rejected(f"the row that it would overwrite cannot be read: {row}", locked=False)
         snapshot = suspects[char_id]
         if snapshot.saved_version is None and row.fields.keys() - snapshot.fields.keys():
             record_conflict(connection, char_id, "the core was made without a restore")

@@ -13,7 +13,9 @@ from typing import Any
 from sqlalchemy import RowMapping
 
 from statesync.durable.tables import STATS
+from statesync.errors import CorruptState
 from statesync.state.characters import Character, parse_time
+from statesync.state.fields import json_type
 
 __all__ = ["from_row", "to_row", "to_stats_row"]
 
@@ -70,8 +72,12 @@ def to_stats_row(character: Character) -> dict[str, Any]:
 
 
 def from_row(row: RowMapping) -> Character:
-    """Return the character of a row of the query ``characters.LOAD``."""
-    extra = dict(row["extra"])
+    """Return the character of a row of the query ``characters.LOAD``.
+
+    Raises CorruptState, which names the column, if another program wrote what is no character.
+    """
+    char_id = row["id"]
+    extra = dict(_object(char_id, "extra", row["extra"]))
     created_at: datetime | None = row["created_at"]
     bio = _present(
         name=row["name"],
@@ -80,25 +86,50 @@ def from_row(row: RowMapping) -> Character:
     )
     location = _present(current=row["location_id"], prev=row["prev_location_id"])
     more_bio, more_location = extra.pop("bio", None), extra.pop("location", None)
-    stats = None
-    if row["has_stats"] is not None:
-        stats = _present(**{name: row[f"stat_{name}"] for name in STATS}) | row["stats_extra"]
     return Character(
-        char_id=row["id"],
+        char_id=char_id,
         state=row["game_stage"],
-        location=_joined(location, more_location),
-        bio=_joined(bio, more_bio),
-        stats=stats,
-        vitals=row["vitals"],
+        location=_joined(char_id, "extra.location", location, more_location),
+        bio=_joined(char_id, "extra.bio", bio, more_bio),
+        stats=None if row["has_stats"] is None else _stats(row),
+        vitals=None if row["vitals"] is None else _vitals(char_id, row["vitals"]),
         fields=extra,
         version=row["version"],
         saved_version=row["version"],
     )
 
 
+def _stats(row: RowMapping) -> dict[str, int]:
+    more = _object(row["id"], "stats.extra", row["stats_extra"])
+    for name, value in more.items():
+        if type(value) is not int:
+            reason = f"must be an integer, not {json_type(value)}, in PostgreSQL"
+            raise CorruptState(row["id"], f"stats.{name}", reason)
+    return _present(**{name: row[f"stat_{name}"] for name in STATS}) | more
+
+
+def _vitals(char_id: int, vitals: object) -> dict[str, dict[str, Any]]:
+    found = _object(char_id, "vitals", vitals)
+    for name, vital in found.items():
+        _object(char_id, f"vitals.{name}", vital)
+    return found
+
+
+def _object(char_id: int, field: str, value: Any) -> dict[str, Any]:
+    """Return a value that must be a JSON object. Raises CorruptState."""
+    if isinstance(value, dict):
+        return value
+    reason = f"must be a JSON object, not {json_type(value)}, in PostgreSQL"
+    raise CorruptState(char_id, field, reason)
+
+
 def _present(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _joined(columns: dict[str, Any], more: dict[str, Any] | None) -> dict[str, Any] | None:
-    return columns | (more or {}) if columns or more is not None else None
+def _joined(
+    char_id: int, field: str, columns: dict[str, Any], more: object
+) -> dict[str, Any] | None:
+    if more is None:
+        return columns or None
+    return columns | _object(char_id, field, more)

@@ -15,16 +15,15 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from statesync.durable import database
-from statesync.durable.results import Busy, Raced, Refused
+from statesync.durable.results import Busy, Refused
 from statesync.errors import CorruptState, LeaseLost, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
 from statesync.hot.commands.backup import CoreAck, GroupAck, Later, NeedsKeys, RawSnapshot
 from statesync.hot.commands.claims import Claim
 from statesync.hot.members import Members
 from statesync.hot.store import HotStore, unwrap
-from statesync.lifecycle import groups
 from statesync.lifecycle.claims import release
+from statesync.lifecycle.commit import Commit
 from statesync.lifecycle.conflicts import reconcile
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.groups import GroupResult
@@ -36,6 +35,7 @@ from statesync.lifecycle.snapshots import (
     decode,
     merge,
     read_logs,
+    unknown_references,
 )
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.outcomes import BackupOutcome
@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 _PLAYED_ON = (
     "the character is deleted in PostgreSQL, so nothing of it is saved: delete it again, "
     "or move what it holds to another id"
+)
+
+_UNKNOWN_TYPE = (
+    "it is in {0.label}, and the session type {0.session_type!r} is not registered in this process"
 )
 
 _RECONCILE_ROUNDS = 4
@@ -108,7 +112,7 @@ class _Batch:
         self.hot, self.engine, self.types = backup.hot, backup.engine, backup.types
         self.commands = backup.hot.commands
         self.lease_us = backup.lease_us
-        self.batch_size = backup.batch_size
+        self.commit = Commit(backup.engine, backup.types, backup.batch_size)
         self.pending = {claim.char_id: claim for claim in claims}
         self.uncounted = set(self.pending)
         """Characters asked for whose outcome is not counted yet."""
@@ -119,42 +123,60 @@ class _Batch:
         """Characters and sessions whose rows were ahead of Redis."""
         self.known_members: dict[int, frozenset[str]] = {}
         """By character: the members of its group that are known so far."""
+        self.unknown_types: Counter[str] = Counter()
+        """How many characters are left to workers that know their session type, by type."""
 
     def run(self) -> None:
         """Save the claimed characters in rounds; give back those that stay locked."""
         failpoint("claimed")
         for round_number in range(_RECONCILE_ROUNDS):
-            snapshots = self.take_snapshots()
-            failpoint("snapshot")
-            read_logs(self.hot, self.engine, self.types, snapshots, self.conflicts)
-            self.commit_all(snapshots, wait=round_number > 0)
-            self.acknowledge(snapshots)
-            failpoint("acknowledged")
-            refused = [snapshot for snapshot in snapshots if snapshot.refused]
+            refused = self.save_pending(wait=round_number > 0)
             all_locked = refused and all(map(_is_locked, refused))
             if not self.pending or (round_number > 0 and all_locked):
                 break
             self.conflicts |= reconcile(self.hot, self.engine, self.types, refused, self.pending)
             for snapshot in refused:
                 self.quarantine_if_corrupt(snapshot)
-        release(self.hot, self.pending.values())
-        self.reports |= {i: BackupReport(i, BackupOutcome.RELEASED) for i in self.pending}
-        self.pending = {}
+                if snapshot.locked:
+                    self.give_back(snapshot.group.characters, snapshot.locked)
+        self.give_back(list(self.pending))
         self.hot.run_many(self.count())
+        if self.unknown_types:
+            log.warning("%s", _left_to_others(self.unknown_types))
+
+    def save_pending(self, *, wait: bool) -> list[Snapshot]:
+        """Save what is pending, as much at once as Redis gives at once; return what is refused."""
+        refused: list[Snapshot] = []
+        waiting = list(self.pending)
+        while waiting:
+            snapshots, later = self.take_snapshots(waiting)
+            failpoint("snapshot")
+            read_logs(self.hot, self.engine, self.types, snapshots, self.conflicts)
+            self.commit.run(snapshots, wait=wait)
+            self.acknowledge(snapshots)
+            failpoint("acknowledged")
+            refused += [snapshot for snapshot in snapshots if snapshot.refused]
+            tried = {member for snapshot in refused for member in snapshot.members()}
+            waiting = [i for i in later if i in self.pending and i not in tried]
+        return refused
 
     # Snapshot
 
-    def take_snapshots(self) -> list[Snapshot]:
-        """Take one snapshot of each group that a pending claim is on.
+    def take_snapshots(self, char_ids: Sequence[int]) -> tuple[list[Snapshot], list[int]]:
+        """Take one snapshot of each group that the claims on some pending characters are on.
 
         Adds the claims on the other characters of a group to ``pending``. Reports, and drops from
-        ``pending``, the characters of which there is nothing to save.
+        ``pending``, the characters of which there is nothing to save. Returns also the characters
+        that come later, since Redis gives no more at once.
         """
         snapshots: dict[int | UUID, Snapshot] = {}
-        lost_claims = []
-        for claim, reply in self.try_snapshots():
+        lost_claims, later = [], []
+        for claim, reply in self.try_snapshots(char_ids):
             try:
-                self.accept(claim, unwrap(reply), snapshots)
+                if isinstance(reply, Later):
+                    later.append(claim.char_id)
+                else:
+                    self.accept(claim, unwrap(reply), snapshots)
             except LeaseLost:
                 lost_claims.append(claim.char_id)
             except CorruptState as error:
@@ -162,15 +184,17 @@ class _Batch:
                 self.quarantine({claim.char_id, *group.characters}, error)
         # Characters included in another of our snapshots are still ours.
         self.report_superseded([i for i in lost_claims if i not in snapshots])
-        return list(dict.fromkeys(snapshots.values()))
+        return self.leave_unknown(list(dict.fromkeys(snapshots.values()))), later
 
-    def try_snapshots(self) -> Iterator[tuple[Claim, RawSnapshot | StatesyncError]]:
+    def try_snapshots(
+        self, char_ids: Iterable[int]
+    ) -> Iterator[tuple[Claim, RawSnapshot | Later | StatesyncError]]:
         """Give the snapshot of each group, or why there is none, with a claim on the group.
 
         Only the script sees all members of a group, so each try may add members that the next try
         has to know. Of several claims that turn out to be on one group, one goes on for all.
         """
-        untried = {i: self.known_members.get(i, frozenset()) for i in self.pending}
+        untried = {i: self.known_members.get(i, frozenset()) for i in char_ids}
         while untried:  # ends with the whole group, or with the lease
             merged = merge({i: names for i, names in untried.items() if i in self.pending})
             tries = [(self.pending[i], names) for i, names in merged.items()]
@@ -180,10 +204,8 @@ class _Batch:
             )
             untried = {}
             results = (result for reply in replies for result in unwrap(reply))
-            for (claim, known), result in zip(tries, results, strict=True):
-                if isinstance(result, Later):
-                    untried[claim.char_id] = known
-                elif isinstance(result, NeedsKeys):
+            for (claim, _), result in zip(tries, results, strict=True):
+                if isinstance(result, NeedsKeys):
                     self.known_members[claim.char_id] = result.members
                     untried[claim.char_id] = result.members
                 else:
@@ -198,72 +220,23 @@ class _Batch:
         self.known_members |= dict.fromkeys(raw.claims, raw.members())
         add(snapshots, Snapshot(claim.char_id, raw, decode(raw)))
 
-    # Commit
+    def leave_unknown(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+        """Give back the groups with a live session of a type that is not registered here.
 
-    def commit_all(self, snapshots: Sequence[Snapshot], *, wait: bool) -> None:
-        """Save snapshots, up to ``batch_size`` characters in a transaction.
-
-        A locked row holds up no other: only with ``wait`` is it waited for, when the others are
-        acknowledged.
+        Saved without it, the group would be torn; a worker that knows the type saves it whole.
+        Returns the other snapshots.
         """
-        valid = [snapshot for snapshot in snapshots if not snapshot.corrupt]
-        for part in packed(valid, lambda item: len(item.group.characters), self.batch_size):
-            self.commit(part, wait=wait)
-
-    def commit(
-        self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool = False
-    ) -> None:
-        """Save snapshots in one transaction; if PostgreSQL refuses it, find out because of which.
-
-        After one wait for a lock in vain, ``short_wait`` makes the others short.
-        """
-        if not snapshots:
-            return
-        try:
-            results = self.write(snapshots, wait=wait, short_wait=short_wait)
-        except Raced:
-            self.commit(snapshots, wait=wait, short_wait=short_wait)
-        except database.Rejected as error:
-            self.isolate(snapshots, error, wait=wait, short_wait=short_wait)
-        else:
-            for snapshot, result in zip(snapshots, results, strict=True):
-                snapshot.result = result
-
-    def write(
-        self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool
-    ) -> list[GroupResult]:
-        """Run one transaction. Raises Raced, Rejected, or ServerUnavailable."""
-        with database.transaction(self.engine) as connection:
-            if short_wait:
-                connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
-            to_save = [snapshot.group for snapshot in snapshots]
-            results = groups.save(connection, to_save, self.types, wait=wait)
-            failpoint("written")
-        failpoint("committed")
-        return results
-
-    def isolate(
-        self,
-        snapshots: Sequence[Snapshot],
-        error: database.Rejected,
-        *,
-        wait: bool,
-        short_wait: bool,
-    ) -> None:
-        """Save the two halves of a refused batch, so that in the end only the culprit is refused.
-
-        Note the reason if one snapshot is left, or if a lock was waited for already.
-        """
-        if error.locked and (wait or len(snapshots) == 1):
-            for snapshot in snapshots:
-                locked = {char_id: Busy() for char_id in snapshot.group.characters}
-                snapshot.result = GroupResult(saved=False, characters={**locked}, sessions={})
-        elif len(snapshots) == 1:
-            snapshots[0].corrupt = CorruptState(snapshots[0].anchor, "", str(error))
-        else:
-            middle = len(snapshots) // 2
-            for half in (snapshots[:middle], snapshots[middle:]):
-                self.commit(half, wait=wait, short_wait=short_wait or error.locked)
+        refs = [(item, ref) for item in snapshots for ref in unknown_references(item.raw)]
+        if not refs:
+            return list(snapshots)
+        peeks = self.hot.run_many([self.commands.peek_session(*ref) for _, ref in refs])
+        left = set()
+        for (item, ref), peek in zip(refs, peeks, strict=True):
+            if isinstance(peek, StatesyncError) or peek >= 0:
+                left.add(item)
+                self.unknown_types[ref.session_type] += 1
+                self.give_back(item.group.characters, _UNKNOWN_TYPE.format(ref))
+        return [item for item in snapshots if item not in left]
 
     # Acknowledge
 
@@ -362,6 +335,15 @@ class _Batch:
         del self.pending[char_id]
         self.reports[char_id] = BackupReport(char_id, BackupOutcome.MISSING, error=error)
 
+    def give_back(self, char_ids: Iterable[int], error: str | None = None) -> None:
+        """Give claims back, so that another worker or a later sweep saves the characters."""
+        claims = [self.pending.pop(char_id) for char_id in char_ids if char_id in self.pending]
+        release(self.hot, claims)
+        self.reports |= {
+            claim.char_id: BackupReport(claim.char_id, BackupOutcome.RELEASED, error=error)
+            for claim in claims
+        }
+
     def quarantine_if_corrupt(self, snapshot: Snapshot) -> None:
         """Quarantine the characters of a snapshot that cannot be saved."""
         if snapshot.corrupt:
@@ -381,6 +363,14 @@ class _Batch:
             self.reports[char_id] = BackupReport(
                 char_id, BackupOutcome.QUARANTINED, error=reason, field=error.field
             )
+
+
+def _left_to_others(unknown_types: Mapping[str, int]) -> str:
+    listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown_types.items()))
+    return (
+        "characters in sessions of types that are not registered in this worker are left to one "
+        f"that knows them: {listed}"
+    )
 
 
 def _is_locked(snapshot: Snapshot) -> bool:

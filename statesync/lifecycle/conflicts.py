@@ -24,7 +24,7 @@ from statesync.errors import CorruptState
 from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.snapshots import Snapshot
-from statesync.sessions.base import SessionOrchestrator
+from statesync.sessions.base import SessionOrchestrator, check_loaded
 from statesync.state.characters import Character, write_character
 from statesync.state.sessions import Session
 
@@ -55,8 +55,31 @@ def reconcile(
 
     What PostgreSQL holds is recorded, durably, before Redis is raised above it. After a crash in
     between it is found and recorded again, as the same entry. A group with a session that its type
-    cannot load is marked ``corrupt`` and left alone. A core that lacks fields of its row gets them.
+    cannot load, or with a row that cannot be read, is marked ``corrupt`` and left alone; so is one
+    that meets a lock, as ``locked``. A core that lacks fields of its row gets them.
     """
+    try:
+        return _reconcile(hot, engine, types, refused, pending)
+    except Rejected as error:
+        if len(refused) > 1:
+            alone = [reconcile(hot, engine, types, [item], pending) for item in refused]
+            return set().union(*alone)
+        [item] = refused
+        if error.locked:
+            item.locked = f"its row is in conflict, and locked: {error}"
+        else:
+            item.corrupt = CorruptState(item.anchor, "", str(error))
+        return set()
+
+
+def _reconcile(
+    hot: HotStore,
+    engine: Engine,
+    types: Mapping[str, SessionOrchestrator],
+    refused: Sequence[Snapshot],
+    pending: Mapping[int, Claim],
+) -> set[int | UUID]:
+    """Reconcile in one transaction, as ``reconcile`` says. Raises Rejected."""
     results = {i: r for item in refused if item.result for i, r in item.result.characters.items()}
     claimed = _still_claimed(hot, pending, results)
     ahead = [i for i in claimed if isinstance(results[i], Refused)]
@@ -68,11 +91,26 @@ def reconcile(
         _record_characters(connection, ahead)
         for item in sessions_ahead:
             _record_session(connection, types[item.session.session_type], item)
-        rows = durable.characters.load(connection, ahead) | incomplete
+        rows = _load_rows(connection, ahead, refused) | incomplete
     corrupt = {i for item in refused if item.corrupt for i in item.group.characters}
     sessions_ahead = [item for item in sessions_ahead if not item.snapshot.corrupt]
     _raise_versions(hot, {i: row for i, row in rows.items() if i not in corrupt}, sessions_ahead)
     return {*(set(ahead) - corrupt), *(item.session.id for item in sessions_ahead)}
+
+
+def _load_rows(
+    connection: Connection, char_ids: Sequence[int], refused: Sequence[Snapshot]
+) -> dict[int, Character]:
+    """Return the rows of characters; a snapshot is marked ``corrupt`` if one cannot be read."""
+    rows: dict[int, Character] = {}
+    for char_id, row in durable.characters.load_each(connection, char_ids).items():
+        if isinstance(row, Character):
+            rows[char_id] = row
+            continue
+        for item in refused:
+            if char_id in item.group.characters:
+                item.corrupt = row
+    return rows
 
 
 def _still_claimed(
@@ -160,6 +198,7 @@ def _load_session(
         work_of(f"the session type {session.session_type!r} cannot load it", connection),
     ):
         loaded = orchestrator.load(connection, members)
+        check_loaded(loaded)
     found = next((row for row in loaded.values() if row.id == session.id), None)
     return found or replace(session, fields={}, log=(), version=row_version)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
@@ -18,12 +18,12 @@ from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
-from statesync.errors import CorruptState, DatabaseUnavailable, StatesyncError
+from statesync.errors import CorruptState, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
 from statesync.hot.commands.transfer import Peek, RestoreItem, RestoreResult
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.failpoints import failpoint
-from statesync.sessions.base import SessionOrchestrator
+from statesync.sessions.base import SessionOrchestrator, check_loaded
 from statesync.state.characters import Character, write_character
 from statesync.state.fields import dump_json
 from statesync.state.outcomes import RestoreOutcome, SessionOutcome
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 _REREAD_ROUNDS = 4
 """How many times rows are read that turn out to be older than what Redis has evicted since."""
+_TOO_OLD = "its row is older than what was evicted from Redis: is PostgreSQL a replica that lags?"
+_UNKNOWN_TYPE = "the session type %r is not registered in this process"
 _READ_TOO_EARLY = "stale"
 """What the script answers for such a row."""
 _LOG_STEP = 1000
@@ -135,10 +137,7 @@ class Restore:
         except database.Rejected as error:
             self._isolate(reports.undecided(pending), error, reports)
             return
-        raise DatabaseUnavailable(
-            f"PostgreSQL returned older rows than were evicted from Redis, for character "
-            f"{pending[0]} and {len(pending) - 1} more: is it a replica that lags?"
-        )
+        reports |= {char_id: _failed(char_id, StatesyncError(_TOO_OLD)) for char_id in pending}
 
     def _isolate(
         self, undecided: Sequence[int], error: database.Rejected, reports: _Reports
@@ -157,9 +156,9 @@ class Restore:
     def _restore_round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
         """Restore what can be restored; returns the characters whose rows were read too early."""
         with database.statement(self._engine) as connection:
-            rows = durable.characters.load(connection, ids, durable.characters.LOAD_ALONE)
+            rows = durable.characters.load_each(connection, ids, durable.characters.LOAD_ALONE)
         failpoint("loaded")
-        plans = {char_id: self._plan(row, {}) for char_id, row in rows.items()}
+        plans = self._plan_all(rows, {}, reports)
         too_early = self._send(plans, reports)
         failpoint("restored")
         others = [char_id for char_id in reports.undecided(ids) if char_id not in too_early]
@@ -179,7 +178,7 @@ class Restore:
             return []
         rows, sessions_of = self._load(absent, lost)
         reports |= {i: RestoreReport(i, RestoreOutcome.NOT_FOUND) for i in absent if i not in rows}
-        plans = {char_id: self._plan(row, sessions_of) for char_id, row in rows.items()}
+        plans = self._plan_all(rows, sessions_of, reports)
         plans |= {i: _plan_sessions(refs, sessions_of, i) for i, refs in lost.items()}
         failpoint("loaded")
         too_early = self._send(plans, reports)
@@ -215,30 +214,47 @@ class Restore:
 
     def _load(
         self, absent: Sequence[int], lost: Mapping[int, object]
-    ) -> tuple[dict[int, Character], dict[str, dict[int, Session]]]:
+    ) -> tuple[dict[int, Character | CorruptState], dict[str, dict[int, Session]]]:
         """Load absent characters, and by type the sessions of these and of those with lost ones.
 
         Raises Rejected if a session type cannot load its sessions.
         """
         with database.transaction(self._one_instant) as connection:
-            rows = durable.characters.load(connection, absent)
-            return rows, self._load_sessions(connection, [*rows, *lost])
+            rows = durable.characters.load_each(connection, absent)
+            in_session = durable.sessions.having_open(connection, [*rows, *lost])
+            rows |= _of_unknown_types(in_session, rows, self._types)
+            return rows, self._load_sessions(connection, in_session)
 
     def _load_sessions(
-        self, connection: Connection, char_ids: Sequence[int]
+        self, connection: Connection, in_session: Mapping[str, Sequence[int]]
     ) -> dict[str, dict[int, Session]]:
-        """Return the open sessions of characters, by type and character."""
-        in_session = durable.sessions.having_open(connection, char_ids)
+        """Return the open sessions of characters, by type and character. Raises Rejected."""
         sessions_of = {}
         for session_type in in_session.keys() & self._types.keys():
-            with database.work_of(f"the session type {session_type!r} cannot load it"):
-                sessions_of[session_type] = self._types[session_type].load(
-                    connection, in_session[session_type]
-                )
+            problem = f"the session type {session_type!r} cannot load it"
+            with database.work_of(problem, connection):
+                found = self._types[session_type].load(connection, in_session[session_type])
+                check_loaded(found)
+            sessions_of[session_type] = found
         return sessions_of
 
+    def _plan_all(
+        self,
+        rows: Mapping[int, Character | CorruptState],
+        sessions_of: Mapping[str, Mapping[int, Session]],
+        reports: _Reports,
+    ) -> dict[int, _Plan]:
+        """Return what characters are to be; report those whose rows cannot be read."""
+        plans: dict[int, _Plan] = {}
+        for char_id, row in rows.items():
+            try:
+                plans[char_id] = self._plan(unwrap(row), sessions_of)
+            except CorruptState as error:
+                reports[char_id] = _failed(char_id, error)
+        return plans
+
     def _plan(self, row: Character, sessions_of: Mapping[str, Mapping[int, Session]]) -> _Plan:
-        """Return what a character's core and sessions are to be."""
+        """Return what a character's core and sessions are to be. Raises CorruptState."""
         core = row.core()
         sessions: dict[str, Session] = {}
         ended = []
@@ -261,8 +277,15 @@ class Restore:
             core["state"] = self._fallback_state
             changed = True
         if row.vitals is None and row.stats:
-            core["vitals"] = self._vitals(row.stats)
+            core["vitals"] = self._derive_vitals(row.char_id, row.stats)
         return _Plan(core, row.version, sessions, tuple(ended), fallback_from, changed)
+
+    def _derive_vitals(self, char_id: int, stats: Mapping[str, int]) -> Mapping[str, Any]:
+        try:
+            return self._vitals(stats)
+        except Exception as error:
+            reason = f"the game cannot derive it from the stats: {type(error).__name__}: {error}"
+            raise CorruptState(char_id, "vitals", reason) from error
 
     def _send(self, plans: Mapping[int, _Plan], reports: _Reports) -> list[int]:
         """Restore what is planned and report it; returns those whose rows were read too early."""
@@ -323,6 +346,20 @@ class Restore:
         sessions |= dict.fromkeys(plan.ended, SessionOutcome.ENDED)
         fallback_from = plan.fallback_from if outcome is RestoreOutcome.RESTORED else None
         reports[char_id] = RestoreReport(char_id, outcome, plan.version, sessions, fallback_from)
+
+
+def _of_unknown_types(
+    in_session: Mapping[str, Sequence[int]],
+    char_ids: Collection[int],
+    types: Mapping[str, SessionOrchestrator],
+) -> dict[int, CorruptState]:
+    """Return why not for characters in an open session of a type that is not registered here."""
+    return {
+        char_id: CorruptState(char_id, reference_field(session_type), _UNKNOWN_TYPE % session_type)
+        for session_type in in_session.keys() - types.keys()
+        for char_id in in_session[session_type]
+        if char_id in char_ids
+    }
 
 
 def _plan_sessions(

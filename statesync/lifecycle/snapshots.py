@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
@@ -18,11 +18,22 @@ from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.groups import Group, GroupResult
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character, decode_character
-from statesync.state.references import SessionRef
+from statesync.state.references import SessionRef, is_session_uuid, reference_field
+from statesync.state.session_types import reference_fields
 from statesync.state.sessions import Session, decode_session
 
-__all__ = ["Snapshot", "acknowledgement", "add", "decode", "merge", "read_logs"]
+__all__ = [
+    "Snapshot",
+    "acknowledgement",
+    "add",
+    "decode",
+    "merge",
+    "read_logs",
+    "unknown_references",
+]
 
+_REFERENCE_SUFFIX = reference_field("")
+_RAW_SUFFIX = _REFERENCE_SUFFIX.encode()
 _LOG_STEP = 1000
 """How many log entries one script reads."""
 
@@ -39,6 +50,8 @@ class Snapshot:
     """None until PostgreSQL has decided."""
     corrupt: CorruptState | None = None
     """Why the group cannot be saved."""
+    locked: str | None = None
+    """Why the group cannot be saved now, if another transaction holds a lock."""
 
     @property
     def saved(self) -> bool:
@@ -49,6 +62,11 @@ class Snapshot:
     def refused(self) -> bool:
         """Whether PostgreSQL has refused the group, for now or for good."""
         return self.result is not None and not self.result.saved
+
+    def bytes(self) -> int:
+        """Return how many bytes Redis held of the group, without the logs."""
+        hashes = [*self.raw.cores.values(), *(fields for _, fields in self.raw.sessions.values())]
+        return sum(len(name) + len(value) for one in hashes for name, value in one.items())
 
     def members(self) -> list[int | UUID]:
         """Return the characters and sessions in it."""
@@ -107,6 +125,18 @@ def decode(raw: RawSnapshot) -> Group:
     return Group(characters, sessions, references)
 
 
+def unknown_references(raw: RawSnapshot) -> list[SessionRef]:
+    """Return what cores point at, by fields like ours, of types that are not registered here."""
+    return [
+        SessionRef(name.removesuffix(_REFERENCE_SUFFIX), value.decode())
+        for core in raw.cores.values()
+        for field, value in core.items()
+        if field.endswith(_RAW_SUFFIX)
+        and (name := field.decode(errors="replace")) not in reference_fields()
+        and is_session_uuid(value.decode(errors="replace"))
+    ]
+
+
 def _pointing_at(raw: RawSnapshot, ref: SessionRef) -> list[int]:
     """Return the characters in a snapshot whose cores point at a session."""
     return [
@@ -154,8 +184,13 @@ def read_logs(
     ]
     if not with_log:
         return
-    saved_ends, unreliable = _saved_logs(engine, types, [session for _, session in with_log])
+    with database.transaction(engine) as connection:
+        ids = [session.id for _, session in with_log]
+        unreliable = durable.sessions.invalidated(connection, ids)
+    saved_ends = _saved_logs(engine, types, with_log)
     for snapshot, session in with_log:
+        if snapshot.corrupt:
+            continue
         start = saved_ends.get(session.id, 0)
         read_whole = session.id in conflicts or session.id in unreliable
         if read_whole or start > session.log_length:
@@ -168,18 +203,40 @@ def read_logs(
 
 
 def _saved_logs(
-    engine: Engine, types: Mapping[str, SessionOrchestrator], sessions: Sequence[Session]
-) -> tuple[dict[UUID, int], set[UUID]]:
-    """Return how many entries of each log are saved, and the sessions to be saved again whole."""
+    engine: Engine,
+    types: Mapping[str, SessionOrchestrator],
+    with_log: Sequence[tuple[Snapshot, Session]],
+) -> dict[UUID, int]:
+    """Return how many entries of each log are saved.
+
+    If a type cannot say that of a session, its snapshot is marked ``corrupt``.
+    """
     by_type: dict[str, list[UUID]] = {}
-    for session in sessions:
+    for _, session in with_log:
         by_type.setdefault(session.session_type, []).append(session.id)
-    saved_ends: dict[UUID, int] = {}
-    with database.transaction(engine) as connection:
-        for session_type, ids in by_type.items():
-            saved_ends |= types[session_type].saved_log(connection, ids)
-        all_ids = [session_id for ids in by_type.values() for session_id in ids]
-        return saved_ends, durable.sessions.invalidated(connection, all_ids)
+    try:
+        with database.transaction(engine) as connection:
+            parts = [_saved_log(connection, types[t], ids) for t, ids in by_type.items()]
+            return {session_id: end for part in parts for session_id, end in part.items()}
+    except database.Rejected as error:
+        if len(with_log) > 1:
+            alone = [_saved_logs(engine, types, [one]) for one in with_log]
+            return {session_id: end for part in alone for session_id, end in part.items()}
+        [(snapshot, session)] = with_log
+        snapshot.corrupt = CorruptState(snapshot.anchor, f"{session.ref.label}:log", str(error))
+        return {}
+
+
+def _saved_log(
+    connection: Connection, orchestrator: SessionOrchestrator, session_ids: Sequence[UUID]
+) -> Mapping[UUID, int]:
+    """Return how many entries of logs a type has saved. Raises Rejected if it cannot say so."""
+    problem = f"the session type {orchestrator.session_type!r} cannot say how much log it has"
+    with database.work_of(problem, connection):
+        ends = orchestrator.saved_log(connection, session_ids)
+        if not all(type(end) is int and end >= 0 for end in ends.values()):
+            raise TypeError("saved_log must return a number of entries for each session")
+        return ends
 
 
 def _with_log(hot: HotStore, session: Session, start: int) -> Session:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 from uuid import UUID
 
 from statesync import durable
+from statesync.state.fields import dump_json
 from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.references import session_uuid
 from statesync.state.session_types import names, session_types
-from statesync.state.sessions import Session
+from statesync.state.sessions import Session, write_session
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["SessionOrchestrator", "SessionReport", "make_orchestrators"]
+__all__ = ["SessionOrchestrator", "SessionReport", "check_loaded", "make_orchestrators"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,20 @@ class SessionOrchestrator:
         Raises InvalidCharId or ServerUnavailable.
         """
         return self._game.restore_sessions(self.session_type, list(char_ids))
+
+
+def check_loaded(found: object) -> None:
+    """Check what the ``load`` of a session type returned. Raises an exception that says why not."""
+    if not isinstance(found, Mapping):
+        raise TypeError(f"load must return sessions by character, not {type(found).__name__}")
+    for session in {id(one): one for one in found.values()}.values():
+        if not isinstance(session, Session):
+            raise TypeError(f"load must return a Session, not {type(session).__name__}")
+        if type(session.version) is not int:
+            raise TypeError(f"the version must be an integer, not {session.version!r:.40}")
+        write_session(session)
+        for entry in session.log:
+            dump_json(entry)
 
 
 def make_orchestrators(game: Game) -> dict[str, SessionOrchestrator]:

@@ -20,6 +20,7 @@ from statesync.durable import database
 from statesync.errors import InvalidInput, ServerUnavailable, StatesyncError
 from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import sweep
+from statesync.state.outcomes import BackupOutcome
 from statesync.worker.app import app, orchestrator, settings
 from statesync.worker.messages import (
     dispatch_batch,
@@ -67,10 +68,11 @@ def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     """Save characters that a sweep has claimed: ``[[char_id, token], …]``.
 
     Returns counts by outcome. If a backlog is left, it sweeps again: a backlog drains at the speed
-    of the workers and not of the schedule.
+    of the workers and not of the schedule. If nothing could be saved, the schedule goes on.
     """
     reports = orchestrator().backup_claims(read_claims(claims))
-    if orchestrator().hot.status().dirty > settings().batch_above:
+    released = all(report.outcome is BackupOutcome.RELEASED for report in reports)
+    if not released and orchestrator().hot.status().dirty > settings().batch_above:
         _sweep()
     return _count(report.outcome for report in reports)
 

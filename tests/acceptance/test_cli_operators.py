@@ -92,6 +92,19 @@ def test_a_core_made_without_a_restore_is_a_conflict_and_erases_nothing(
         }
 
 
+def test_row_that_cannot_be_read_is_shown_as_such(
+    settings: Settings, hot: HotStore, orchestrator: GameStateOrchestrator
+) -> None:
+    hot.create(1, **FULL)
+    orchestrator.backup_full_state(1)
+    with orchestrator.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET vitals = '7'")
+    found = run_json(settings, "inspect", "1")
+    assert "field 'vitals'" in found["postgresql_error"]
+    assert found["redis"]["char_id"] == 1
+    assert "In PostgreSQL, but not readable" in run(settings, "inspect", "1")
+
+
 def test_scrub(settings: Settings, hot: HotStore, raw: Any) -> None:
     hot.create(1, **FULL)
     raw.delete(hot.keys.dirty)

@@ -19,7 +19,6 @@ from statesync.errors import (
     InvalidCharId,
 )
 from statesync.hot.keys import Keys
-from statesync.hot.store import HotStore
 from statesync.lifecycle import groups
 from statesync.lifecycle.groups import Group
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
@@ -528,19 +527,3 @@ def test_database_away_keeps_the_marks_and_the_secret(
         with pytest.raises(DatabaseUnavailable):
             worker.evict(1)
         assert hot.get(1).core() == full_core(1)
-
-
-def test_connection_lost_in_the_middle(
-    orchestrator: Orchestrator, engine: Engine, settings: Settings, full_core: FullCore
-) -> None:
-    hot: HotStore = orchestrator.hot
-    hot.create(1, **full_core())
-    end = (
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-    )
-    once(orchestrator.engine, "begin", lambda: scalar(engine, end))
-    with pytest.raises(DatabaseUnavailable):
-        orchestrator.backup_full_state(1)
-    assert hot.sync_state(1).dirty
-    assert outcomes(sweep_once(orchestrator)) == {1: "saved"}

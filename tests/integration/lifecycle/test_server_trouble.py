@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, create_engine
 
+from statesync import durable
 from statesync.durable import database
 from statesync.embedded.servers import Servers
 from statesync.errors import (
@@ -95,6 +96,40 @@ def test_a_drain_gives_back_what_it_claimed_when_postgresql_is_away(
         sweep.drain(away, replace(unreachable, batch_size=5), 0.0)
     away.close()
     assert (hot.status().dirty, hot.status().claimed) == (20, 0)
+
+
+def test_conflict_that_meets_a_lock_is_released_and_ends_no_drain(
+    hot: HotStore,
+    orchestrator: GameStateOrchestrator,
+    settings: Settings,
+    engine: Engine,
+    full_core: FullCore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for i in (1, 2, 3):
+        hot.create(i, **full_core(i))
+    orchestrator.backup_many([1, 2, 3])
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET version = 100 WHERE id IN (1, 2)")
+    for i in (1, 2, 3):
+        hot.update(i, gold=1)
+    load = durable.characters.load_each
+
+    def meets_a_lock(connection: Any, ids: Any, *more: Any) -> Any:
+        if 2 in ids:
+            raise database.Rejected("canceling statement due to lock timeout", locked=True)
+        return load(connection, ids, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(durable.characters, "load_each", meets_a_lock)
+        reports = orchestrator.backup_many([1, 2, 3])
+        assert [r.outcome for r in reports] == ["conflict", "released", "saved"]
+        assert "lock" in (reports[1].error or "")
+        hot.update(3, gold=2)
+        report = sweep.drain(orchestrator, settings, 0.2)
+        assert not report.complete
+    assert (hot.status().claimed, hot.sync_state(2).dirty) == (0, True)
+    assert orchestrator.backup_full_state(2).outcome == "conflict"
 
 
 def test_missing_tables_leave_no_claim(

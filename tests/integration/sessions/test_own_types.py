@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,115 @@ def test_mistake_of_a_type_is_its_sessions_alone(
         assert [r.outcome for r in reports] == ["quarantined", "saved"]
         assert "the session type 'fish' cannot save it" in (reports[0].error or "")
         game.close()
+
+
+class BadLog(SessionOrchestrator):
+    session_type = "fish"
+    has_log = True
+
+    def saved_log(self, connection: Connection, session_ids: Any) -> Any:
+        if BadLog.bad in session_ids:
+            raise KeyError("the log")
+        return {}
+
+    bad: Any = None
+
+
+class CatchesInLog(BadLog):
+    def saved_log(self, connection: Connection, session_ids: Any) -> Any:
+        with suppress(Exception):
+            connection.execute(text("SELECT 1/0"))
+        return {}
+
+
+class NoNumbers(BadLog):
+    def saved_log(self, connection: Connection, session_ids: Any) -> Any:
+        return dict.fromkeys(session_ids, "many")
+
+
+@pytest.mark.usefixtures("party")
+@pytest.mark.parametrize("session_type", [BadLog, CatchesInLog, NoNumbers])
+def test_type_that_cannot_say_how_much_log_it_has_holds_up_its_own_players_alone(
+    hot: HotStore, settings: Settings, session_type: type[BadLog]
+) -> None:
+    with registered(session_type), GameStateOrchestrator.from_settings(settings) as game:
+        BadLog.bad = hot.open_session("fish", [1], {})
+        fight = hot.open_session("combat", [2], {})
+        good = hot.open_session("fish", [3], {})
+        for name, session_id in (("fish", BadLog.bad), ("combat", fight), ("fish", good)):
+            hot.update_session(name, session_id, log=[1])
+        reports = game.backup_many([1, 2, 3])
+        outcome = "saved" if session_type is BadLog else "quarantined"
+        assert [r.outcome for r in reports] == ["quarantined", "saved", outcome]
+        assert "the session type 'fish' cannot say" in (reports[0].error or "")
+        assert f"fish:session:{BadLog.bad}" in (reports[0].field or "")
+        assert hot.peek_session("fish", good) > 0
+        assert hot.status().claimed == 0
+
+
+LOADED: dict[str, Any] = {
+    "no mapping": lambda _: 7,
+    "no session": lambda _: {1: "fish"},
+    "no JSON in a field": lambda session: {1: replace(session, fields={"a": object()})},
+    "no JSON in the log": lambda session: {1: replace(session, log=({1j},), log_length=1)},
+    "no fields": lambda session: {1: replace(session, fields=None)},
+    "no version": lambda session: {1: replace(session, version="x")},
+}
+
+
+class LoadsNonsense(SessionOrchestrator):
+    session_type = "fish"
+    nonsense: Any = None
+
+    def load(self, connection: Connection, char_ids: Sequence[int]) -> Any:
+        found = self.open_sessions(connection, char_ids)
+        return LoadsNonsense.nonsense(found[1]) if 1 in found else found
+
+
+@pytest.fixture
+def nonsense(
+    orchestrator: GameStateOrchestrator, party: list[int]
+) -> Iterator[GameStateOrchestrator]:
+    """1 and 3 are saved, each in a session of a type whose load is wrong for 1."""
+    LoadsNonsense.nonsense = staticmethod(lambda session: {1: session})
+    with registered(LoadsNonsense):
+        game = GameStateOrchestrator(orchestrator.hot, orchestrator.engine)
+        for char_id in (1, 3):
+            game.hot.open_session("fish", [char_id], {"a": "1"})
+        game.backup_many(party)
+        yield game
+
+
+@pytest.mark.parametrize("what", LOADED)
+def test_type_that_loads_nonsense_holds_up_its_own_players_alone(
+    nonsense: GameStateOrchestrator, raw: Any, keys: Keys, what: str
+) -> None:
+    wipe(raw, keys)
+    LoadsNonsense.nonsense = staticmethod(LOADED[what])
+    reports = {r.char_id: r for r in nonsense.restore_many(PARTY)}
+    assert {i: r.outcome.value for i, r in reports.items()} == {
+        1: "failed",
+        2: "restored",
+        3: "restored",
+    }
+    assert "the session type 'fish' cannot load it" in (reports[1].error or "")
+
+
+@pytest.mark.parametrize("what", LOADED)
+def test_type_that_loads_nonsense_in_a_conflict_holds_up_its_own_players_alone(
+    nonsense: GameStateOrchestrator, engine: Engine, what: str
+) -> None:
+    LoadsNonsense.nonsense = staticmethod(LOADED[what])
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE sessions SET version = 100"))
+    for char_id in PARTY:
+        nonsense.hot.update(char_id, gold=1)
+    for session_id in nonsense.hot.get(1).sessions, nonsense.hot.get(3).sessions:
+        nonsense.hot.update_session("fish", session_id["fish"], {"a": "2"})
+    reports = nonsense.backup_many(PARTY)
+    assert [r.outcome for r in reports] == ["quarantined", "saved", "conflict"]
+    assert "the session type 'fish' cannot load it" in (reports[0].error or "")
+    assert nonsense.hot.status().claimed == 0
 
 
 # The example of the docs

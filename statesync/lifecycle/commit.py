@@ -1,0 +1,162 @@
+"""Owns how a batch of snapshots is committed: in which transactions, and what if one fails.
+
+The measure is bytes as well as characters. A batch that PostgreSQL refuses, or closes the
+connection on, is halved until the culprit is alone, so that the others are saved.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from statesync.durable import database
+from statesync.durable.results import Busy, Raced
+from statesync.errors import CorruptState
+from statesync.hot.command import packed
+from statesync.lifecycle import groups
+from statesync.lifecycle.failpoints import failpoint
+from statesync.lifecycle.groups import GroupResult
+from statesync.lifecycle.snapshots import Snapshot
+from statesync.sessions.base import SessionOrchestrator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+__all__ = ["Commit"]
+
+log = logging.getLogger(__name__)
+
+_TRANSACTION_BYTES = 8 * 1024 * 1024
+"""About how much one transaction carries: text in SQL takes several times as much memory."""
+
+
+class _ConnectionLost(Exception):
+    """PostgreSQL closed the connection during a save."""
+
+
+class Commit:
+    """Saves snapshots and notes in each what became of it: its ``result``, or why ``corrupt``."""
+
+    def __init__(
+        self, engine: Engine, types: Mapping[str, SessionOrchestrator], batch_size: int
+    ) -> None:
+        self._engine = engine
+        self._types = types
+        self._bytes_per_character = _TRANSACTION_BYTES // batch_size
+
+    def run(self, snapshots: Sequence[Snapshot], *, wait: bool) -> None:
+        """Save snapshots, up to a batch of characters, or some MiB, in a transaction.
+
+        A locked row holds up no other: only with ``wait`` is it waited for, when the others are
+        acknowledged. Raises ServerUnavailable.
+        """
+        valid = [snapshot for snapshot in snapshots if not snapshot.corrupt]
+        for part in packed(valid, self._size, _TRANSACTION_BYTES):
+            self._commit(part, wait=wait)
+
+    def _size(self, snapshot: Snapshot) -> int:
+        """Return how much of a transaction a snapshot fills."""
+        return max(snapshot.bytes(), len(snapshot.group.characters) * self._bytes_per_character)
+
+    def _commit(
+        self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool = False
+    ) -> None:
+        """Save snapshots in one transaction; if PostgreSQL refuses it, find out because of which.
+
+        After one wait for a lock in vain, ``short_wait`` makes the others short.
+        """
+        try:
+            results = self._write(snapshots, wait=wait, short_wait=short_wait)
+        except Raced:
+            self._commit(snapshots, wait=wait, short_wait=short_wait)
+        except database.Rejected as error:
+            self._isolate(snapshots, error, wait=wait, short_wait=short_wait)
+        except _ConnectionLost as error:
+            database.ping(self._engine)  # an outage is no snapshot's fault
+            self._isolate_lost(snapshots, error, wait=wait, short_wait=short_wait)
+        else:
+            for snapshot, result in zip(snapshots, results, strict=True):
+                snapshot.result = result
+
+    def _write(
+        self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool
+    ) -> list[GroupResult]:
+        """Run one transaction. Raises Raced, Rejected, _ConnectionLost, or ServerUnavailable."""
+        with database.transaction(self._engine) as connection, _noting_loss():
+            if short_wait:
+                connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
+            to_save = [snapshot.group for snapshot in snapshots]
+            results = groups.save(connection, to_save, self._types, wait=wait)
+            failpoint("written")
+        failpoint("committed")
+        return results
+
+    def _isolate(
+        self,
+        snapshots: Sequence[Snapshot],
+        error: database.Rejected,
+        *,
+        wait: bool,
+        short_wait: bool,
+    ) -> None:
+        """Save the two halves of a refused batch, so that in the end only the culprit is refused.
+
+        Note the reason if one snapshot is left, or if a lock was waited for already.
+        """
+        if error.locked and (wait or len(snapshots) == 1):
+            for snapshot in snapshots:
+                locked = {char_id: Busy() for char_id in snapshot.group.characters}
+                snapshot.result = GroupResult(saved=False, characters={**locked}, sessions={})
+        elif len(snapshots) == 1:
+            snapshots[0].corrupt = CorruptState(snapshots[0].anchor, "", str(error))
+        else:
+            for half in _halves(snapshots):
+                self._commit(half, wait=wait, short_wait=short_wait or error.locked)
+
+    def _isolate_lost(
+        self,
+        snapshots: Sequence[Snapshot],
+        error: _ConnectionLost,
+        *,
+        wait: bool,
+        short_wait: bool,
+    ) -> None:
+        """Save the two halves of a batch that PostgreSQL closed the connection on.
+
+        One snapshot is tried once more: a restart of PostgreSQL closes connections as well.
+        """
+        log.warning("PostgreSQL closed the connection on a save of %d: %s", len(snapshots), error)
+        if len(snapshots) > 1:
+            for half in _halves(snapshots):
+                self._commit(half, wait=wait, short_wait=short_wait)
+            return
+        try:
+            snapshots[0].result = self._write(snapshots, wait=wait, short_wait=short_wait)[0]
+        except _ConnectionLost:
+            database.ping(self._engine)
+            reason = f"PostgreSQL closes the connection when it is saved: {error}"
+            snapshots[0].corrupt = CorruptState(snapshots[0].anchor, "", reason)
+        except database.Rejected as rejected:
+            self._isolate(snapshots, rejected, wait=wait, short_wait=short_wait)
+
+
+def _halves(snapshots: Sequence[Snapshot]) -> tuple[Sequence[Snapshot], Sequence[Snapshot]]:
+    middle = len(snapshots) // 2
+    return snapshots[:middle], snapshots[middle:]
+
+
+@contextmanager
+def _noting_loss() -> Iterator[None]:
+    """Raise _ConnectionLost if an error of PostgreSQL in a block has ended the connection."""
+    try:
+        yield
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise _ConnectionLost(str(error.orig).strip().split("\n")[0]) from error
+        raise

@@ -1,0 +1,120 @@
+"""A row that cannot be read, or that comes from a replica that lags, is its character's alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from statesync.errors import CharacterNotRestored
+from statesync.game.client import log_in
+from statesync.hot.keys import Keys
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from tests.conftest import FullCore
+from tests.integration.sessions.stores import rows, wipe
+
+PARTY = [1, 2, 3, 4]
+
+
+@pytest.fixture
+def saved(
+    orchestrator: GameStateOrchestrator, full_core: FullCore, raw: Any, keys: Keys
+) -> Iterator[GameStateOrchestrator]:
+    """Characters in PostgreSQL alone; 3 and 4 are in a fight."""
+    for char_id in PARTY:
+        orchestrator.hot.create(char_id, **full_core(char_id))
+    orchestrator.hot.open_session("combat", [3, 4], {"turn": "1"})
+    orchestrator.backup_many(PARTY)
+    wipe(raw, keys)
+    yield orchestrator
+
+
+UNREADABLE = {
+    "extra.bio": """UPDATE characters SET extra = extra || '{"bio": 7}' WHERE id = :id""",
+    "extra.location": """UPDATE characters SET extra = '{"location": [1]}' WHERE id = :id""",
+    "extra": "UPDATE characters SET extra = '[1]' WHERE id = :id",
+    "vitals": """UPDATE characters SET vitals = '"hp"' WHERE id = :id""",
+    "vitals.hp": """UPDATE characters SET vitals = '{"hp": 5}' WHERE id = :id""",
+    "stats.extra": "UPDATE character_stats SET extra = '7' WHERE character_id = :id",
+    "stats.fame": """UPDATE character_stats SET extra = '{"fame": "x"}' WHERE character_id = :id""",
+}
+
+
+@pytest.mark.parametrize("char_id", [2, 3])
+@pytest.mark.parametrize("field", UNREADABLE)
+def test_row_that_cannot_be_read_fails_alone_and_is_named(
+    saved: GameStateOrchestrator, engine: Engine, field: str, char_id: int
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(UNREADABLE[field]), {"id": char_id})
+    reports = {r.char_id: r for r in saved.restore_many(PARTY)}
+    bad = reports.pop(char_id)
+    assert bad.outcome == "failed"
+    assert f"character {char_id}, field '{field}'" in (bad.error or "")
+    assert {r.outcome for r in reports.values()} == {"restored"}
+    assert saved.hot.peek(char_id) is None
+    with pytest.raises(CharacterNotRestored, match=field):
+        log_in(saved, char_id)
+
+
+def test_row_that_cannot_be_read_keeps_what_an_incomplete_core_lacks(
+    saved: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(UNREADABLE["vitals"]), {"id": 2})
+    raw.hset(keys.core(2), mapping={"state": "exploration", "version": "50"})
+    saved.hot.create(9, gold=1)
+    reports = saved.backup_many([9, 2])
+    assert [r.outcome for r in reports] == ["saved", "quarantined"]
+    assert "vitals" in (reports[1].error or "")
+    assert rows(engine, "SELECT vitals FROM characters WHERE id = 2") == [("hp",)]
+
+
+def test_row_that_cannot_be_read_in_a_conflict_is_its_characters_alone(
+    saved: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    saved.restore_many([1, 2])
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE characters SET version = 100 WHERE id IN (1, 2)"))
+        connection.execute(text(UNREADABLE["vitals"]), {"id": 2})
+    for char_id in (1, 2):
+        saved.hot.update(char_id, gold=9)
+    reports = saved.backup_many([1, 2])
+    assert [r.outcome for r in reports] == ["conflict", "quarantined"]
+    assert reports[1].field == "vitals"
+    assert saved.hot.status().claimed == 0
+
+
+def test_row_that_is_older_than_what_was_evicted_fails_alone(
+    saved: GameStateOrchestrator, raw: Any, keys: Keys
+) -> None:
+    raw.set(keys.tombstone(2), 1000)
+    raw.set(keys.tombstone(3), 1000)
+    reports = {r.char_id: r for r in saved.restore_many(PARTY)}
+    assert {i: r.outcome.value for i, r in reports.items()} == {
+        1: "restored",
+        2: "failed",
+        3: "failed",
+        4: "restored",
+    }
+    for char_id in (2, 3):
+        assert "older than what was evicted" in (reports[char_id].error or "")
+        assert "replica" in (reports[char_id].error or "")
+
+
+def test_vitals_that_the_game_cannot_derive_fail_alone(
+    saved: GameStateOrchestrator, engine: Engine
+) -> None:
+    def derive(stats: Any) -> Any:
+        return {"hp": 1 / (stats["luck"] - 7)}
+
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE characters SET vitals = NULL WHERE id = 2"))
+        connection.execute(text("UPDATE character_stats SET luck = 7 WHERE character_id = 2"))
+    game = GameStateOrchestrator(saved.hot, engine, vitals=derive)
+    reports = {r.char_id: r for r in game.restore_many(PARTY)}
+    assert reports[2].outcome == "failed"
+    assert "vitals" in (reports[2].error or "")
+    assert {reports[i].outcome for i in (1, 3, 4)} == {"restored"}

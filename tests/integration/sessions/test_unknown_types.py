@@ -1,0 +1,109 @@
+"""A worker that does not know a session type leaves its sessions to one that does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from statesync import GameStateOrchestrator, SessionOrchestrator, Settings
+from statesync.errors import CharacterNotSaved
+from statesync.hot.keys import Keys
+from tests.conftest import FullCore
+from tests.integration.sessions.stores import rows, wipe
+from tests.registry import registered
+
+PARTY = [1, 2, 3]
+
+
+class Raid(SessionOrchestrator):
+    """A type that the older worker does not know."""
+
+    session_type = "raid"
+    states = ("raid",)
+
+
+@pytest.fixture
+def raid(settings: Settings, full_core: FullCore) -> Iterator[str]:
+    """A raid of 1 and 2, never saved; 3 is alone."""
+    with registered(Raid), GameStateOrchestrator.from_settings(settings) as game:
+        for char_id in PARTY:
+            game.hot.create(char_id, **full_core(char_id))
+        yield str(game.hot.open_session("raid", [1, 2], {"boss": "dragon"}, state="raid"))
+
+
+def save_with_a_worker_that_knows(settings: Settings) -> None:
+    with registered(Raid), GameStateOrchestrator.from_settings(settings) as newer:
+        claims = newer.hot.claim_dirty(lease_us=60_000_000, max_in_flight=99, count=99).claims
+        assert {r.outcome for r in newer.backup_claims(claims)} == {"saved"}
+
+
+@pytest.fixture
+def forget_the_type(raid: str) -> Iterator[str]:
+    """Only the older worker's types are registered."""
+    from statesync.state import session_types
+
+    before = list(session_types._decorated)
+    session_types._decorated[:] = [cls for cls in before if cls is not Raid]
+    session_types.clear_cache()
+    yield raid
+    session_types._decorated[:] = before
+    session_types.clear_cache()
+
+
+def test_older_worker_leaves_them_to_one_that_knows(
+    forget_the_type: str, settings: Settings, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with GameStateOrchestrator.from_settings(settings) as older:
+        claims = older.hot.claim_dirty(lease_us=60_000_000, max_in_flight=99, count=99).claims
+        with caplog.at_level(logging.WARNING):
+            reports = {r.char_id: r for r in older.backup_claims(claims)}
+        assert {i: r.outcome.value for i, r in reports.items()} == {
+            1: "released",
+            2: "released",
+            3: "saved",
+        }
+        assert "the session type 'raid'" in (reports[1].error or "")
+        assert len([r for r in caplog.records if "'raid'" in r.getMessage()]) == 1
+        assert rows(engine, "SELECT id FROM characters") == [(3,)]
+        for char_id in (1, 2):
+            sync_state = older.hot.sync_state(char_id)
+            assert (sync_state.dirty, sync_state.token, sync_state.quarantine) == (True, None, None)
+        with pytest.raises(CharacterNotSaved):
+            older.evict(1)
+    save_with_a_worker_that_knows(settings)
+    assert rows(engine, "SELECT payload->>'boss' FROM sessions") == [("dragon",)]
+
+
+def test_field_that_only_looks_like_a_reference_is_the_games_own(
+    orchestrator: GameStateOrchestrator, full_core: FullCore, engine: Engine
+) -> None:
+    core = full_core(1, voice_session_id="00000000-0000-0000-0000-000000000001")
+    orchestrator.hot.create(1, **core)
+    orchestrator.hot.create(2, **full_core(2, web_session_id="abc"))
+    assert {r.outcome for r in orchestrator.backup_many([1, 2])} == {"saved"}
+    assert rows(engine, "SELECT extra->>'web_session_id' FROM characters WHERE id = 2") == [
+        ("abc",)
+    ]
+
+
+def test_older_worker_does_not_restore_what_it_does_not_know(
+    forget_the_type: str, settings: Settings, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    save_with_a_worker_that_knows(settings)
+    wipe(raw, keys)
+    with GameStateOrchestrator.from_settings(settings) as older:
+        reports = {r.char_id: r for r in older.restore_many(PARTY)}
+        assert {i: r.outcome.value for i, r in reports.items()} == {
+            1: "failed",
+            2: "failed",
+            3: "restored",
+        }
+        assert "the session type 'raid'" in (reports[1].error or "")
+        assert older.hot.peek(1) is None
+    with registered(Raid), GameStateOrchestrator.from_settings(settings) as newer:
+        assert newer.restore_full_state(1).sessions == {"raid": "restored"}
+        assert newer.restore_full_state(2).sessions == {"raid": "live"}
