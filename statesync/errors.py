@@ -12,6 +12,7 @@
     ├── CharacterNotRestored      a session type cannot load a session of the character
     ├── CharacterNotSaved         the character has changes that are not in PostgreSQL yet
     ├── SessionNotFound           the session is not in Redis
+    ├── SessionNotLoaded          no loaded character is in the session, so nothing would save it
     ├── SessionExists             a session has this id already
     ├── SessionClosed             the session is closed; nothing in it changes any more
     ├── InSession                 the character is in another session of that type
@@ -60,6 +61,7 @@ __all__ = [
     "SessionClosed",
     "SessionExists",
     "SessionNotFound",
+    "SessionNotLoaded",
     "SettingsError",
     "StatesyncError",
 ]
@@ -169,6 +171,15 @@ class SessionNotFound(_OfSession):
     """The session is not in Redis."""
 
     _message = "{session} is not in Redis; restore one of its participants first"
+
+
+class SessionNotLoaded(_OfSession):
+    """No loaded character is in the session, so nothing would save a change to it."""
+
+    _message = (
+        "no loaded character is in {session}, so nothing would save a change to it; restore one of "
+        "its participants first"
+    )
 
 
 class SessionExists(_OfSession):

@@ -105,8 +105,9 @@ class GameStore:
 
         ``changes`` is a ``Together``, or fields by character: ``{1: {"gold": 9}, 2: {"gold": 1}}``.
         Returns the new version of each character that is changed. Raises PreconditionFailed if
-        something is not as expected, CharacterNotLoaded, SessionNotFound, SessionClosed,
-        GroupTooLarge, InvalidInput or CorruptState, and nothing is written; or NotDurable.
+        something is not as expected, CharacterNotLoaded, SessionNotFound, SessionNotLoaded,
+        SessionClosed, GroupTooLarge, InvalidInput or CorruptState, and nothing is written; or
+        NotDurable.
         """
         return self._hot.update_together(changes, durable=durable)
 
@@ -147,8 +148,9 @@ class GameStore:
     ) -> int:
         """Write fields of a session and append ``log`` entries. Returns its new version.
 
-        Raises SessionNotFound, SessionClosed, InvalidSessionType, InvalidField, InvalidInput or
-        CorruptState, and nothing is written; or NotDurable.
+        Raises SessionNotFound, SessionNotLoaded if no loaded character is in it, SessionClosed,
+        InvalidSessionType, InvalidField, InvalidInput or CorruptState, and nothing is written; or
+        NotDurable.
         """
         return self._hot.update_session(session_type, session_id, fields, log=log, durable=durable)
 

@@ -117,6 +117,14 @@ def corrupt(char_id: int, key: str, field: str, reason: str) -> errors.CorruptSt
     return errors.CorruptState(_char_id(key, char_id), field, reason)
 
 
+def _wrong_type(char_id: int, key: str) -> errors.CorruptState:
+    reason = "the key is not of the type that it must be"
+    marks = _MARKS.search(key)
+    if marks:  # no character's fault
+        return errors.CorruptState(0, marks[0], reason)
+    return corrupt(char_id, key, "(key)", reason)
+
+
 def _too_large(char_id: int, key: str, rest: str) -> errors.CorruptState:
     size, _, field = rest.partition(" ")
     return corrupt(
@@ -134,6 +142,7 @@ def session_of(key: str) -> str:
 
 
 _USES = re.compile(rb"^-- Uses: (.+)$", re.M)
+_MARKS = re.compile(r"(dirty_accounts(:[a-z]+)?|statesync:(stats|sweep|once:.*))$")
 _SESSION = re.compile(r"[a-z0-9_]+:session:[0-9a-f-]{36}(:log)?$")
 
 _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
@@ -143,17 +152,13 @@ _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "BADVERSION": lambda char_id, key, _: corrupt(
         char_id, key, "version", "must be an integer from 0 to 2^53-1"
     ),
-    "WRONGTYPE": lambda char_id, key, _: corrupt(
-        char_id, key, "(key)", "the key is not of the type that it must be"
-    ),
+    "WRONGTYPE": lambda char_id, key, _: _wrong_type(char_id, key),
     "TOOLARGE": _too_large,
     "INSESSION": lambda char_id, key, _: errors.InSession(_char_id(key, char_id)),
     "SESSIONEXISTS": lambda _char, key, _: errors.SessionExists(session_of(key)),
     "SESSIONGONE": lambda _char, key, _: errors.SessionNotFound(session_of(key)),
     "SESSIONCLOSED": lambda _char, key, _: errors.SessionClosed(session_of(key)),
-    "NOPARTICIPANTS": lambda char_id, key, _: corrupt(
-        char_id, key, "participants", "is empty, so nothing would save the change"
-    ),
+    "SESSIONNOTLOADED": lambda _char, key, _: errors.SessionNotLoaded(session_of(key)),
     "BADLIST": lambda char_id, key, _: corrupt(
         char_id, key, "participants", "must be a list of different character ids, such as [1,2]"
     ),

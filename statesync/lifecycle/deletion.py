@@ -36,6 +36,7 @@ from statesync.errors import (
     InvalidInput,
     SessionClosed,
     SessionNotFound,
+    SessionNotLoaded,
 )
 from statesync.hot.store import HotStore
 from statesync.state.fields import check_char_id
@@ -98,7 +99,7 @@ class Deletion:
             except GroupTooLarge:
                 self._backup(char_id)
                 self._hot.leave_session(*ref, char_id)
-        except (SessionNotFound, SessionClosed):
+        except (SessionNotFound, SessionNotLoaded, SessionClosed):
             return
         except CorruptState as error:
             log.warning("character %d cannot leave a session: %s", char_id, error)

@@ -8,6 +8,7 @@
 -- A session that was closed at the snapshot is durable now, so it goes, and the references to it,
 -- also those of characters that were not loaded then. Its tombstone stops a slow restore that read
 -- it open.
+-- Uses: types
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine; then for each group the cores, the sessions,
 --       their logs, their tombstones, the ties
 -- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, cores (char_id,
@@ -15,7 +16,7 @@
 --       snapshot_version, durable_version, whether it was closed), ties (id, members: name, number
 --       of the key or 0, token); without the last two if it has none
 -- Returns: for each group 1 if its first claim was still ours, else 0
--- Errors: none
+-- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local args = cmsgpack.unpack(ARGV[1])
 local ended, ended_at_ms, saved, clean = {}, {}, {}, {}
@@ -59,7 +60,7 @@ end
 local function clear_reference(core, field, session_id, char_id, at_ms)
   if redis.pcall('HGET', core, field) == session_id then
     redis.call('HDEL', core, field)
-    redis.call('HINCRBY', core, 'version', 1)
+    redis.pcall('HINCRBY', core, 'version', 1) -- if it is no number, the next backup says so
     redis.call('SADD', dirty, char_id)
     redis.call('ZADD', since, 'NX', at_ms, char_id)
   end
@@ -106,6 +107,8 @@ local function acknowledge(before, at_ms, cores, sessions, ties)
   return is_ours
 end
 
+local refused = marks_error(1, 'set', 'zset', 'zset', 'hash')
+if refused then return refused end
 local NONE, replies, before = {}, {}, 4
 for i, group in ipairs(args.groups) do
   local at_ms, cores, sessions, ties = group[1], group[2], group[3] or NONE, group[4] or NONE

@@ -3,13 +3,13 @@
 -- last one to leave closes the session.
 -- Nothing is done if more belongs to the group than is declared: the reply says what, for the next
 -- try. Sent twice it does no harm.
--- Uses: clock, version, mark, members, tie
+-- Uses: clock, types, version, mark, members, tie
 -- KEYS: 1 dirty, 2 since, then the cores, the sessions, their logs, the ties
 -- ARGV: 1, packed: members (the names of characters, sessions, ties), max_tied, new_tie (its id),
 --       session (its name), session_id, reference_field, char_id, leaves (whether it leaves)
 -- Returns: 1 and the session's version; or 0 and what else belongs to it
--- Errors: with the key's number SESSIONGONE, SESSIONCLOSED, NOTLOADED, INSESSION, BADLIST,
---         BADVERSION, WRONGTYPE; GROUPTOOLARGE with the characters to save first
+-- Errors: with the key's number SESSIONGONE, SESSIONCLOSED, SESSIONNOTLOADED, NOTLOADED, INSESSION,
+--         BADLIST, BADVERSION, WRONGTYPE; GROUPTOOLARGE with the characters to save first
 local dirty, since = KEYS[1], KEYS[2]
 local args = cmsgpack.unpack(ARGV[1])
 local char_id, leaves = args.char_id, args.leaves
@@ -20,7 +20,8 @@ local session, core = KEYS[session_number], KEYS[core_number]
 if redis.call('EXISTS', session) == 0 then
   return redis.error_reply('SESSIONGONE ' .. session_number)
 end
-local refused = version_error(session_number) or version_error(core_number)
+local refused = marks_error(1, 'set', 'zset') or members_error(unpack(args.members))
+  or version_error(session_number) or version_error(core_number)
 if refused then return refused end
 local version = redis.call('HGET', session, 'version') or '0'
 if redis.call('HEXISTS', session, 'closed_at') == 1 then
@@ -42,10 +43,16 @@ if not leaves then
   end
 end
 
+if #found > 0 then return {0, found} end
 local ids, position = {}, nil
 for id in string.gmatch(participants, '%d+') do
   ids[#ids + 1] = id
   if id == char_id then position = #ids end
+end
+if leaves and not position and not points_here then return {1, version} end
+if leaves and not points_here
+    and not has_loaded(participants, args.reference_field, args.session_id) then
+  return redis.error_reply('SESSIONNOTLOADED ' .. session_number)
 end
 local tied = {args.session, char_id}
 local plan = leaves and points_here and plan_tie(tied, args.new_tie, args.max_tied)
@@ -74,11 +81,11 @@ local function join()
   redis.call('HINCRBY', core, 'version', 1)
 end
 
-if leaves and not position and not points_here then return {1, version} end
 version = integer(redis.call('HINCRBY', session, 'version', 1))
 if leaves then leave() else join() end
 redis.call('HSET', session, 'participants', '[' .. table.concat(ids, ',') .. ']')
-for _, id in ipairs({char_id, unpack(ids)}) do
+ids[#ids + 1] = char_id
+for _, id in ipairs(ids) do
   if redis.call('EXISTS', KEYS[number_of[id]]) == 1 then mark(dirty, since, id) end
 end
 return {1, version}

@@ -4,16 +4,18 @@
 -- A claimed character stays dirty until that backup is acknowledged, so that sweeps that come
 -- faster than saves cannot supersede each other for ever. What is no character id goes to
 -- quarantine, so that it cannot block the queue.
--- Uses: clock, quarantine
+-- Uses: clock, types, quarantine
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 the pass
 -- ARGV: 1 lease in µs, 2 most claims in flight, 3 about how many to look at
 -- Returns: number of the pass and its cursor before this step; number of the pass afterwards, or
 --          "full" if no more may be in flight; then char_id, token, char_id, token, …
--- Errors: none
+-- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine, pass = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local lease_us, max_in_flight, count = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 local NO_ID = 'not a character id: it must be an integer from 1 to 2^63-1'
 
+local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash')
+if refused then return refused end
 local position = redis.call('HMGET', pass, 'number', 'cursor')
 local number, cursor = position[1] or '0', position[2] or '0'
 local room = max_in_flight - redis.call('ZCARD', claimed)

@@ -1,10 +1,10 @@
 -- Creates the core of a new character and marks it dirty.
 -- Sent twice it does no harm: what the first run made counts as created.
--- Uses: mark, fields
+-- Uses: types, mark, fields
 -- KEYS: 1 core, 2 dirty, 3 since
 -- ARGV: 1 char_id, 2 the fields, packed
 -- Returns: the version, 1
--- Errors: EXISTS
+-- Errors: EXISTS; WRONGTYPE with the key's number
 local core, dirty, since = KEYS[1], KEYS[2], KEYS[3]
 local char_id, writes = ARGV[1], cmsgpack.unpack(ARGV[2])
 
@@ -20,6 +20,8 @@ local function is_same()
 end
 
 if redis.call('EXISTS', core) == 1 and not is_same() then return redis.error_reply('EXISTS') end
+local refused = marks_error(2, 'set', 'zset')
+if refused then return refused end
 redis.call('HSET', core, 'version', 1)
 write_fields(core, writes)
 mark(dirty, since, char_id)

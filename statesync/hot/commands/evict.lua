@@ -4,14 +4,14 @@
 -- as long as a slow restore may still hold older rows.
 -- Nothing is done if the core points at other sessions than expected, or a session names a
 -- character that is not among the others: the reply says what is so, for the next try.
--- Uses: keys, references
+-- Uses: types, keys, references
 -- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 tombstone, 6 quarantine; then the sessions, their
 --       logs, their tombstones; then the others' cores
 -- ARGV: 1, packed: char_id, tombstone_ms, references (each a field and what it should hold),
 --       sessions (how many), others (char_ids)
 -- Returns: 1 if the core is gone; 0 if it, or a session that would go with it, has unsaved
 --          changes; or -1, what the fields hold, and the sessions' participants
--- Errors: none
+-- Errors: WRONGTYPE with the key's number
 local core, dirty, claimed, since, tombstone, quarantine =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local args = cmsgpack.unpack(ARGV[1])
@@ -20,6 +20,11 @@ local sessions, logs, tombstones = next_keys(count), next_keys(count), next_keys
 local core_of = {[args.char_id] = core}
 for i, other in ipairs(next_keys(#args.others)) do core_of[args.others[i]] = other end
 
+local refused = marks_error(1, 'hash', 'set', 'zset', 'zset', 'string', 'hash')
+for i = 1, 2 * count do
+  refused = refused or type_error(6 + i, i <= count and 'hash' or 'list')
+end
+if refused then return refused end
 if redis.call('EXISTS', core) == 0 then return {1} end
 local session_ids, as_expected = read_references(core, args.references)
 local participants = {}

@@ -1,12 +1,12 @@
 -- Removes all that Redis holds of a deleted character: its core, its marks, any claim on it, and
 -- those of the given sessions that name no other character. A restore that read rows from before
 -- the deletion cannot bring any of it back.
--- Uses: keys
+-- Uses: types, keys
 -- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 tombstone; then the sessions, their
 --       logs, their tombstones
 -- ARGV: 1 char_id, 2 ms for the tombstones, 3 the highest version there can be
 -- Returns: 1 if the core was there, else 0
--- Errors: none
+-- Errors: WRONGTYPE with the key's number
 local core, dirty, claimed, since, quarantine, tombstone =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local char_id, tombstone_ms, highest_version = ARGV[1], ARGV[2], ARGV[3]
@@ -22,6 +22,8 @@ local function names_no_other(session)
   return true
 end
 
+local refused = marks_error(2, 'set', 'zset', 'zset', 'hash')
+if refused then return refused end
 for i, session in ipairs(sessions) do
   if redis.call('EXISTS', session) == 1 and names_no_other(session) then
     redis.call('DEL', session, logs[i])

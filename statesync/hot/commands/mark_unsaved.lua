@@ -1,14 +1,16 @@
 -- Marks a character whose core is not the saved one although nothing says so: its mark was lost, or
 -- a bare writer forgot it. Or whose session is known not to be the saved one, if the core still
 -- points at it. A character that is dirty, claimed or quarantined is left alone.
--- Uses: mark
+-- Uses: types, mark
 -- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine
 -- ARGV: 1 char_id, 2 the reference field of an unsaved session or "", 3 the session's id or ""
 -- Returns: 1 if it was marked, else 0
--- Errors: none
+-- Errors: WRONGTYPE with the key's number
 local core, dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local char_id, field, session_id = ARGV[1], ARGV[2], ARGV[3]
 
+local refused = marks_error(2, 'set', 'zset', 'zset', 'hash')
+if refused then return refused end
 if redis.call('EXISTS', core) == 0 then return 0 end
 local values = redis.pcall('HMGET', core, 'version', 'saved_version', field)
 if values.err then return 0 end

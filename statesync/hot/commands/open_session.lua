@@ -1,7 +1,7 @@
 -- Opens a session of loaded characters: makes it, points their cores at it, writes what else is to
 -- change in them, and marks them dirty.
 -- Sent twice it does no harm: what the first run made counts as opened.
--- Uses: version, mark, fields
+-- Uses: types, version, mark, fields
 -- KEYS: 1 session, 2 dirty, 3 since, then the cores
 -- ARGV: 1, packed: reference_field, session_id, char_ids, session_fields, core_fields
 -- Returns: the session's version
@@ -10,6 +10,8 @@ local session, dirty, since = KEYS[1], KEYS[2], KEYS[3]
 local args = cmsgpack.unpack(ARGV[1])
 local reference_field, session_id, char_ids = args.reference_field, args.session_id, args.char_ids
 
+local refused = marks_error(1, 'hash', 'set', 'zset')
+if refused then return refused end
 local version = redis.call('HGET', session, 'version')
 local was_opened = version
 for i = 1, #char_ids do
@@ -17,7 +19,7 @@ for i = 1, #char_ids do
   if redis.call('EXISTS', KEYS[number]) == 0 then
     return redis.error_reply('NOTLOADED ' .. number)
   end
-  local refused = version_error(number)
+  refused = version_error(number)
   if refused then return refused end
   local reference = redis.call('HGET', KEYS[number], reference_field) or ''
   was_opened = was_opened and reference == session_id

@@ -8,7 +8,7 @@
 -- a live session that is not as its row is marked: what happened in the session while none of its
 -- participants was loaded has no mark.
 -- What became of a core is counted here: a call of its own would make a login wait once more.
--- Uses: mark, fields
+-- Uses: types, mark, fields
 -- KEYS: 1 dirty, 2 since, 3 stats; then for each character its core, tombstone; for each of its
 --       sessions the hash, log, tombstone, staged log
 -- ARGV: 1, packed: for each character char_id, the row's version or "" for its sessions alone,
@@ -16,7 +16,7 @@
 --       id, version, length of its log, fields
 -- Returns: for each character a text: "restored", "live" or "stale", and for each of its sessions
 --          "restored", "live" or "left"; or the error
--- Errors: as text, with the key's number, WRONGTYPE
+-- Errors: with the key's number WRONGTYPE; as text if it is a character's
 local dirty, since, stats = KEYS[1], KEYS[2], KEYS[3]
 local items = cmsgpack.unpack(ARGV[1])
 local counts = {}
@@ -37,8 +37,8 @@ local function has_left(session, char_id)
 end
 
 local function is_older(version, tombstone)
-  local evicted_version = redis.call('GET', tombstone)
-  return evicted_version and tonumber(evicted_version) > tonumber(version)
+  local evicted_version = redis.pcall('GET', tombstone)
+  return type(evicted_version) == 'string' and tonumber(evicted_version) > tonumber(version)
 end
 
 -- Returns which of a character's sessions are live; or nothing and why it is refused.
@@ -52,7 +52,7 @@ local function find_live(number, sessions)
       if redis.call('TYPE', session).ok ~= 'hash' then
         return nil, 'WRONGTYPE ' .. (number + 4 * n - 2)
       end
-    elseif is_older(version, tombstone) or redis.call('LLEN', staged) ~= log_length then
+    elseif is_older(version, tombstone) or redis.pcall('LLEN', staged) ~= log_length then
       return nil, 'stale'
     end
   end
@@ -113,11 +113,13 @@ local function restore(number, char_id, version, is_changed, fields, sessions)
   return table.concat(outcomes, ' ')
 end
 
+local refused = marks_error(1, 'set', 'zset')
+if refused then return refused end
 local replies, number = {}, 4
 for i, item in ipairs(items) do
   local char_id, version, is_changed, fields, sessions = unpack(item)
   replies[i] = restore(number, char_id, version, is_changed, fields, sessions)
   number = number + 2 + 4 * #sessions
 end
-for outcome, count in pairs(counts) do redis.call('HINCRBY', stats, outcome, count) end
+for outcome, count in pairs(counts) do redis.pcall('HINCRBY', stats, outcome, count) end
 return replies

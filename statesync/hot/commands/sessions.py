@@ -117,9 +117,10 @@ def update_session(
 ) -> Command[int]:
     """Write fields of a session, append ``log`` entries, and mark all participants dirty.
 
-    One atomic step. Returns the session's version. Raises SessionNotFound, SessionClosed,
-    InvalidSessionType, InvalidField, InvalidInput or CorruptState; then nothing is written. With
-    ``durable`` it returns when PostgreSQL has it, or raises NotDurable.
+    One atomic step. Returns the session's version. Raises SessionNotFound, SessionNotLoaded if no
+    loaded character is in it, SessionClosed, InvalidSessionType, InvalidField, InvalidInput or
+    CorruptState; then nothing is written. With ``durable`` it returns when PostgreSQL has it, or
+    raises NotDurable.
     """
     todo = Together().update_session(session_type, session_id, fields, log=log).changes
     return change(keys, todo, durable=durable).then(_only)

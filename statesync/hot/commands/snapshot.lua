@@ -6,7 +6,7 @@
 -- our claim is claimed here; an older claim on it is superseded.
 -- If a group has more members than are declared, nothing is done for it: the reply names them. Nor
 -- is anything done for the groups that come once the reply is full.
--- Uses: clock, version, members
+-- Uses: clock, types, version, members
 -- KEYS: 1 dirty, 2 claimed, 3 since, then for each group its cores, sessions, sessions' logs, ties
 -- ARGV: 1, packed: max_bytes of a hash, script_bytes (the reply is full once its hashes are
 --       more), lease_us, references (the fields, and the session type of each), groups (each the
@@ -16,10 +16,11 @@
 --          (how many texts, version, token, and as texts field, value, …; only 0 if it is gone),
 --          its sessions (how many texts, version, length of the log, texts; or 0), its ties (how
 --          many texts, texts). Or, instead of these, a list of what else belongs to the group; an
---          error; or 0 if the reply was full. Measured: a packed head beside the texts costs 0.8 µs more a character, of 9;
+--          error; or 0 if the reply was full. Measured: a packed head beside the texts costs 0.8 µs
+--          more a character, of 9;
 --          lists within a list cost more still, since Valkey makes a buffer of 16 kB for each
--- Errors: as text, LEASELOST; with the key's number TOOLARGE and the largest field, BADVERSION,
---         WRONGTYPE
+-- Errors: with the key's number WRONGTYPE, for one of the first three; as text, LEASELOST; with
+--         the key's number TOOLARGE and the largest field, BADVERSION, WRONGTYPE
 local dirty, claimed, since = KEYS[1], KEYS[2], KEYS[3]
 local args = cmsgpack.unpack(ARGV[1])
 local max_bytes, script_bytes, lease_us = args.max_bytes, args.script_bytes, args.lease_us
@@ -157,6 +158,8 @@ local function snapshot(before, token, characters, sessions, ties)
   for i = 1, #ties do give(hashes[number_of[ties[i]]]) end
 end
 
+local why = marks_error(1, 'set', 'zset', 'zset')
+if why then return why end
 local NONE, before = {}, 3
 for _, group in ipairs(args.groups) do
   local token, characters, sessions, ties = group[1], group[2], group[3] or NONE, group[4] or NONE
@@ -164,5 +167,7 @@ for _, group in ipairs(args.groups) do
   if refused then reply[#reply + 1] = refused end
   before = before + #characters + 2 * #sessions + #ties
 end
-if #cleared > 0 then redis.call('SREM', dirty, unpack(cleared)) end
+for first = 1, #cleared, 1000 do -- unpack gives no more than some thousands at once
+  redis.call('SREM', dirty, unpack(cleared, first, math.min(first + 999, #cleared)))
+end
 return reply

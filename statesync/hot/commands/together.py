@@ -16,7 +16,7 @@ from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members
 from statesync.state.characters import CORE_FIELDS, JSON_FIELDS, FieldValue, encode_character
 from statesync.state.fields import check_char_id, load_json
-from statesync.state.references import SessionRef, session_uuid
+from statesync.state.references import SessionRef, reference_field, session_uuid
 from statesync.state.session_types import find_type
 from statesync.state.sessions import encode_log, encode_session, json_fields
 
@@ -175,9 +175,9 @@ def update_together(
     ``changes`` is a ``Together``, or fields by character: ``{1: {"gold": 90}, 2: {"gold": 110}}``.
     What is changed together is saved together, in one transaction. Returns the new version of each
     character that is changed. Raises PreconditionFailed if something is not as expected,
-    CharacterNotLoaded, SessionNotFound, SessionClosed, GroupTooLarge, InvalidInput or CorruptState;
-    then nothing is written. With ``durable`` it returns when PostgreSQL has it, or raises
-    NotDurable.
+    CharacterNotLoaded, SessionNotFound, SessionNotLoaded, SessionClosed, GroupTooLarge,
+    InvalidInput or CorruptState; then nothing is written. With ``durable`` it returns when
+    PostgreSQL has it, or raises NotDurable.
     """
     if isinstance(changes, Together):
         builder = changes
@@ -267,6 +267,7 @@ def _script_args(members: Members, todo: Mapping[str, Change], token: str) -> di
             ],
             "fields": list_writes(one.fields),
             "log": one.log,
+            **_reference(name),
         }
         for name, one in todo.items()
     ]
@@ -277,6 +278,14 @@ def _script_args(members: Members, todo: Mapping[str, Change], token: str) -> di
         "idempotency_ms": _IDEMPOTENCY_MS if _is_answered_once(todo) else 0,
         "changes": changes,
     }
+
+
+def _reference(name: str) -> dict[str, str]:
+    """Return how a core points at a session; nothing for a character."""
+    ref = SessionRef.from_member(name)
+    if ref is None:
+        return {}
+    return {"reference_field": reference_field(ref.session_type), "session_id": ref.id}
 
 
 def _as_found(name: str, change: Change, field_name: str, raw: bytes | None) -> Change:

@@ -2,21 +2,23 @@
 -- ties what it changes, so that it is saved together, and marks the participants.
 -- Nothing is done if more belongs to the group than is declared: the reply says what, for the next
 -- try. Sent twice it does no harm: the second time it answers as the first time.
--- Uses: clock, version, mark, fields, members, tie
+-- Uses: clock, types, version, mark, fields, members, tie
 -- KEYS: 1 dirty, 2 since, 3 idempotency; then the cores, the sessions, their logs, the ties
 -- ARGV: 1, packed: members (the names of characters, sessions, ties), max_tied, new_tie (its id),
 --       idempotency_ms (how long the answer is kept, or 0), changes (each with its name, its action
 --       "expect", "write", "close" or "close_if_open", preconditions (field, text; false if it must
---       be absent), fields, log)
+--       be absent), fields, log; a session's with reference_field and session_id)
 -- Returns: 1 and the new versions in the order of the changes; or 0 and what else belongs to it; or
 --          2, the number of the change, the field that is not as expected, what it holds if at all
--- Errors: with the key's number NOTLOADED, SESSIONGONE, SESSIONCLOSED, NOPARTICIPANTS, BADLIST,
+-- Errors: with the key's number NOTLOADED, SESSIONGONE, SESSIONCLOSED, SESSIONNOTLOADED, BADLIST,
 --         BADVERSION, WRONGTYPE; GROUPTOOLARGE with the characters to save first
 local dirty, since, idempotency = KEYS[1], KEYS[2], KEYS[3]
 local args = cmsgpack.unpack(ARGV[1])
 local characters, sessions, ties = unpack(args.members)
 local changes = args.changes
 
+local refused = marks_error(1, 'set', 'zset', 'string')
+if refused then return refused end
 local answer = args.idempotency_ms > 0 and redis.call('GET', idempotency)
 if answer then
   local versions = {}
@@ -24,6 +26,8 @@ if answer then
   return {1, versions}
 end
 number_members(3, characters, sessions, ties)
+refused = members_error(characters, sessions, ties)
+if refused then return refused end
 
 -- Adds to a change its number, is_session, participants, and writes: whether it writes anything.
 -- Returns the reply that refuses it, if any.
@@ -35,6 +39,7 @@ local function check(change)
     return redis.error_reply((change.is_session and 'SESSIONGONE ' or 'NOTLOADED ') .. number)
   end
   local refused = version_error(number)
+    or #change.log > 0 and type_error(number + #sessions, 'list')
   if refused then return refused end
   local is_closed = change.is_session and redis.call('HEXISTS', key, 'closed_at') == 1
   change.writes = change.action ~= 'expect' and not (is_closed and change.action == 'close_if_open')
@@ -55,21 +60,20 @@ end
 local written = {}
 for i, change in ipairs(changes) do
   change.position = i - 1
-  local refused = check(change)
+  refused = check(change)
   if refused then return refused end
   if change.writes then written[#written + 1] = change end
-end
-if #written == 1 and written[1].is_session and not string.find(written[1].participants, '%d') then
-  return redis.error_reply('NOPARTICIPANTS ' .. written[1].number)
 end
 if #found > 0 then return {0, found} end
 
 -- The participants of a session that is tied are tied with it, so that one tie is the whole group.
 local tied, plan, is_tied = {}, nil, {}
+local is_saved = false -- whether a loaded character has it saved: by its reference, or by the tie
 local function add(name)
   if not is_tied[name] and redis.call('EXISTS', KEYS[number_of[name]]) == 1 then
     is_tied[name] = true
     tied[#tied + 1] = name
+    is_saved = is_saved or number_of[name] <= 3 + #characters
   end
 end
 if #written > 1 then
@@ -79,6 +83,13 @@ if #written > 1 then
   end
   plan = plan_tie(tied, args.new_tie, args.max_tied)
   if #found > 0 then return {0, found} end
+elseif #written == 1 then
+  local one = written[1]
+  is_saved = not one.is_session
+    or has_loaded(one.participants, one.reference_field, one.session_id)
+end
+if #written > 0 and not is_saved then
+  return redis.error_reply('SESSIONNOTLOADED ' .. written[1].number)
 end
 if plan and plan.too_large then
   local loaded = {}

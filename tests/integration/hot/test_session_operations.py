@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
@@ -18,10 +19,12 @@ from statesync.errors import (
     SessionClosed,
     SessionExists,
     SessionNotFound,
+    SessionNotLoaded,
 )
 from statesync.hot.command import Command
 from statesync.hot.commands import sessions as session_commands
 from statesync.hot.commands.backup import CoreAck, SessionAck
+from statesync.hot.commands.together import Together
 from statesync.hot.commands.transfer import RestoreItem
 from statesync.state.sessions import Session
 
@@ -282,13 +285,91 @@ def test_large_log_in_one_call(store: Driver, fight: UUID) -> None:
     assert log(store, fight) == list(range(20_000))
 
 
-@pytest.mark.parametrize("participants", [None, b"[]", b"[1,1]", b"{", b"[0]", b'["1"]', b"[1.5]"])
-def test_odd_participants(store: Driver, fight: UUID, participants: bytes | None) -> None:
+def delete_cores(store: Driver, fight: UUID) -> None:
+    for char_id in (1, 2, BIG):
+        store.raw.delete(store.keys.core(char_id))
+
+
+def clear_references(store: Driver, fight: UUID) -> None:
+    for char_id in (1, 2, BIG):
+        store.raw.hset(store.keys.core(char_id), "combat_session_id", "")
+
+
+def point_elsewhere(store: Driver, fight: UUID) -> None:
+    for char_id in (1, 2, BIG):
+        store.raw.hset(store.keys.core(char_id), "combat_session_id", str(uuid4()))
+
+
+def empty_participants(store: Driver, fight: UUID) -> None:
+    clear_references(store, fight)
+    store.raw.hset(store.keys.session("combat", str(fight)), "participants", "[]")
+
+
+def everything(store: Driver) -> dict[bytes, Any]:
+    """All hashes and the marks."""
+    found = store.raw.scan_iter(f"{store.keys.prefix}*", _type="hash")
+    return {key: store.raw.hgetall(key) for key in found} | {b"dirty": dirty(store)}
+
+
+@pytest.mark.parametrize(
+    "strand", [delete_cores, clear_references, point_elsewhere, empty_participants]
+)
+def test_session_that_nobody_would_save_does_not_change(
+    store: Driver, fight: UUID, strand: Callable[[Driver, UUID], None]
+) -> None:
+    strand(store, fight)
+    before = everything(store)
+    changes: list[Callable[[], Any]] = [
+        lambda: store.update_session("combat", fight, {"round": "2"}, log=["hit"]),
+        lambda: store.close_session("combat", fight),
+        lambda: store.update_together(Together().close_session("combat", fight)),
+    ]
+    if strand is not empty_participants:
+        changes.append(lambda: store.leave_session("combat", fight, 1))
+    for change in changes:
+        with pytest.raises(SessionNotLoaded, match=f"combat:session:{fight}") as caught:
+            change()
+        assert caught.value.session == f"combat:session:{fight}"
+        assert everything(store) == before
+        assert log(store, fight) == []
+
+
+def test_session_changes_with_one_loaded_participant_that_points_at_it(
+    store: Driver, fight: UUID
+) -> None:
+    clear_references(store, fight)
+    store.raw.hset(store.keys.core(2), "combat_session_id", str(fight))
+    store.update_session("combat", fight, {"round": "2"})
+    store.leave_session("combat", fight, 1)
+    assert store.close_session("combat", fight) == 4
+    assert 2 in dirty(store)
+
+
+def test_two_sessions_that_nobody_would_save_do_not_change(store: Driver, fight: UUID) -> None:
+    bag = store.open_session("inventory", [1], {"items": []})
+    delete_cores(store, fight)
+    before = everything(store)
+    both = (
+        Together().close_session("combat", fight).update_session("inventory", bag, {"filters": "x"})
+    )
+    with pytest.raises(SessionNotLoaded):
+        store.update_together(both)
+    assert everything(store) == before
+
+
+def test_change_of_a_loaded_character_saves_the_session_with_it(store: Driver, fight: UUID) -> None:
+    delete_cores(store, fight)
+    store.create(9)
+    claim, _ = store.claim(9, lease_us=LEASE)
+    store.update_together(Together().close_session("combat", fight).update(9, gold=1))
+    snapshot = store.snapshot(claim)
+    assert [ref.id for ref in snapshot.sessions] == [str(fight)]
+
+
+@pytest.mark.parametrize("participants", [b"[1,1]", b"{", b"[0]", b'["1"]', b"[1.5]"])
+def test_odd_participants(store: Driver, fight: UUID, participants: bytes) -> None:
     key = store.keys.session("combat", str(fight))
-    if participants is None:
-        store.raw.hdel(key, "participants")
-    else:
-        store.raw.hset(key, "participants", participants)
+    store.raw.hset(key, "participants", participants)
     before = store.raw.hgetall(key)
     with pytest.raises(CorruptState, match=r"^field 'combat:session:.*\.participants'"):
         store.update_session("combat", fight, {"round": "2"})

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from statesync.durable import database
+from statesync.errors import SessionNotLoaded
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import groups
@@ -280,7 +281,11 @@ def test_closed_while_nobody_was_loaded_it_ends_with_the_next_login(
         orchestrator.evict(i)
     hot.leave_session("combat", fight, 1)
     orchestrator.backup_full_state(1)
-    hot.close_session("combat", fight, {"result": "nobody came back"})
+    with pytest.raises(SessionNotLoaded):
+        hot.close_session("combat", fight, {"result": "nobody came back"})
+    session = keys.session("combat", str(fight))
+    raw.hset(session, mapping={"result": "nobody came back", "closed_at": "1"})
+    raw.hincrby(session, "version", 1)
     assert hot.status().dirty == 0
     assert orchestrator.restore_full_state(2).sessions == {"combat": "live"}
     assert hot.sync_state(2).dirty

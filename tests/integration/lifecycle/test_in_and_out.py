@@ -129,7 +129,9 @@ def test_what_happened_in_a_session_while_nobody_was_loaded_is_saved(
     fight = hot.open_session("combat", [1, 2], {"turn": "1"})
     orchestrator.backup_many(PARTY)
     raw.delete(keys.core(1), keys.core(2))  # as by a loss of the cores alone
-    hot.update_session("combat", fight, {"turn": "2"})
+    session = keys.session("combat", str(fight))
+    raw.hset(session, "turn", "2")
+    raw.hincrby(session, "version", 1)
     orchestrator.restore_full_state(1)
     assert hot.sync_state(1).dirty
     orchestrator.backup_full_state(1)

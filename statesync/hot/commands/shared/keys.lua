@@ -1,8 +1,9 @@
 -- Gives the keys that follow the numbered ones, list by list, in the order of the header.
 local function keys_after(number)
   return function(count)
-    local first = number + 1
+    local keys = {}
+    for i = 1, count do keys[i] = KEYS[number + i] end
     number = number + count
-    return {unpack(KEYS, first, number)}
+    return keys
   end
 end

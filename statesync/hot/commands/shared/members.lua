@@ -27,6 +27,26 @@ local function need_participants(number, participants)
   end
 end
 
+-- Returns the error for a member or a tie that is no hash; nothing if they are hashes, or absent.
+local function members_error(characters, sessions, ties)
+  for _, names in ipairs({characters, sessions, ties}) do
+    for _, name in ipairs(names) do
+      local refused = type_error(number_of[name], 'hash')
+      if refused then return refused end
+    end
+  end
+end
+
+-- Returns whether one of the participants is loaded and points at the session.
+local function has_loaded(participants, reference_field, session_id)
+  for char_id in string.gmatch(participants, '%d+') do
+    if redis.call('HGET', KEYS[number_of[char_id]], reference_field) == session_id then
+      return true
+    end
+  end
+  return false
+end
+
 -- Returns the error for participants that are no list of ids; nothing if they are one.
 local function participants_error(number, participants)
   if participants ~= '' and not string.match(participants, '^%s*%[[%d,%s]*%]%s*$') then
