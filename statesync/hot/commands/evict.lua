@@ -1,6 +1,6 @@
 -- Deletes a core, only if all of it is saved: its version is the saved one, nothing marked it
 -- since (a bare writer marks without raising the version), no claim on it is out, and it is not in
--- quarantine. Its sessions go with the last of their participants. Tombstones keep the versions for
+-- quarantine. Its sessions go with the last participant that points at them. Tombstones keep the versions for
 -- as long as a slow restore may still hold older rows.
 -- Nothing is done if the core points at other sessions than expected, or a session names a
 -- character that is not among the others: the reply says what is so, for the next try.
@@ -39,9 +39,12 @@ local function is_unsaved(char_id)
     or redis.call('HEXISTS', quarantine, char_id) == 1
 end
 
-local function is_last(list)
+-- Returns whether no other loaded participant points at the session of a reference.
+local function is_last(list, reference)
+  local field, session_id = unpack(reference)
   for id in string.gmatch(list, '%d+') do
-    if id ~= args.char_id and redis.call('EXISTS', core_of[id]) == 1 then return false end
+    local other = core_of[id]
+    if other ~= core and redis.pcall('HGET', other, field) == session_id then return false end
   end
   return true
 end
@@ -49,11 +52,15 @@ end
 local version = redis.call('HGET', core, 'version')
 if not version or version ~= redis.call('HGET', core, 'saved_version') then return {0} end
 if is_unsaved(args.char_id) then return {0} end
-local goes = {}
+local pointing, goes = {}, {} -- the references that lead to the sessions, in their order
+for _, reference in ipairs(args.references) do
+  if reference[2] ~= '' then pointing[#pointing + 1] = reference end
+end
 for i, list in ipairs(participants) do
-  goes[i] = is_last(list)
+  goes[i] = is_last(list, pointing[i])
   for id in string.gmatch(list, '%d+') do
-    if goes[i] and is_unsaved(id) then return {0} end
+    local was_left = redis.call('EXISTS', core_of[id]) == 1 -- it is saved without the session
+    if goes[i] and not was_left and is_unsaved(id) then return {0} end
   end
 end
 
