@@ -1,7 +1,7 @@
 -- Deletes a core, only if all of it is saved: its version is the saved one, nothing marked it
 -- since (a bare writer marks without raising the version), no claim on it is out, and it is not in
--- quarantine. Its sessions go with the last participant that points at them. Tombstones keep the versions for
--- as long as a slow restore may still hold older rows.
+-- quarantine. Its sessions go with the last participant that points at them. Tombstones keep the
+-- versions for as long as a slow restore may still hold older rows.
 -- Nothing is done if the core points at other sessions than expected, or a session names a
 -- character that is not among the others: the reply says what is so, for the next try.
 -- Uses: types, keys, references

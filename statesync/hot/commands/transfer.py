@@ -50,8 +50,8 @@ _evict = load_script("evict")
 def evict(keys: Keys, char_id: int, /, *, tombstone_ms: int = TOMBSTONE_MS) -> Command[bool]:
     """Delete a core from Redis if all of it is saved; False if it has unsaved changes.
 
-    Its sessions go with the last participant that points at them. For ``tombstone_ms`` afterwards, a restore
-    that read an older row cannot bring it back. Raises InvalidCharId or CorruptState.
+    Its sessions go with the last participant that points at them. For ``tombstone_ms`` afterwards,
+    a restore that read an older row cannot bring it back. Raises InvalidCharId or CorruptState.
     """
     return _try_evict(keys, check_char_id(char_id), tombstone_ms, {}, ())
 
