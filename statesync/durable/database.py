@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 import time
+import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2.extensions
@@ -13,18 +17,35 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from statesync.durable.alarms import Alarm
 from statesync.errors import DatabaseUnavailable, NotMigrated, SettingsError
 from statesync.settings import Settings, mask_or_hide
 from statesync.state.fields import dump_json, load_json
 
-__all__ = ["Rejected", "connect", "ping", "statement", "transaction", "work_of"]
+__all__ = ["QUICK_SECONDS", "Rejected", "connect", "ping", "statement", "transaction", "work_of"]
 
 _LOCK_SECONDS = 5
 """How long a statement waits for a lock."""
 _REST_SECONDS = 1
 """How long a connection may lie in the pool before its next use tests it."""
+_TCP = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""After some 25 s a connection is over whose other end is gone; sent data waits 15 s."""
 _IDLE_SECONDS = 15
 """After this PostgreSQL ends a transaction whose worker was stopped in the middle."""
+
+QUICK_SECONDS = 15
+"""How long what a player waits for, a login, waits for an answer."""
+_CONNECT_SECONDS = 5
+_GRACE_SECONDS = 2
+"""A statement's own limit, which PostgreSQL keeps, comes before ours."""
+
+_ANSWER = "statesync_answer_seconds"
+"""The option of an engine that says how long to wait for an answer."""
 
 _FAILED = psycopg2.extensions.TRANSACTION_STATUS_INERROR
 _LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
@@ -51,11 +72,13 @@ def connect(settings: Settings) -> Engine:
     try:
         engine = create_engine(
             settings.database_url,
+            execution_options={_ANSWER: settings.lease_seconds + _GRACE_SECONDS},
             json_serializer=dump_json,
             json_deserializer=load_json,
             hide_parameters=True,
             connect_args={
-                "connect_timeout": 5,
+                "connect_timeout": _CONNECT_SECONDS,
+                **_TCP,
                 "application_name": "statesync",
                 "options": " ".join(f"-c {name}={s * 1000}" for name, s in limits.items()),
             },
@@ -68,7 +91,74 @@ def connect(settings: Settings) -> Engine:
         ) from None
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", _ping_if_rested)
+    event.listen(engine, "before_cursor_execute", _expect_answer)
+    event.listen(engine, "commit", _expect_answer)
+    _engines.add(engine)
     return engine
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _forget_connections() -> None:
+    """Leave the connections of a fork to its parent."""
+    for engine in list(_engines):
+        engine.dispose(close=False)
+
+
+os.register_at_fork(after_in_child=_forget_connections)
+
+
+class _Wait:
+    """The wait of a transaction for each answer; it ends by closing the connection."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self.connection: Any = None
+        self._alarm = Alarm(self._shut)
+
+    def begin(self, connection: Any, seconds: float | None) -> None:
+        """Expect an answer within ``seconds`` from now."""
+        self.connection = connection
+        if seconds is not None:
+            self._alarm.start(seconds)
+
+    def end(self) -> None:
+        """Expect no answer any more."""
+        self._alarm.stop()
+
+    def expired(self) -> bool:
+        """Whether an answer did not come in time."""
+        return self._alarm.rang
+
+    def _shut(self) -> None:
+        with (
+            suppress(OSError, psycopg2.Error),
+            socket.socket(fileno=os.dup(self.connection.fileno())) as connection,
+        ):
+            connection.shutdown(socket.SHUT_RDWR)
+
+
+_current = threading.local()
+"""``wait`` is that of the transaction that the thread is in."""
+
+
+def _expect_answer(connection: Connection, *_: object) -> None:
+    wait: _Wait | None = getattr(_current, "wait", None)
+    if wait:
+        wait.begin(connection.connection.dbapi_connection, wait.seconds)
+
+
+@contextmanager
+def _waiting(seconds: float | None) -> Iterator[_Wait]:
+    """Limit how long a transaction of this thread waits for each answer."""
+    outer = getattr(_current, "wait", None)
+    _current.wait = wait = _Wait(seconds)
+    try:
+        yield wait
+    finally:
+        wait.end()
+        _current.wait = outer
 
 
 def _note_use(_: object, record: ConnectionPoolEntry) -> None:
@@ -84,6 +174,9 @@ def _ping_if_rested(connection: Any, record: ConnectionPoolEntry, _: object) -> 
     now = time.monotonic()
     if now - record.info.get("used_at", now) < _REST_SECONDS:
         return
+    wait: _Wait | None = getattr(_current, "wait", None)
+    if wait:
+        wait.begin(connection, _CONNECT_SECONDS)
     try:
         with _autocommit(connection), connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -106,30 +199,39 @@ def _autocommit(driver_connection: Any) -> Iterator[None]:
 
 
 @contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
+def transaction(engine: Engine, *, answer_seconds: float | None = None) -> Iterator[Connection]:
     """Run a block in a transaction: committed at its end, rolled back if it raises.
 
-    Raises Rejected if the data or a lock is the cause, NotMigrated, or DatabaseUnavailable.
+    Each statement is answered within ``answer_seconds``, or else the lease, or the connection is
+    closed. Raises Rejected if the data or a lock is the cause, NotMigrated, or DatabaseUnavailable.
     """
-    try:
-        with engine.begin() as connection:
-            yield connection
-    except DBAPIError as error:
-        raise _translated(error, engine) from None
-    except PoolTimeout:
-        raise DatabaseUnavailable(
-            f"PostgreSQL at {_address(engine)}: all connections are busy"
-        ) from None
+    seconds = answer_seconds or engine.get_execution_options().get(_ANSWER)
+    with _waiting(seconds) as wait:
+        try:
+            with engine.begin() as connection:
+                yield connection
+        except Exception as error:
+            if wait.expired():  # whatever a caller has made of the error
+                raise DatabaseUnavailable(
+                    f"PostgreSQL at {_address(engine)}: it does not answer"
+                ) from None
+            if isinstance(error, DBAPIError):
+                raise _translated(error, engine) from None
+            if isinstance(error, PoolTimeout):
+                raise DatabaseUnavailable(
+                    f"PostgreSQL at {_address(engine)}: all connections are busy"
+                ) from None
+            raise
 
 
 @contextmanager
-def statement(engine: Engine) -> Iterator[Connection]:
+def statement(engine: Engine, *, answer_seconds: float | None = None) -> Iterator[Connection]:
     """Run one statement that is its own transaction: one round trip, not three.
 
     Raises as ``transaction`` does.
     """
     with (
-        transaction(engine) as connection,
+        transaction(engine, answer_seconds=answer_seconds) as connection,
         _autocommit(connection.connection.dbapi_connection),
     ):
         yield connection
@@ -161,7 +263,7 @@ def _check_not_failed(connection: Connection | None) -> None:
 
 def ping(engine: Engine) -> None:
     """Raise DatabaseUnavailable unless PostgreSQL answers."""
-    with transaction(engine) as connection:
+    with transaction(engine, answer_seconds=QUICK_SECONDS) as connection:
         connection.exec_driver_sql("SELECT 1")
 
 

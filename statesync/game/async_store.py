@@ -231,10 +231,11 @@ class AsyncGameStore:
     ) -> None:
         """Save a change now, by the version that it returned; return when PostgreSQL has it.
 
-        ``timeout`` is in seconds. Raises NotDurable or InvalidCharId.
+        ``timeout`` is in seconds. Raises NotDurable, InvalidCharId, or InvalidInput if the store is
+        closed.
         """
         receipts = {check_char_id(char_id): version}
-        await asyncio.wrap_future(self._client.group_commit.submit(receipts, timeout))
+        await asyncio.wrap_future(self._client.group_commit.wait_for(receipts, timeout))
 
     async def aclose(self) -> None:
         """Finish what callers wait for, and close the connections."""

@@ -6,16 +6,21 @@ transaction for all of them (Gray and Reuter, Transaction Processing, 1993).
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Mapping
-from concurrent.futures import Future
+from concurrent import futures
+from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 
 from statesync import durable
 from statesync.durable import database
+from statesync.durable.alarms import Alarm
 from statesync.errors import InvalidInput, NotDurable, ServerUnavailable
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
 from statesync.state.outcomes import BackupOutcome
@@ -41,6 +46,11 @@ _DOUBTFUL = (*_ELSEWHERE, BackupOutcome.MISSING)
 
 _FIRST_PAUSE_SECONDS = 0.005
 _LONGEST_PAUSE_SECONDS = 0.25
+_GRACE_SECONDS = 0.5
+"""So long after its deadline a caller still gets the reason of a save that fails just then."""
+_LONGEST_WAIT_SECONDS = 1e6
+_LAST_SECONDS = 1.0
+"""How long ``close`` waits for a thread in which no caller is interested any more."""
 
 
 @dataclass(slots=True)
@@ -53,6 +63,25 @@ class _Wait:
     future: Future[None] = field(default_factory=Future)
     tries: int = 0
     not_before: float = 0.0
+    reason: str = "PostgreSQL or Redis does not answer in time"
+    alarm: Alarm = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.future.set_running_or_notify_cancel()  # a caller may go away; the change is made
+        self.alarm = Alarm(lambda: self.fail(self.reason))
+        self.alarm.start(self.deadline - time.monotonic() + _GRACE_SECONDS)
+
+    def succeed(self) -> None:
+        """Let the caller go on."""
+        self.alarm.stop()
+        with contextlib.suppress(InvalidStateError):  # its time may be over
+            self.future.set_result(None)
+
+    def fail(self, reason: str) -> None:
+        """Tell the caller why the change is not known to be in PostgreSQL."""
+        self.alarm.stop()
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_exception(NotDurable(self.receipts, reason))
 
 
 class GroupCommit:
@@ -64,22 +93,37 @@ class GroupCommit:
     def __init__(self, orchestrator: GameStateOrchestrator, seconds: float) -> None:
         self._orchestrator = orchestrator
         self._seconds = seconds
+        self._closed = False
+        self.begin()
+        _alive.add(self)
+
+    def begin(self) -> None:
+        """Begin without waits and without a thread, as in a fork, which has none of its parent."""
         self._waits: list[_Wait] = []
+        self._unfinished: set[Future[None]] = set()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._closed = False
+
+    def wait_for(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
+        """Do as ``submit``, but raise InvalidInput if the store is closed."""
+        if self._closed:
+            raise InvalidInput("the store is closed")
+        return self.submit(receipts, seconds)
 
     def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
         """Save characters from now on; the Future is done when their versions are in PostgreSQL.
 
-        It fails with NotDurable, after ``seconds`` at the latest. Raises InvalidInput if the store
-        is closed.
+        It fails with NotDurable: after ``seconds`` at the latest, whatever the servers do, and at
+        once if the store is closed.
         """
-        wait = _Wait(receipts, time.monotonic() + (self._seconds if seconds is None else seconds))
-        wait.future.set_running_or_notify_cancel()  # a caller may go away; the change is made
+        seconds = self._seconds if seconds is None else seconds
+        wait = _Wait(receipts, time.monotonic() + min(max(0.0, seconds), _LONGEST_WAIT_SECONDS))
         with self._changed:
             if self._closed:
-                raise InvalidInput("the store is closed")
+                wait.fail("the store is closed; a sweep saves it")
+                return wait.future
+            self._unfinished.add(wait.future)
+            wait.future.add_done_callback(self._unfinished.discard)
             self._waits.append(wait)
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -94,12 +138,15 @@ class GroupCommit:
         with self._changed:
             self._closed = True
             self._changed.notify()
+            unfinished = list(self._unfinished)
         if self._thread:
-            self._thread.join()
+            futures.wait(unfinished)
+            self._thread.join(_LAST_SECONDS)
 
     def durable_versions(self, char_ids: list[int]) -> dict[int, int]:
         """Return the versions that PostgreSQL has, by id. Raises DatabaseUnavailable."""
-        with database.transaction(self._orchestrator.engine) as connection:
+        engine = self._orchestrator.engine
+        with database.transaction(engine, answer_seconds=database.QUICK_SECONDS) as connection:
             return durable.characters.versions(connection, char_ids)
 
     def _work(self) -> None:
@@ -112,14 +159,14 @@ class GroupCommit:
             except BaseException as error:  # a defect must not leave a caller waiting for ever
                 log.exception("group commit failed")
                 for wait in waits:
-                    if not wait.future.done():
-                        wait.future.set_exception(NotDurable(wait.receipts, repr(error)))
+                    wait.fail(repr(error))
 
     def _take_due(self) -> list[_Wait]:
         """Wait until the time of some callers has come, and take all of those."""
         with self._changed:
             while True:
                 now = time.monotonic()
+                self._waits = [wait for wait in self._waits if not wait.future.done()]
                 due = [wait for wait in self._waits if wait.not_before <= now]
                 if due:
                     self._waits = [wait for wait in self._waits if wait.not_before > now]
@@ -151,22 +198,34 @@ class GroupCommit:
         if not (retry or failed) and _nobody_is_loaded(wait, reports):
             failed = "none of them is loaded"
         if failed:
-            wait.future.set_exception(NotDurable(wait.receipts, failed))
+            wait.fail(failed)
         elif retry:
             self._retry(wait, retry)
         else:
-            wait.future.set_result(None)
+            wait.succeed()
 
     def _retry(self, wait: _Wait, reason: str) -> None:
         now = time.monotonic()
         if now >= wait.deadline:
-            wait.future.set_exception(NotDurable(wait.receipts, reason))
+            wait.fail(reason)
             return
+        wait.reason = reason
         pause = min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2**wait.tries)
         wait.tries += 1
         wait.not_before = now + pause * random.uniform(0.5, 1.0)  # noqa: S311
         with self._changed:
             self._waits.append(wait)
+
+
+_alive: weakref.WeakSet[GroupCommit] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for group_commit in list(_alive):
+        group_commit.begin()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def _nobody_is_loaded(wait: _Wait, reports: Mapping[int, BackupReport]) -> bool:

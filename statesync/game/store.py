@@ -227,10 +227,11 @@ class GameStore:
     def wait_durable(self, char_id: int, version: int, /, *, timeout: float | None = None) -> None:
         """Save a change now, by the version that it returned; return when PostgreSQL has it.
 
-        ``timeout`` is in seconds. Raises NotDurable or InvalidCharId.
+        ``timeout`` is in seconds. Raises NotDurable, InvalidCharId, or InvalidInput if the store is
+        closed.
         """
         receipts = {check_char_id(char_id): version}
-        self._client.group_commit.submit(receipts, timeout).result()
+        self._client.group_commit.wait_for(receipts, timeout).result()
 
     def close(self) -> None:
         """Finish what callers wait for, and close the connections."""

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
+from statesync.durable.database import QUICK_SECONDS
 from statesync.errors import CorruptState, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
 from statesync.hot.commands.transfer import Peek, RestoreItem, RestoreResult
@@ -155,7 +156,7 @@ class Restore:
 
     def _restore_round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
         """Restore what can be restored; returns the characters whose rows were read too early."""
-        with database.statement(self._engine) as connection:
+        with database.statement(self._engine, answer_seconds=QUICK_SECONDS) as connection:
             rows = durable.characters.load_each(connection, ids, durable.characters.LOAD_ALONE)
         failpoint("loaded")
         plans = self._plan_all(rows, {}, reports)
@@ -219,7 +220,7 @@ class Restore:
 
         Raises Rejected if a session type cannot load its sessions.
         """
-        with database.transaction(self._one_instant) as connection:
+        with database.transaction(self._one_instant, answer_seconds=QUICK_SECONDS) as connection:
             rows = durable.characters.load_each(connection, absent)
             in_session = durable.sessions.having_open(connection, [*rows, *lost])
             rows |= _of_unknown_types(in_session, rows, self._types)

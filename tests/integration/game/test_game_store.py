@@ -29,6 +29,7 @@ from statesync.errors import (
 )
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED
+from statesync.hot.store import HotStore
 
 
 @pytest.fixture
@@ -219,6 +220,17 @@ def test_closed_store_takes_no_more(settings: Settings) -> None:
     game.close()
     with pytest.raises(InvalidInput, match="the store is closed"):
         game.wait_durable(1, 1)
+
+
+def test_durable_change_while_the_store_closes_is_made(settings: Settings, hot: HotStore) -> None:
+    game = GameStore(settings)
+    game.create(1)
+    game._client.group_commit.close()
+    with pytest.raises(NotDurable, match="the store is closed"):
+        game.update(1, gold=2, durable=True)
+    game.close()
+    assert hot.get(1).fields == {"gold": "2"}
+    assert hot.sync_state(1).dirty
 
 
 def test_change_of_state_can_be_durable(game: GameStore, engine: Engine) -> None:
