@@ -17,6 +17,7 @@ from statesync.state.fields import (
     TIE_FIELD,
     InvalidValue,
     dump_json,
+    encode_json,
     fail,
     json_type,
     read_object,
@@ -159,8 +160,10 @@ def _encode_value(name: str, value: object) -> str | None:
     check = _CHECKS.get(name)
     is_reference = name in session_types.reference_fields()
     if name in JSON_FIELDS:
-        text = _dump_mapping(value)
-    elif isinstance(value, UUID) and is_reference:
+        if not isinstance(value, Mapping):
+            fail(f"must be a mapping, not {type(value).__name__}")
+        return encode_json(value, JSON_FIELDS[name])[0]
+    if isinstance(value, UUID) and is_reference:
         text = str(value)
     elif isinstance(value, str):
         text = value
@@ -171,17 +174,6 @@ def _encode_value(name: str, value: object) -> str | None:
     read: Callable[[bytes], object] = check or (_session_id if is_reference else read_text)
     read(text.encode())
     return text
-
-
-def _dump_mapping(value: object) -> str:
-    if not isinstance(value, Mapping):
-        fail(f"must be a mapping, not {type(value).__name__}")
-    try:
-        return dump_json(value)
-    except UnicodeEncodeError:
-        raise
-    except (TypeError, ValueError, RecursionError) as error:
-        fail(f"cannot be written as JSON: {error}")
 
 
 def _state(raw: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -20,6 +21,7 @@ __all__ = [
     "InvalidValue",
     "check_char_id",
     "dump_json",
+    "encode_json",
     "fail",
     "json_type",
     "json_value",
@@ -84,6 +86,26 @@ def load_json(raw: bytes | str) -> Any:
 def dump_json(value: Any) -> str:
     """Return ``value`` as compact JSON; TypeError if it has no such form."""
     return msgspec.json.encode(value).decode()
+
+
+def encode_json(value: Any, read: Callable[[bytes], T]) -> tuple[str, T]:
+    """Return ``value`` as JSON, and what ``read`` gives back: the same, but for tuples as lists.
+
+    Raises InvalidValue, or UnicodeEncodeError.
+    """
+    try:
+        text = dump_json(value)
+        decoded = read(text.encode())
+    except UnicodeEncodeError:
+        raise
+    except (InvalidValue, TypeError, ValueError, OverflowError, RecursionError) as error:
+        _check_values(value, "", MAX_DEPTH)
+        if isinstance(error, InvalidValue):
+            raise
+        fail(f"cannot be written as JSON: {error}")
+    if decoded != value:
+        _check_values(value, "", MAX_DEPTH)
+    return text, decoded
 
 
 # Values with the name of their field
@@ -172,6 +194,25 @@ def json_type(value: object) -> str:
     """Return the name of a JSON value's type, as errors show it."""
     names = {str: "a string", list: "a list", bool: "a boolean", int: "a number", float: "a number"}
     return names.get(type(value), "an object" if isinstance(value, dict) else "null")
+
+
+def _check_values(value: Any, path: str, depth: int) -> None:
+    """Refuse what JSON does not have, and the encoder would write as something else."""
+    if depth < 0:
+        fail(f"JSON nests deeper than {MAX_DEPTH}")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                fail(f"the key {key!r:.60} must be a string, not {type(key).__name__}", path)
+            _check_values(item, f"{path}.{key}", depth - 1)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_values(item, f"{path}[{index}]", depth - 1)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            fail(f"is {value}, which JSON does not have", path)
+    elif not isinstance(value, int | str | None):
+        fail(f"is of the type {type(value).__name__}, which JSON does not have", path)
 
 
 def _check_tree(value: Any, path: str, depth: int) -> None:

@@ -15,9 +15,12 @@ from statesync.state.fields import (
     MAX_CORE_BYTES,
     MAX_FIELDS,
     TIE_FIELD,
+    InvalidValue,
     check_char_id,
     dump_json,
+    encode_json,
     json_value,
+    read_json,
     text_value,
     version_value,
 )
@@ -129,8 +132,7 @@ def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, st
         if name in _OWN_BY_STATESYNC:
             raise InvalidField(name, "belongs to statesync and cannot be set")
         if name in json or not isinstance(value, str):
-            encoded[name] = _dump(name, value)
-            values[name] = json_value(name, encoded[name].encode())
+            encoded[name], values[name] = _encode_json(name, value)
         else:
             values[name] = encoded[name] = text_value(name, _bytes(name, value))
     _check(session_type, values)
@@ -153,10 +155,7 @@ def encode_log(entries: Sequence[Any]) -> list[str]:
     """Return log entries as JSON. Raises InvalidField."""
     if isinstance(entries, str | bytes | Mapping):
         raise InvalidField("log", "must be a list of entries")
-    texts = [_dump(f"log[{index}]", entry) for index, entry in enumerate(entries)]
-    for index, text in enumerate(texts):
-        json_value(f"log[{index}]", text.encode())
-    return texts
+    return [_encode_json(f"log[{index}]", entry)[0] for index, entry in enumerate(entries)]
 
 
 def read_participants(session: str, char_id: int, raw: bytes) -> tuple[int, ...]:
@@ -217,13 +216,14 @@ def _check_participants(value: Any) -> None:
         )
 
 
-def _dump(name: str, value: Any) -> str:
+def _encode_json(name: str, value: Any) -> tuple[str, Any]:
+    """Return a value as JSON, and what that reads back as. Raises InvalidField."""
     try:
-        return dump_json(value)
+        return encode_json(value, read_json)
     except UnicodeEncodeError:
         raise InvalidField(name, "holds a lone surrogate, which is no text") from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidField(name, f"cannot be written as JSON: {error}") from None
+    except InvalidValue as error:
+        raise InvalidField(name + error.path, error.reason) from None
 
 
 def _bytes(name: str, text: str) -> bytes:
