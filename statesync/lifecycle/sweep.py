@@ -16,7 +16,7 @@ from statesync.errors import ServerUnavailable
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.operators import Status
 from statesync.hot.store import HotStore
-from statesync.lifecycle.claims import release
+from statesync.lifecycle.claims import release, requeue
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
@@ -27,7 +27,6 @@ __all__ = ["Dispatch", "DrainReport", "SweepReport", "drain", "sweep"]
 Dispatch = Callable[[Sequence[Claim]], object]
 """Sends claims to the workers; raises BrokerUnavailable if it cannot."""
 
-_REQUEUE_STEP = 100
 _CLAIM_STEP = 100
 """Small enough that no script holds Redis for more than about a millisecond."""
 _DRAIN_PAUSE_SECONDS = 0.05
@@ -64,8 +63,8 @@ def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> 
 def _sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:
     """Sweep once, as ``sweep`` does, and count what is claimed and requeued."""
     requeued = 0
-    while (moved := hot.requeue(_REQUEUE_STEP)) > 0:
-        requeued += moved
+    while (ended := requeue(hot)) > 0:
+        requeued += ended
     status = hot.status()
     in_batches = status.dirty > settings.batch_above
     claimed, messages = _claim_and_dispatch(
@@ -202,7 +201,7 @@ class _Drain:
         if status.dirty or status.claimed != self.claimed:
             self.claimed, self.progress_at = status.claimed, time.monotonic()
         elif status.claimed and time.monotonic() > self.progress_at + _STILL_SECONDS:
-            self.hot.requeue(_REQUEUE_STEP, include_unexpired=True)
+            requeue(self.hot, include_unexpired=True)
         return status
 
     def save(self, claims: Sequence[Claim]) -> None:

@@ -12,6 +12,7 @@ __all__ = [
     "Claim",
     "ClaimStep",
     "Claimed",
+    "Requeued",
     "claim",
     "claim_dirty",
     "quarantine",
@@ -92,23 +93,42 @@ def claim_dirty(
 _requeue = load_script("requeue")
 
 
-def requeue(keys: Keys, limit: int, /, *, include_unexpired: bool = False) -> Command[int]:
-    """Put claimed characters back into the dirty set, up to ``limit``; returns how many.
+class Requeued(NamedTuple):
+    """What became of claims whose lease has ended."""
+
+    dirty: int
+    """How many characters are dirty again."""
+    clean: list[int]
+    """Those without unsaved changes: their claims are gone. Look whether they are as saved."""
+
+
+def requeue(keys: Keys, limit: int, /, *, include_unexpired: bool = False) -> Command[Requeued]:
+    """End up to ``limit`` claims; those with unsaved changes go back into the dirty set.
 
     Takes those whose lease has ended; with ``include_unexpired`` any: its worker then finds the
     claim superseded.
     """
+
+    def parse(reply: Raw) -> Requeued:
+        dirty, *clean = reply
+        return Requeued(dirty, [*map(int, clean)])
+
     args = (limit, int(include_unexpired))
-    # Repeatable: it goes on with the claims that are left.
-    return Command(_requeue, (keys.dirty, keys.claimed), args, int, repeatable=True)
+    # Repeatable: it goes on with the claims that are left. If the reply names clean ones and is
+    # lost, a scrub looks at them.
+    script_keys = (keys.dirty, keys.claimed, keys.since)
+    return Command(_requeue, script_keys, args, parse, repeatable=True)
 
 
 _release = load_script("release")
 
 
 def release(keys: Keys, claim: Claim, /) -> Command[bool]:
-    """Give a claim back: the character is dirty again. False if the claim was not ours."""
-    script_keys = (keys.dirty, keys.claimed)
+    """Give a claim back: the character is dirty again if it has unsaved changes.
+
+    False if the claim was not ours.
+    """
+    script_keys = (keys.dirty, keys.claimed, keys.since)
     # Repeatable: the second time, the token is no longer there.
     return Command(_release, script_keys, claim, bool, claim.char_id, repeatable=True)
 

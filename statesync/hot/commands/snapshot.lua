@@ -168,6 +168,12 @@ for _, group in ipairs(args.groups) do
   before = before + #characters + 2 * #sessions + #ties
 end
 for first = 1, #cleared, 1000 do -- unpack gives no more than some thousands at once
-  redis.call('SREM', dirty, unpack(cleared, first, math.min(first + 999, #cleared)))
+  local last = math.min(first + 999, #cleared)
+  for i, is_dirty in ipairs(redis.call('SMISMEMBER', dirty, unpack(cleared, first, last))) do
+    if is_dirty == 1 then -- marked since the claim, maybe by a bare writer
+      redis.call('SREM', dirty, cleared[first + i - 1])
+      redis.call('ZADD', since, 'NX', integer(at_ms), cleared[first + i - 1])
+    end
+  end
 end
 return reply

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from statesync.hot.commands.claims import Claim
+from statesync.hot.commands.claims import Claim, Requeued
+from statesync.hot.commands.operators import SyncState
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
@@ -145,8 +146,8 @@ def test_ended_lease_is_put_back(store: Driver) -> None:
     lost, kept = sorted(sweep_all(store))
     store.raw.zadd(store.keys.claimed, {"1": 1})
     assert store.status().expired == 1
-    assert store.requeue(100) == 1
-    assert store.requeue(100) == 0
+    assert store.requeue(100) == Requeued(1, [])
+    assert store.requeue(100) == Requeued(0, [])
     assert store.sync_state(1).dirty
     assert store.sync_state(2).token == kept.token
     (again,) = sweep_all(store)
@@ -155,8 +156,50 @@ def test_ended_lease_is_put_back(store: Driver) -> None:
 
 def test_requeue_takes_no_more_than_it_may(store: Driver) -> None:
     store.raw.zadd(store.keys.claimed, {str(i): i for i in range(1, 11)})
-    assert [store.requeue(4) for _ in range(4)] == [4, 4, 2, 0]
+    store.raw.zadd(store.keys.since, {str(i): i for i in range(1, 11)})
+    assert [store.requeue(4).dirty for _ in range(4)] == [4, 4, 2, 0]
     assert store.status().dirty == 10
+
+
+def test_ended_lease_on_a_clean_one_leaves_it_clean(store: Driver) -> None:
+    store.create(1)
+    store.raw.delete(store.keys.dirty, store.keys.since)
+    store.claim(1, lease_us=LEASE)
+    assert store.requeue(100, include_unexpired=True) == Requeued(0, [1])
+    assert store.sync_state(1) == SyncState(False, None, None, None)
+
+
+def test_released_clean_one_stays_clean(store: Driver) -> None:
+    store.create(1)
+    store.raw.delete(store.keys.dirty, store.keys.since)
+    assert store.release(store.claim(1, lease_us=LEASE).claim) is True
+    assert store.sync_state(1) == SyncState(False, None, None, None)
+
+
+@pytest.mark.parametrize("end", ["requeue", "release"])
+@pytest.mark.parametrize("when", ["before the claim", "after the claim", "after the snapshot"])
+def test_bare_change_under_a_claim_keeps_its_mark(store: Driver, when: str, end: str) -> None:
+    store.create(1)
+    store.raw.delete(store.keys.dirty, store.keys.since)
+    if when == "before the claim":
+        mark(store, 1)
+    claim = store.claim(1, lease_us=LEASE).claim
+    if when == "after the claim":
+        mark(store, 1)
+    store.snapshot(claim)
+    if when == "after the snapshot":
+        mark(store, 1)
+    if end == "release":
+        store.release(claim)
+    else:
+        assert store.requeue(100, include_unexpired=True).clean in ([], [1])
+    assert store.sync_state(1).dirty
+    assert store.sync_state(1).token is None
+
+
+def test_name_that_is_no_id_is_put_back_to_be_named(store: Driver) -> None:
+    store.raw.zadd(store.keys.claimed, {"x": 1, "9" * 20: 1})
+    assert store.requeue(100) == Requeued(2, [])
 
 
 @pytest.mark.parametrize("operation", ["release", "acknowledge"])

@@ -406,7 +406,7 @@ def test_crash_after_commit_is_healed(
     snapshot = decode_character(1, hot.snapshot(claim).cores[1])
     with database.transaction(engine) as connection:
         groups.save(connection, [Group({1: snapshot})], {})
-    assert hot.requeue(10) == 1
+    assert hot.requeue(10).dirty == 1
     assert outcomes(sweep_once(other)) == {1: "unchanged"}
     assert hot.sync_state(1) == (False, None, None, None)
     assert hot.get(1).core() == full_core()

@@ -16,6 +16,7 @@ from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.sweep import drain, sweep
 from statesync.settings import Settings
+from statesync.state.outcomes import BackupOutcome
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -114,11 +115,37 @@ def test_ended_leases_are_handed_over_again(
     hot: HotStore, raw: Any, keys: Keys, small: Settings
 ) -> None:
     raw.zadd(keys.claimed, {str(i): 1 for i in range(1, 501)})
+    raw.zadd(keys.since, {str(i): 1 for i in range(1, 501)})
     batch = Messages()
     report = sweep(hot, small, batch, batch)
     assert (report.requeued, report.claimed) == (500, 500)
     assert batch.ids == list(range(1, 501))
     assert hot.status().counters["requeued"] == 500
+
+
+def test_worker_that_dies_with_a_claim_on_a_clean_one_raises_no_alarm(
+    hot: HotStore, orchestrator: GameStateOrchestrator, small: Settings
+) -> None:
+    """A backup that comes after the eviction claims a character that is gone, and dies."""
+    hot.create(1, state="x")
+    orchestrator.evict(1)
+    hot.claim(1, lease_us=0)
+    messages = Messages()
+    report = sweep(hot, small, messages, messages)
+    assert (report.requeued, report.claimed, messages.ids) == (1, 0, [])
+    assert drain(orchestrator, small, 5).outcomes == {}
+
+
+def test_clean_one_whose_claim_ended_after_a_snapshot_is_saved(
+    hot: HotStore, orchestrator: GameStateOrchestrator, small: Settings, raw: Any, keys: Keys
+) -> None:
+    hot.create(1, state="x")
+    orchestrator.backup_full_state(1)
+    claim = hot.claim(1, lease_us=0).claim
+    raw.hset(keys.core(1), "state", "y")  # and no mark: the snapshot's version alone tells
+    hot.snapshot(claim)
+    assert drain(orchestrator, small, 5).outcomes == {BackupOutcome.SAVED: 1}
+    assert not hot.status().claimed
 
 
 def test_two_sweeps_claim_each_once(hot: HotStore, raw: Any, keys: Keys, small: Settings) -> None:
