@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from statesync.durable.results import Busy, Refused
+from statesync.durable.results import Refused
 from statesync.errors import CorruptState, LeaseLost, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
 from statesync.hot.commands.backup import CoreAck, GroupAck, Later, NeedsKeys, RawSnapshot
@@ -27,6 +27,7 @@ from statesync.lifecycle.commit import Commit
 from statesync.lifecycle.conflicts import reconcile
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.groups import GroupResult
+from statesync.lifecycle.holders import holders_to_join, reasons_for_both, tie_holders
 from statesync.lifecycle.reports import BackupReport, saved_report
 from statesync.lifecycle.snapshots import (
     Snapshot,
@@ -129,11 +130,13 @@ class _Batch:
     def run(self) -> None:
         """Save the claimed characters in rounds; give back those that stay locked."""
         failpoint("claimed")
-        for round_number in range(_RECONCILE_ROUNDS):
+        round_number = 0
+        while round_number < _RECONCILE_ROUNDS:
             refused = self.save_pending(wait=round_number > 0)
-            all_locked = refused and all(map(_is_locked, refused))
+            all_locked = refused and all(snapshot.is_busy for snapshot in refused)
             if not self.pending or (round_number > 0 and all_locked):
                 break
+            round_number += not self.look_at_holders(refused)
             self.conflicts |= reconcile(self.hot, self.engine, self.types, refused, self.pending)
             for snapshot in refused:
                 self.quarantine_if_corrupt(snapshot)
@@ -159,6 +162,25 @@ class _Batch:
             tried = {member for snapshot in refused for member in snapshot.members()}
             waiting = [i for i in later if i in self.pending and i not in tried]
         return refused
+
+    def look_at_holders(self, refused: Sequence[Snapshot]) -> bool:
+        """Have others seen together with the groups whose things they hold, in the next round.
+
+        Quarantines two that both hold a thing. Returns whether any group has grown: it ends, since
+        groups only grow.
+        """
+        grown = False
+        for snapshot in refused:
+            if reasons := reasons_for_both(snapshot):
+                tie_holders(self.hot, snapshot)
+                first = next(iter(reasons.values()))
+                for char_id in snapshot.group.characters:
+                    self.quarantine([char_id], reasons.get(char_id, first))
+            elif holders := {*map(str, holders_to_join(snapshot))}:
+                grown = True
+                names = snapshot.raw.members() | holders
+                self.known_members |= dict.fromkeys(snapshot.raw.claims, names)
+        return grown
 
     # Snapshot
 
@@ -371,10 +393,3 @@ def _left_to_others(unknown_types: Mapping[str, int]) -> str:
         "characters in sessions of types that are not registered in this worker are left to one "
         f"that knows them: {listed}"
     )
-
-
-def _is_locked(snapshot: Snapshot) -> bool:
-    if snapshot.result is None:
-        return False
-    results = [*snapshot.result.characters.values(), *snapshot.result.sessions.values()]
-    return any(isinstance(result, Busy) for result in results)

@@ -26,7 +26,7 @@ from statesync.durable.results import (
     SessionDecision,
     SessionResult,
 )
-from statesync.sessions.base import SessionOrchestrator
+from statesync.sessions.base import HeldElsewhere, SessionOrchestrator
 from statesync.state.characters import Character
 from statesync.state.fields import dump_json
 from statesync.state.sessions import Session
@@ -42,6 +42,12 @@ class Group:
     sessions: dict[UUID, Session] = field(default_factory=dict)
     references: dict[int, dict[str, str]] = field(default_factory=dict)
     """By character: the ids that its core points at, by type; also of sessions that are gone."""
+    absent: frozenset[int] = frozenset()
+    """Characters that were looked for and are not loaded."""
+
+    def seen(self) -> set[int]:
+        """Return the characters of which the snapshot says what they hold, if anything."""
+        return {*self.characters, *self.absent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,8 @@ class GroupResult:
     saved: bool
     characters: dict[int, CharacterResult]
     sessions: dict[UUID, SessionResult]
+    held: Sequence[HeldElsewhere] = ()
+    """What keeps the group from being saved: things that others hold as well."""
 
 
 _SAVEABLE = (Accepted, Saved, Deleted)
@@ -90,15 +98,49 @@ def save(
         durable.characters.decide(connection, characters, wait=wait),
         durable.sessions.decide(connection, sessions, wait=wait),
     )
-    accepted = [group for group in groups if decided.can_save(group)]
+    saveable = [group for group in groups if decided.can_save(group)]
+    held = _held_elsewhere(connection, saveable, decided, types)
+    accepted = [group for group in saveable if not held[id(group)]]
     written = _write_characters(connection, accepted, decided)
     _write_sessions(connection, accepted, decided, types)
     _end_memberships(connection, accepted, written, types)
-    return [_result(group, decided, written) for group in groups]
+    return [_result(group, decided, written, held[id(group)]) for group in groups]
 
 
-def _result(group: Group, decided: _Decided, written: Mapping[int, Saved]) -> GroupResult:
-    saved = decided.can_save(group)
+def _held_elsewhere(
+    connection: Connection,
+    saveable: Sequence[Group],
+    decided: _Decided,
+    types: Mapping[str, SessionOrchestrator],
+) -> Mapping[int, list[HeldElsewhere]]:
+    """Return what of each group, by the group's ``id``, sessions of others hold as well.
+
+    A character that was seen at the same instant holds only what its snapshot shows.
+    """
+    group_of = {char_id: group for group in saveable for char_id in group.characters}
+    changed: dict[str, list[Session]] = defaultdict(list)
+    others: dict[str, list[Session]] = defaultdict(list)
+    for session in (s for group in saveable for s in group.sessions.values()):
+        is_changed = isinstance(decided.sessions[session.id], Accepted)
+        (changed if is_changed else others)[session.session_type].append(session)
+    found: dict[int, list[HeldElsewhere]] = defaultdict(list)
+    for session_type, sessions in changed.items():
+        with work_of(f"the session type {session_type!r} cannot save it", connection):
+            held = types[session_type].held_elsewhere(connection, sessions, others[session_type])
+        for one in held:
+            group = group_of.get(one.char_id)
+            if group and (one.is_live or one.other_id not in group.seen()):
+                found[id(group)].append(one)
+    return found
+
+
+def _result(
+    group: Group,
+    decided: _Decided,
+    written: Mapping[int, Saved],
+    held: Sequence[HeldElsewhere],
+) -> GroupResult:
+    saved = decided.can_save(group) and not held
     characters: dict[int, CharacterResult] = {}
     for char_id in group.characters:
         decision = decided.characters[char_id]
@@ -111,7 +153,7 @@ def _result(group: Group, decided: _Decided, written: Mapping[int, Saved]) -> Gr
             sessions[session_id] = session_decision
         else:
             sessions[session_id] = Saved(session.version, changed=True) if saved else HeldBack()
-    return GroupResult(saved, characters, sessions)
+    return GroupResult(saved, characters, sessions, held)
 
 
 def _write_characters(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.results import Saved
+from statesync.durable.results import Busy, Saved
 from statesync.errors import CorruptState, InvalidField
 from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SessionAck
 from statesync.hot.commands.claims import Claim
@@ -62,6 +62,14 @@ class Snapshot:
     def refused(self) -> bool:
         """Whether PostgreSQL has refused the group, for now or for good."""
         return self.result is not None and not self.result.saved
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether PostgreSQL has refused the group because another transaction holds a lock."""
+        if self.result is None:
+            return False
+        results = [*self.result.characters.values(), *self.result.sessions.values()]
+        return any(isinstance(result, Busy) for result in results)
 
     def bytes(self) -> int:
         """Return how many bytes Redis held of the group, without the logs."""
@@ -122,7 +130,8 @@ def decode(raw: RawSnapshot) -> Group:
             raise CorruptState(blamed, ref.label, reason)
         sessions[session.id] = session
     references = {char_id: raw.references[char_id] for char_id in characters}
-    return Group(characters, sessions, references)
+    absent = frozenset(raw.cores.keys() - characters.keys())
+    return Group(characters, sessions, references, absent)
 
 
 def unknown_references(raw: RawSnapshot) -> list[SessionRef]:

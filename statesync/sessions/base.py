@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
 from uuid import UUID
 
 from statesync import durable
@@ -17,7 +17,13 @@ from statesync.state.sessions import Session, write_session
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-__all__ = ["SessionOrchestrator", "SessionReport", "check_loaded", "make_orchestrators"]
+__all__ = [
+    "HeldElsewhere",
+    "SessionOrchestrator",
+    "SessionReport",
+    "check_loaded",
+    "make_orchestrators",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,20 @@ class SessionReport:
     """A BackupOutcome is what kept a participant, and so the session, from being saved."""
     session_id: str | None = None
     error: str | None = None
+
+
+class HeldElsewhere(NamedTuple):
+    """A thing that a session is about to save, and that another character's session holds."""
+
+    char_id: int
+    """Whose session is about to be saved."""
+    other_id: int
+    """Whose session holds it, too."""
+    field: str
+    thing: str
+    """What and where, such as ``item 'sword' is also in the inventory``."""
+    is_live: bool
+    """Whether a snapshot shows that the other one holds it; if not, PostgreSQL does."""
 
 
 class Game(Protocol):
@@ -69,6 +89,10 @@ class SessionOrchestrator:
     def check(cls, fields: Mapping[str, Any]) -> None:
         """Refuse fields that cannot be saved. Raises InvalidField."""
 
+    @classmethod
+    def check_together(cls, changes: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse new fields of several sessions, if not all can be saved. Raises InvalidField."""
+
     def payload(self, session: Session) -> dict[str, Any]:
         """Return what ``sessions.payload`` holds of a session: all its fields."""
         return session.fields
@@ -80,6 +104,19 @@ class SessionOrchestrator:
         written and locked. The same snapshot may come twice. An exception keeps all of them from
         being saved.
         """
+
+    def held_elsewhere(
+        self,
+        connection: Connection,  # noqa: ARG002
+        changed: Sequence[Session],  # noqa: ARG002
+        others: Sequence[Session],  # noqa: ARG002
+    ) -> list[HeldElsewhere]:
+        """Return what sessions hold, of which only one can have it, and others hold as well.
+
+        ``changed`` are about to be saved; ``others`` are live and saved already. The characters are
+        seen at one instant then: two that both hold it are quarantined; if one does, it is saved.
+        """
+        return []
 
     def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
         """Return the open session of each character that has one, as it was last saved."""

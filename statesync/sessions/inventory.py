@@ -14,7 +14,7 @@ from statesync import durable
 from statesync.durable.recordset import recordset
 from statesync.durable.tables import inventory_items
 from statesync.errors import InvalidField
-from statesync.sessions.base import SessionOrchestrator
+from statesync.sessions.base import HeldElsewhere, SessionOrchestrator
 from statesync.state.sessions import Session
 
 __all__ = ["InventoryOrchestrator"]
@@ -70,6 +70,13 @@ class InventoryOrchestrator(SessionOrchestrator):
                     f"{item['item_id']!r:.60} is the id of items[{first}] already",
                 )
 
+    @classmethod
+    def check_together(cls, changes: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse an item in two inventories. Raises InvalidField."""
+        ids = Counter(item["item_id"] for fields in changes for item in fields.get("items") or ())
+        if twice := [item_id for item_id, count in ids.items() if count > 1]:
+            raise InvalidField("items", f"item {twice[0]!r:.60} is in two inventories")
+
     def payload(self, session: Session) -> dict[str, Any]:
         """Return all fields; of the items only their ids, in order."""
         payload = dict(session.fields)
@@ -81,33 +88,67 @@ class InventoryOrchestrator(SessionOrchestrator):
         """Write the items that differ, and take them from their previous owners."""
         rows: list[Item] = [
             _to_row(owner, item)
-            for session in snapshots
+            # Of a closed and an open inventory that list the same item, the open one has it.
+            for session in sorted(snapshots, key=lambda one: not one.closed)
             if (owner := _owner(session)) is not None
             for item in session.fields.get("items", [])
         ]
         owners = [_owner(session) for session in snapshots if "items" in session.fields]
         if not owners:
             return
-        rows = self._one_owner_each(connection, rows)
+        rows = list({row["item_id"]: row for row in rows}.values())
         previous = set(connection.execute(_PREVIOUS_OWNERS, {"rows": rows}).scalars())
         connection.execute(_DELETE_MISSING, {"owners": owners, "rows": rows})
         connection.execute(_UPSERT, {"rows": rows})
         self._invalidate_inventories(connection, previous - set(owners))
 
-    def _one_owner_each(self, connection: Connection, rows: list[Item]) -> list[Item]:
-        """Return ``rows`` with each item once. An item in two inventories is on its way from the
-        owner that PostgreSQL knows to the other one."""
-        counts = Counter(row["item_id"] for row in rows)
-        twice = [item_id for item_id, count in counts.items() if count > 1]
-        if not twice:
-            return rows
+    def held_elsewhere(
+        self, connection: Connection, changed: Sequence[Session], others: Sequence[Session]
+    ) -> list[HeldElsewhere]:
+        """Return the items of open inventories that another open inventory holds as well.
+
+        A closed inventory holds nothing: its items may be in another one already.
+        """
+        owners_of: dict[str, set[int]] = defaultdict(set)
+        seen = set()
+        for session in (*changed, *others):
+            seen.add(owner := _owner(session))
+            if owner is not None and not session.closed:
+                for item in session.fields.get("items", []):
+                    owners_of[item["item_id"]].add(owner)
+        claims = [
+            (item["item_id"], owner)
+            for session in changed
+            if (owner := _owner(session)) is not None and not session.closed
+            for item in session.fields.get("items", [])
+        ]
+        held = [
+            _held_elsewhere(item_id, owner, other, is_live=True)
+            for item_id, owner in claims
+            for other in sorted(owners_of[item_id] - {owner})
+        ]
+        saved_owner_of = self._saved_owners(connection, [item_id for item_id, _ in claims], seen)
+        return held + [
+            _held_elsewhere(item_id, owner, saved_owner_of[item_id], is_live=False)
+            for item_id, owner in claims
+            if item_id in saved_owner_of
+        ]
+
+    def _saved_owners(
+        self, connection: Connection, item_ids: Sequence[str], seen: Collection[int | None]
+    ) -> dict[str, int]:
+        """Return the owners of items in PostgreSQL that are not ``seen`` and have an open
+        inventory, by item."""
         query = select(inventory_items.c.item_id, inventory_items.c.character_id).where(
             inventory_items.c.item_id == func.any(bindparam("ids"))
         )
-        saved = {(item_id, owner) for item_id, owner in connection.execute(query, {"ids": twice})}
-        # The last row for each id wins, so those of owners that PostgreSQL knows come first.
-        ordered = sorted(rows, key=lambda row: (row["item_id"], row["character_id"]) not in saved)
-        return list({row["item_id"]: row for row in ordered}.values())
+        rows = connection.execute(query, {"ids": list(item_ids)})
+        owner_of = {item_id: owner for item_id, owner in rows if owner not in seen}
+        if not owner_of:
+            return {}
+        memberships = durable.sessions.memberships(connection, [*set(owner_of.values())])
+        having_open = {m.char_id for m in memberships if m.session_type == self.session_type}
+        return {item_id: owner for item_id, owner in owner_of.items() if owner in having_open}
 
     def _invalidate_inventories(self, connection: Connection, owners: Collection[int]) -> None:
         """Have the open inventories of ``owners`` saved again: their rows have lost an item."""
@@ -149,6 +190,11 @@ def _check_item(path: str, item: object) -> None:
     if type(quantity) is not int or not 0 <= quantity <= _MAX_QUANTITY:
         reason = f"must be an integer from 0 to 2^63-1, not {quantity!r:.40}"
         raise InvalidField(f"{path}.quantity", reason)
+
+
+def _held_elsewhere(item_id: str, owner: int, other: int, *, is_live: bool) -> HeldElsewhere:
+    thing = f"item {item_id!r:.60} is also in the inventory"
+    return HeldElsewhere(owner, other, "items", thing, is_live)
 
 
 def _owner(session: Session) -> int | None:

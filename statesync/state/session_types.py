@@ -47,6 +47,10 @@ class SessionType(Protocol):
     def check(cls, fields: Mapping[str, Any]) -> None:
         """Refuse fields that cannot be saved. Raises InvalidField."""
 
+    @classmethod
+    def check_together(cls, changes: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse new fields of several sessions, if not all can be saved. Raises InvalidField."""
+
 
 AnyClass = TypeVar("AnyClass", bound=type)
 _decorated: list[type] = []

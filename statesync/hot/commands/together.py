@@ -192,12 +192,26 @@ def update_together(
         raise InvalidInput(
             f"{len(todo)} characters and sessions in one change; at most {MAX_TIED} can be"
         )
+    _check_sessions(todo)
     changed = [n for n, one in todo.items() if n.isdigit() and one.action != Action.EXPECT]
 
     def by_character(versions: Mapping[str, int]) -> dict[int, int]:
         return {int(name): versions[name] for name in changed}
 
     return change(keys, todo, durable=durable).then(by_character)
+
+
+def _check_sessions(todo: Mapping[str, Change]) -> None:
+    """Refuse new fields of sessions of one type that cannot all be saved. Raises InvalidField."""
+    by_type: dict[str, list[dict[str, Any]]] = {}
+    for one in todo.values():
+        if one.session_type and one.fields:
+            json = json_fields(one.session_type)
+            values = {n: load_json(t) if t and n in json else t for n, t in one.fields.items()}
+            by_type.setdefault(one.session_type, []).append(values)
+    for session_type, changes in by_type.items():
+        if len(changes) > 1:
+            find_type(session_type).check_together(changes)
 
 
 _update_together = load_script("update_together")
