@@ -39,9 +39,9 @@ class Keys:
         """STRING, expires: the answer to a change, in case it is sent again."""
         return f"{self.prefix}statesync:once:{token}"
 
-    def staged(self, token: str) -> str:
+    def staged(self, name: str) -> str:
         """LIST, expires: a log that is being restored, not yet under its own key."""
-        return f"{self.prefix}statesync:staged:{token}"
+        return f"{self.prefix}statesync:staged:{name}"
 
     @property
     def dirty(self) -> str:

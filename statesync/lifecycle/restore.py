@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
-from uuid import uuid4
 
 from sqlalchemy import Connection, Engine
 
@@ -21,7 +20,7 @@ from statesync.durable import database
 from statesync.durable.database import QUICK_SECONDS
 from statesync.errors import CorruptState, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
-from statesync.hot.commands.transfer import Peek, RestoreItem, RestoreResult
+from statesync.hot.commands.transfer import Peek, RestoreItem, RestoreResult, staged_name
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.failpoints import failpoint
 from statesync.sessions.base import SessionOrchestrator, check_loaded
@@ -71,7 +70,7 @@ class _Plan:
     version: int | None
     """None if the core is live and only its sessions are to be restored."""
     sessions: dict[str, Session] = field(default_factory=dict)
-    """By the token under which the log is staged."""
+    """By the name under which the log is staged."""
     ended: tuple[str, ...] = ()
     """The types of sessions that the core pointed at and of which nothing is left."""
     fallback_from: str | None = None
@@ -264,7 +263,7 @@ class Restore:
             reference = reference_field(session_type)
             session = sessions_of.get(session_type, {}).get(row.char_id)
             if session:
-                sessions[uuid4().hex] = session
+                sessions[staged_name(session)] = session
                 changed |= core.get(reference) != str(session.id)
                 core[reference] = str(session.id)
             elif core.get(reference):
@@ -318,13 +317,13 @@ class Restore:
         """
         staging: list[Command[Any]] = []
         staged = set()
-        for token, session in chain.from_iterable(p.sessions.items() for p in plans.values()):
-            if not session.log or session.id in staged:
+        for name, session in chain.from_iterable(p.sessions.items() for p in plans.values()):
+            if not session.log or name in staged:
                 continue
-            staged.add(session.id)
+            staged.add(name)
             entries = [dump_json(entry) for entry in session.log]
             staging += [
-                self._commands.stage(token, entries[start : start + _LOG_STEP], start=start)
+                self._commands.stage(name, entries[start : start + _LOG_STEP], start=start)
                 for start in range(0, len(entries), _LOG_STEP)
             ]
         return staging
@@ -368,7 +367,7 @@ def _plan_sessions(
 ) -> _Plan:
     """Return the plan to restore the lost sessions of a live character."""
     sessions = {
-        uuid4().hex: session
+        staged_name(session): session
         for session_type, session_id in references.items()
         if (session := sessions_of.get(session_type, {}).get(char_id))
         and str(session.id) == session_id

@@ -59,6 +59,15 @@ local function find_live(number, sessions)
   return is_live
 end
 
+-- Drops the logs that were staged for a character that is refused. Returns the refusal.
+local function drop_staged(number, sessions, refused)
+  for n = 1, #sessions do
+    local _, _, _, staged = session_keys(number, n)
+    redis.call('DEL', staged)
+  end
+  return refused
+end
+
 local function place_log(staged, log)
   redis.call('DEL', log)
   if redis.call('EXISTS', staged) == 1 then
@@ -93,12 +102,14 @@ end
 local function restore(number, char_id, version, is_changed, fields, sessions)
   local core, tombstone = KEYS[number], KEYS[number + 1]
   local was_live = redis.call('EXISTS', core) == 1
-  if not was_live and (version == '' or is_older(version, tombstone)) then return 'stale' end
+  if not was_live and (version == '' or is_older(version, tombstone)) then
+    return drop_staged(number, sessions, 'stale')
+  end
   if was_live and #sessions > 0 and redis.call('TYPE', core).ok ~= 'hash' then
     return 'WRONGTYPE ' .. number
   end
   local is_live, refused = find_live(number, sessions)
-  if not is_live then return refused end
+  if not is_live then return drop_staged(number, sessions, refused) end
 
   local outcome = was_live and 'live' or 'restored'
   if not was_live then

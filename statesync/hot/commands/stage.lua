@@ -7,6 +7,6 @@ local staged = KEYS[1]
 local entries_before, staged_ms = tonumber(ARGV[1]), ARGV[2]
 if redis.call('LLEN', staged) == entries_before then
   redis.call('RPUSH', staged, unpack(ARGV, 3))
-  redis.call('PEXPIRE', staged, staged_ms)
 end
+redis.call('PEXPIRE', staged, staged_ms)
 return redis.call('LLEN', staged)

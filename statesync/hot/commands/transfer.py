@@ -35,6 +35,7 @@ __all__ = [
     "reconcile_session",
     "restore",
     "stage",
+    "staged_name",
 ]
 
 TOMBSTONE_MS = 600_000
@@ -140,11 +141,19 @@ def _reconcile_hash(
 _stage = load_script("stage")
 
 
-def stage(keys: Keys, token: str, entries: Sequence[str], /, *, start: int) -> Command[int]:
+def staged_name(session: Session) -> str:
+    """Return the name under which the log of a loaded session is staged.
+
+    It is the same each time, so a restore that is repeated uses what is there.
+    """
+    return f"{session.id}:{session.version}:{len(session.log)}"
+
+
+def stage(keys: Keys, name: str, entries: Sequence[str], /, *, start: int) -> Command[int]:
     """Store the entries from ``start`` of a log that ``restore`` will put under its own key."""
     # Repeatable: entries are added only to as many as came before them.
     args: list[str | int] = [start, _STAGED_MS, *entries]
-    return Command(_stage, (keys.staged(token),), args, int, repeatable=True)
+    return Command(_stage, (keys.staged(name),), args, int, repeatable=True)
 
 
 class RestoreItem(NamedTuple):
@@ -155,7 +164,7 @@ class RestoreItem(NamedTuple):
     """Its row's; None if only sessions of a live core are to be restored."""
     core: Mapping[str, str] = {}
     sessions: Mapping[str, Session] = {}
-    """By the token under which their logs are staged."""
+    """By the name under which their logs are staged."""
     changed: bool = False
     """Whether the core is not what its row says; then it is marked dirty."""
 
@@ -192,10 +201,10 @@ def restore(
     script_keys = [keys.dirty, keys.since, keys.stats]
     for item in todo:
         script_keys += (keys.core(item.char_id), keys.tombstone(item.char_id))
-        for token, session in item.sessions.items():
+        for name, session in item.sessions.items():
             ref = SessionRef(session.session_type, str(session.id))
             script_keys += (keys.session(*ref), keys.session_log(*ref))
-            script_keys += (keys.tombstone(ref.id), keys.staged(token))
+            script_keys += (keys.tombstone(ref.id), keys.staged(name))
 
     def parse(reply: Raw) -> list[RestoreResult | errors.StatesyncError]:
         return [read(item.char_id, text.decode()) for item, text in zip(todo, reply, strict=True)]

@@ -563,6 +563,27 @@ def test_restore_brings_a_session_with_its_log(store: Driver) -> None:
     assert store.restore_one(1, 5, core, sessions=elsewhere) == ("live", ["left"])
 
 
+def test_log_that_a_restore_does_not_use_is_dropped(store: Driver) -> None:
+    session = uuid4()
+    store.raw.set(store.keys.tombstone(str(session)), 5)
+    for _ in range(2):
+        store.stage("t", ["0", "1"], start=0)
+        core = {"combat_session_id": str(session)}
+        result = store.restore_one(1, 3, core, {"t": restored(session, 4, 2)})
+        assert result.core == "stale"
+        assert not list(store.raw.scan_iter(f"{store.keys.prefix}statesync:staged:*"))
+
+
+def test_log_that_is_staged_already_is_used(store: Driver) -> None:
+    session = uuid4()
+    for _ in range(2):
+        store.stage("t", ["0", "1"], start=0)
+        store.stage("t", ["2"], start=2)
+    core = {"combat_session_id": str(session)}
+    store.restore_one(1, 3, core, {"t": restored(session, 4, 3)})
+    assert log(store, session) == [0, 1, 2]
+
+
 def test_restore_refuses_a_session_older_than_its_tombstone(store: Driver) -> None:
     session = uuid4()
     store.raw.set(store.keys.tombstone(str(session)), 9)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, event, text
 
-from statesync.errors import InvalidCharId
+from statesync.errors import InvalidCharId, RedisUnavailable
+from statesync.hot.command import Command
 from statesync.hot.keys import Keys
 from statesync.lifecycle.orchestrator import GameStateOrchestrator, RestoreReport
 from statesync.state.outcomes import RestoreOutcome
@@ -177,3 +179,37 @@ def test_everyone_comes_back_after_a_wipe(
     assert [core.core() for core in cores if not isinstance(core, Exception)] == [
         full_core(i) for i in ids
     ]
+
+
+def test_repeated_restores_stage_a_log_once(
+    orchestrator: Orchestrator,
+    full_core: FullCore,
+    raw: Any,
+    keys: Keys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hot = orchestrator.hot
+    hot.create(1, **full_core())
+    fight = hot.open_session("combat", [1], {"monsters": []})
+    hot.update_session("combat", fight, log=["hit"] * 1500)
+    orchestrator.backup_full_state(1)
+    raw.delete(keys.core(1), keys.session("combat", str(fight)))
+
+    send = hot.run_many
+
+    def lose_connection_after_staging(todo: Sequence[Command[Any]]) -> list[Any]:
+        staging = [one for one in todo if one.keys and ":staged:" in one.keys[0]]
+        results = send(staging or todo)
+        if staging:
+            raise RedisUnavailable("cut off")
+        return results
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hot, "run_many", lose_connection_after_staging)
+        for _ in range(3):
+            with pytest.raises(RedisUnavailable):
+                orchestrator.restore_full_state(1)
+    assert len(list(raw.scan_iter(f"{keys.prefix}statesync:staged:*"))) == 1
+    assert orchestrator.restore_full_state(1).sessions == {"combat": "restored"}
+    assert len(hot.read_log("combat", fight)) == 1500
+    assert not list(raw.scan_iter(f"{keys.prefix}statesync:staged:*"))
