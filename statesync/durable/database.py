@@ -248,7 +248,7 @@ def work_of(problem: str, connection: Connection | None = None) -> Iterator[None
         yield
         _check_not_failed(connection)
     except Exception as error:
-        cause = f"{type(error).__name__}: {error}"
+        cause = f"{type(error).__name__}: {_first_line_of(error)}"
         if isinstance(error, DBAPIError):
             if _code(error)[:2] not in _MISTAKES:
                 raise
@@ -283,7 +283,11 @@ def _code(error: DBAPIError) -> str:
 
 
 def _first_line(error: DBAPIError) -> str:
-    return str(error.orig).strip().split("\n")[0]
+    return _first_line_of(error.orig)
+
+
+def _first_line_of(error: object) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def _address(engine: Engine) -> str:

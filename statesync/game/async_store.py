@@ -220,11 +220,9 @@ class AsyncGameStore:
     async def is_durable(self, char_id: int, version: int, /) -> bool:
         """Tell whether PostgreSQL has a change, by the version that it returned.
 
-        Raises InvalidCharId or DatabaseUnavailable.
+        Raises InvalidCharId, DatabaseUnavailable, or InvalidInput if the store is closed.
         """
-        char_ids = [check_char_id(char_id)]
-        found = await asyncio.to_thread(self._client.group_commit.durable_versions, char_ids)
-        return found.get(char_id, -1) >= version
+        return await asyncio.to_thread(self._client.group_commit.is_durable, char_id, version)
 
     async def wait_durable(
         self, char_id: int, version: int, /, *, timeout: float | None = None
@@ -232,7 +230,8 @@ class AsyncGameStore:
         """Save a change now, by the version that it returned; return when PostgreSQL has it.
 
         ``timeout`` is in seconds. Raises NotDurable, InvalidCharId, or InvalidInput if the store is
-        closed.
+        closed
+        or the version is none.
         """
         receipts = {check_char_id(char_id): version}
         await asyncio.wrap_future(self._client.group_commit.wait_for(receipts, timeout))

@@ -23,6 +23,7 @@ from statesync.durable import database
 from statesync.durable.alarms import Alarm
 from statesync.errors import InvalidInput, NotDurable, ServerUnavailable
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
+from statesync.state.fields import check_char_id, check_version
 from statesync.state.outcomes import BackupOutcome
 
 __all__ = ["DURABLE_SECONDS", "GroupCommit"]
@@ -105,10 +106,15 @@ class GroupCommit:
         self._thread: threading.Thread | None = None
 
     def wait_for(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
-        """Do as ``submit``, but raise InvalidInput if the store is closed."""
+        """Do as ``submit``; InvalidInput if the store is closed or a version is none."""
+        self._check_open()
+        for version in receipts.values():
+            check_version(version)
+        return self.submit(receipts, seconds)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise InvalidInput("the store is closed")
-        return self.submit(receipts, seconds)
 
     def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
         """Save characters from now on; the Future is done when their versions are in PostgreSQL.
@@ -143,7 +149,17 @@ class GroupCommit:
             futures.wait(unfinished)
             self._thread.join(_LAST_SECONDS)
 
-    def durable_versions(self, char_ids: list[int]) -> dict[int, int]:
+    def is_durable(self, char_id: int, version: int) -> bool:
+        """Tell whether PostgreSQL has a version of a character.
+
+        Raises InvalidCharId, DatabaseUnavailable, or InvalidInput if the store is closed or the
+        version is none.
+        """
+        self._check_open()
+        versions = self._durable_versions([check_char_id(char_id)])
+        return versions.get(char_id, -1) >= check_version(version)
+
+    def _durable_versions(self, char_ids: list[int]) -> dict[int, int]:
         """Return the versions that PostgreSQL has, by id. Raises DatabaseUnavailable."""
         engine = self._orchestrator.engine
         with database.transaction(engine, answer_seconds=database.QUICK_SECONDS) as connection:
@@ -180,7 +196,7 @@ class GroupCommit:
         char_ids = {char_id for wait in waits for char_id in wait.receipts}
         reports = {r.char_id: r for r in self._orchestrator.backup_many(char_ids)}
         doubtful = [i for i, report in reports.items() if report.outcome in _DOUBTFUL]
-        versions = self.durable_versions(doubtful) if doubtful else {}
+        versions = self._durable_versions(doubtful) if doubtful else {}
         for wait in waits:
             self._decide(wait, reports, versions)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib.resources import files
 from itertools import chain
@@ -67,7 +67,7 @@ class Command(Generic[T_co]):
     and says which; then ``parse`` returns the Command to run instead.
     """
 
-    script: Script
+    script: Script = field(repr=False)
     keys: Sequence[str]
     args: Iterable[str | int | bytes]
     parse: Callable[[Raw], T_co | Command[T_co]]

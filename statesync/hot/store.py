@@ -79,6 +79,7 @@ class _Connection:
     """What the two stores share: the address of Redis, and what its replies mean."""
 
     committer: Committer | None = None
+    _closed = False
 
     def __init__(self, url: str, prefix: str) -> None:
         self.keys = Keys(prefix)
@@ -92,6 +93,10 @@ class _Connection:
         """Return the error for Commands whose connection broke after they were sent."""
         more = "" if repeatable else "; the change may or may not have been made"
         return self._unavailable(error, more)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InvalidInput("the store is closed")
 
     def _keeps_changing(self) -> RedisUnavailable:
         return RedisUnavailable(
@@ -256,6 +261,7 @@ class HotStore(_Connection, SyncOperations):
 
         Sends again what Redis has not run, or what may be run twice. Raises RedisUnavailable.
         """
+        self._check_open()
         for tries_left in range(_RETRIES, -1, -1):
             try:
                 connection = self._pool.get_connection()
@@ -274,7 +280,8 @@ class HotStore(_Connection, SyncOperations):
         raise AssertionError("the last try returns or raises")
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; from now on every operation raises InvalidInput."""
+        self._closed = True
         self._pool.disconnect()
 
     def __enter__(self) -> Self:
@@ -328,6 +335,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
 
     async def _send(self, requests: Sequence[_Request], *, repeatable: bool) -> list[Any]:
         """Return the replies, as ``HotStore`` does."""
+        self._check_open()
         for tries_left in range(_RETRIES, -1, -1):
             try:
                 connection = await self._pool.get_connection()
@@ -346,7 +354,8 @@ class AsyncHotStore(_Connection, AsyncOperations):
         raise AssertionError("the last try returns or raises")
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections; from now on every operation raises InvalidInput."""
+        self._closed = True
         await self._pool.disconnect()
 
     async def __aenter__(self) -> Self:

@@ -170,7 +170,8 @@ def _encode_value(name: str, value: object) -> str | None:
     elif isinstance(value, int | float) and not (isinstance(value, bool) or check or is_reference):
         text = str(value)
     else:
-        fail(f"must be a string, not {type(value).__name__}")
+        wanted = "a string" if check or is_reference else "a string or a number"
+        fail(f"must be {wanted}, not {type(value).__name__}")
     read: Callable[[bytes], object] = check or (_session_id if is_reference else read_text)
     read(text.encode())
     return text

@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
-from statesync.errors import InvalidCharId, InvalidField
+from statesync.errors import InvalidCharId, InvalidField, InvalidInput
 
 __all__ = [
     "MAX_CORE_BYTES",
@@ -20,6 +20,7 @@ __all__ = [
     "TIE_FIELD",
     "InvalidValue",
     "check_char_id",
+    "check_version",
     "dump_json",
     "encode_json",
     "fail",
@@ -73,6 +74,13 @@ def parse_char_id(text: str) -> int:
     if not _ID_TEXT.fullmatch(text):
         return check_char_id(text)
     return check_char_id(int(text))
+
+
+def check_version(version: object) -> int:
+    """Return ``version`` if it is an integer from 0 to 2**53 - 1; InvalidInput if not."""
+    if type(version) is not int or not 0 <= version <= MAX_VERSION:
+        raise InvalidInput(f"{version!r:.60} is not a version: it must be an integer from 0")
+    return version
 
 
 # JSON

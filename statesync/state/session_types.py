@@ -123,7 +123,8 @@ def check_registry(classes: Iterable[type]) -> dict[str, type[SessionType]]:
         if cls.session_type in by_type:
             raise InvalidSessionType(
                 f"the session type {cls.session_type!r} is registered twice: by "
-                f"{_path(by_type[cls.session_type])} and by {_path(cls)}"
+                f"{_path(by_type[cls.session_type])} and by {_path(cls)}; as an entry point and by "
+                "the decorator, say: keep one of the two"
             )
         by_type[cls.session_type] = cls
         for state in cls.states:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,6 +26,7 @@ from statesync.errors import (
     InvalidInput,
     NotDurable,
     PreconditionFailed,
+    SessionNotLoaded,
 )
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED
@@ -133,13 +134,13 @@ def test_without_postgresql_it_says_what_is_known(unreachable: Settings) -> None
         assert game._hot.sync_state(1).dirty
 
 
-def test_nobody_loaded_nobody_saved(
+def test_a_session_of_characters_that_are_gone_is_not_changed(
     game: GameStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys
 ) -> None:
     fight = game.open_session("combat", [1, 2], {"turn": "1"})
     orchestrator.backup_many([1, 2])
     raw.delete(keys.core(1), keys.core(2))
-    with pytest.raises(NotDurable, match="none of them is loaded"):
+    with pytest.raises(SessionNotLoaded, match="no loaded character is in combat:session:"):
         game.update_session("combat", fight, {"turn": "2"}, durable=True)
 
 
@@ -255,3 +256,35 @@ def test_own_fields_have_any_name_and_none_deletes(game: GameStore, engine: Engi
     game.update_together(Together().expect(1, gold=None).update(2, gold=5))
     with pytest.raises(InvalidInput, match="durable"):
         game.update(1, durable=3)  # type: ignore[arg-type]
+
+
+def test_a_wrong_version_harms_no_other_caller(game: GameStore) -> None:
+    for wrong in ("1", -1, 1.0, None, True):
+        with pytest.raises(InvalidInput, match="is not a version"):
+            game.wait_durable(1, wrong)  # type: ignore[arg-type]
+        with pytest.raises(InvalidInput, match="is not a version"):
+            game.is_durable(1, wrong)  # type: ignore[arg-type]
+    game.update(2, gold=1, durable=True)
+
+
+def test_a_closed_store_is_closed_for_everything(settings: Settings) -> None:
+    game = GameStore(settings)
+    game.create(1)
+    service = LoginService(game)
+    game.close()
+    game.close()
+    closed: list[Callable[[], object]] = [
+        lambda: game.get(1),
+        lambda: game.update(1, gold=1),
+        lambda: game.run_many([game.commands.get(1)]),
+        lambda: game.is_durable(1, 1),
+        lambda: service.login(1),
+        lambda: service.logout(1),
+    ]
+    for call in closed:
+        with pytest.raises(InvalidInput, match="the store is closed"):
+            call()
+
+
+def test_a_command_shows_what_it_is_about_and_no_script(game: GameStore) -> None:
+    assert "redis.call" not in repr(game.commands.update(1, gold=1))
