@@ -15,6 +15,7 @@ class Proxy:
         self.redis_path = redis_path
         self.before_cut: Callable[[], object] | None = None
         """If set, the next script's reply is held back; then this is called, once, and cut off."""
+        self.clients: list[socket.socket] = []
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self.listener.getsockname()[1]}/0"
         threading.Thread(target=self.accept, daemon=True).start()
@@ -24,7 +25,14 @@ class Proxy:
         with suppress(OSError):
             while True:
                 client, _ = self.listener.accept()
+                self.clients.append(client)
                 threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def close_all(self) -> None:
+        """Close every connection, as a server does that ends."""
+        for client in self.clients:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
 
     def serve(self, client: socket.socket) -> None:
         """Pass requests and replies on in turn: redis-py never sends before it has read."""

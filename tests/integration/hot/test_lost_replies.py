@@ -153,6 +153,13 @@ def test_connections_that_redis_has_closed_are_made_anew(
         game.close()
 
 
+def test_connections_over_tcp_that_were_closed_are_made_anew(game: Driver, proxy: Proxy) -> None:
+    for number in range(3):
+        proxy.close_all()
+        game.runner.run(asyncio.sleep(0.01))
+        assert game.update(3, gold=number) == number + 2
+
+
 def test_nothing_sent_is_nothing_made() -> None:
     with (
         HotStore("redis://127.0.0.1:1/0") as store,

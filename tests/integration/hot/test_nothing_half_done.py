@@ -26,9 +26,11 @@ CROWD = 9_000
 
 @pytest.fixture
 def scene(store: Driver) -> tuple[Driver, Claim]:
-    """A fight of 1 and 2, where 3 and 4 have traded and 5 is in quarantine; a claim on 1."""
-    for char_id in range(1, 7):
+    """A fight of 1 and 2, where 3 and 4 have traded; 5 is in quarantine, 7 saved; a claim on 1."""
+    for char_id in range(1, 8):
         store.create(char_id, gold=1)
+    store.raw.hset(store.keys.core(7), "saved_version", 1)
+    store.raw.srem(store.keys.dirty, 7)
     store.open_session("combat", [1, 2], {"monsters": []}, session_id=FIGHT)
     store.open_session("inventory", [1], {"items": []}, session_id=BAG)
     store.update_session("combat", FIGHT, log=["hit"])
@@ -76,6 +78,7 @@ WRITES: dict[str, Call] = {
             RestoreItem(9, 1, {}, {"x": Session("combat", LATE)}),
         ]
     ),
+    "evict": lambda store, _: store.evict(7),
     "mark_unsaved": lambda store, _: store.mark_unsaved(2, SessionRef("combat", str(FIGHT))),
     "forget": lambda store, _: store.forget(1, [SessionRef("combat", str(FIGHT))]),
     "discard_quarantined": lambda store, _: store.discard_quarantined("5"),
@@ -133,6 +136,19 @@ def test_log_of_another_type_leaves_both_of_a_trade_as_they_were(
     trade = Together().update(1, gold=0).update(2, gold=2)
     with pytest.raises(CorruptState, match=f"combat:session:{FIGHT}:log"):
         store.update_together(trade.update_session("combat", FIGHT, log=["traded"]))
+    assert everything(store) == before
+
+
+def test_member_of_another_type_leaves_ties_that_meet_as_they_were(
+    scene: tuple[Driver, Claim],
+) -> None:
+    store, _ = scene
+    store.update_together({1: {"gold": 1}, 2: {"gold": 1}, 6: {"gold": 1}})
+    store.raw.delete(store.keys.core(3))
+    store.raw.set(store.keys.core(3), "x")
+    before = everything(store)
+    with pytest.raises(CorruptState, match="character 3"):
+        store.update_together({1: {"gold": 0}, 4: {"gold": 2}})
     assert everything(store) == before
 
 
