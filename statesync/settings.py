@@ -20,23 +20,37 @@ __all__ = ["PREFIX", "Settings", "mask_or_hide", "mask_url"]
 PREFIX = "STATESYNC_"
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
+_REDIS_OF_KOMBU = (*_REDIS_SCHEMES, "redis+socket", "sentinel")
+_NEXT_URL = re.compile(r";(?=[A-Za-z+]+://)")
+"""Kombu takes several URLs, such as those of sentinels."""
+_SECRET = re.compile(r"passw(or)?d|secret|token", re.IGNORECASE)
+"""Names in a query: ``password``, ``ssl_password``, ``sslpassword``, ``oauth_client_secret``."""
+_WHOLE_IN_QUERY = frozenset({"db", "health_check_interval", "max_connections", "protocol"})
+_NUMBER_IN_QUERY = frozenset({"socket_connect_timeout", "socket_timeout", "timeout"})
+_REDIS_URL_IS = "redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0"
 
 
 def mask_url(url: str) -> str:
-    """Return ``url`` with ``***`` for its password, in the login and in the query.
+    """Return ``url`` with ``***`` for each secret, in the login and in the query.
 
     Raises ValueError if it is too broken to find the password in.
     """
+    return ";".join(map(_mask_one, _NEXT_URL.split(url)))
+
+
+def _mask_one(url: str) -> str:
     parts = urlsplit(url)
     netloc = parts.netloc
     if "@" in netloc:
         user, _, host = netloc.rpartition("@")
-        netloc = f"{user.split(':', 1)[0]}{':***' if ':' in user else ''}@{host}"
+        name, colon, _ = user.partition(":")
+        if not colon and parts.scheme in _REDIS_OF_KOMBU:
+            name = "***"  # Redis has no users without a password: it is one, misplaced
+        netloc = f"{name}{':***' if colon else ''}@{host}"
     elif "@" in url:
         raise ValueError("a / in the password, which must be written %2F, ends the host")
-    secret = ("password", "passwd", "sslpassword")
     query = urlencode(
-        [(k, "***" if k.lower() in secret else v) for k, v in parse_qsl(parts.query)], safe="*/:"
+        [(k, "***" if _SECRET.search(k) else v) for k, v in parse_qsl(parts.query)], safe="*/:"
     )
     tail = f"?{query}" if query else ""
     return f"{parts.scheme}://{netloc}{parts.path}{tail}"
@@ -45,9 +59,15 @@ def mask_url(url: str) -> str:
 def _redis_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in _REDIS_SCHEMES or not (parts.netloc or parts.path):
-        raise ValueError("redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0")
+        raise ValueError(_REDIS_URL_IS)
     _ = parts.port  # raises ValueError if the port is no number
-    return text
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise ValueError(_REDIS_URL_IS)  # redis-py would take database 0
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        whole, number = name in _WHOLE_IN_QUERY, name in _NUMBER_IN_QUERY
+        if (whole or number) and not re.fullmatch(r"[0-9]+" if whole else r"[0-9.]+", value):
+            raise ValueError(_REDIS_URL_IS)
+    return parts.scheme + text[len(parts.scheme) :]  # redis-py knows no capitals
 
 
 def _broker_url(text: str) -> str:

@@ -71,10 +71,10 @@ def main() -> NoReturn:
         error.show()
         sys.exit(error.exit_code)
     except (SettingsError, InvalidInput) as error:
-        click.echo(f"statesync: {error}", err=True)
+        _complain(error)
         sys.exit(2)
     except StatesyncError as error:
-        click.echo(f"statesync: {error}", err=True)
+        _complain(error)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("statesync: interrupted", err=True)
@@ -82,7 +82,29 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except Exception as error:
+        if not _is_of_a_server(error):
+            raise
+        _complain(error)
+        sys.exit(1)
     sys.exit(0)
+
+
+def _complain(error: Exception) -> None:
+    """Print an error as one line; the end of a server's log, which some carry, has more."""
+    from statesync.state.fields import printable
+
+    text = "\n".join(map(printable, str(error).split("\n")))
+    click.echo(f"statesync: {text}", err=True)
+
+
+def _is_of_a_server(error: Exception) -> bool:
+    from kombu.exceptions import OperationalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from statesync.durable.database import Rejected
+
+    return isinstance(error, (Rejected, SQLAlchemyError, OperationalError))
 
 
 def _terminate(signal_number: int, _: object) -> NoReturn:

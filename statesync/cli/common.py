@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from statesync.errors import InvalidCharId
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
-from statesync.state.fields import dump_json, parse_char_id
+from statesync.state.fields import dump_json, parse_char_id, printable
 
-__all__ = ["CharId", "as_json", "connected", "console", "print_json", "progress_console", "table"]
+__all__ = [
+    "CharId",
+    "as_json",
+    "complain",
+    "connected",
+    "console",
+    "print_json",
+    "progress_console",
+    "say",
+    "table",
+]
 
 # Output to a file or a pipe is not folded at the width of a terminal.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
-progress_console = Console(stderr=True, highlight=False)
+# No markup and no emoji codes: what a player wrote has brackets and colons of its own.
+console = Console(
+    highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200
+)
+progress_console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
@@ -49,9 +64,28 @@ def connected() -> Iterator[tuple[GameStateOrchestrator, Settings]]:
         orchestrator.close()
 
 
+class _Table(Table):
+    """A table whose texts are shown as they are: escaped, without markup."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row; a cell with a style of its own is a Text."""
+        shown = (printable(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*shown, **options)
+
+
+def say(text: str, *, label: str = "") -> None:
+    """Print a line, after a label in red; what players or other writers wrote in it is escaped."""
+    console.print(Text.assemble((label, "red"), printable(text)), soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print why a command failed, as one line on stderr."""
+    click.echo(f"statesync: {printable(text)}", err=True)
+
+
 def table(*columns: str, title: str | None = None) -> Table:
     """Return an empty table in the style of all commands."""
-    empty = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    empty = _Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
         empty.add_column(column, overflow="fold")
     return empty
@@ -59,4 +93,5 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
-    click.echo(dump_json(value))
+    text = dump_json(value)
+    click.echo("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))

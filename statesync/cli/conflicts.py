@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
 import click
 from sqlalchemy import select
 
-from statesync.cli.common import CharId, as_json, connected, console, print_json, table
+from statesync.cli.common import (
+    CharId,
+    as_json,
+    complain,
+    connected,
+    console,
+    print_json,
+    say,
+    table,
+)
 from statesync.durable import database
 from statesync.durable.tables import state_conflicts
 from statesync.state.fields import MAX_ID
@@ -87,16 +97,17 @@ def show(conflict_id: int, as_json: bool) -> None:
     with connected() as (orchestrator, _), database.transaction(orchestrator.engine) as connection:
         row = connection.execute(query).mappings().one_or_none()
     if row is None:
-        click.echo(f"statesync: there is no conflict {conflict_id}", err=True)
+        complain(f"there is no conflict {conflict_id}")
         sys.exit(1)
     if as_json:
         print_json(_as_json(dict(row)))
         return
     for name, value in _as_json(dict(row)).items():
         if name == "state":
-            console.print_json(data=value)
+            for line in json.dumps(value, indent=2, ensure_ascii=False).splitlines():
+                say(line)
         else:
-            console.print(f"{name}: {value}", markup=False)
+            say(f"{name}: {value}")
 
 
 def _as_json(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 import click
+from rich.text import Text
 
 from statesync.cli.common import as_json, console, print_json, progress_console, table
 from statesync.cli.demo_steps import Demo, Step
@@ -77,8 +78,9 @@ def _run(show: Callable[[str], object]) -> list[Step]:
 
 
 def _print_progress(step: Step) -> None:
-    mark = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "·"}[step.held]
-    progress_console.print(f"{mark} {step.step}: {step.count:,} {step.note}")
+    mark, style = {True: ("✓", "green"), False: ("✗", "red"), None: ("·", "")}[step.held]
+    line = f" {step.step}: {step.count:,} {step.note}"
+    progress_console.print(Text.assemble((mark, style), line))
 
 
 def _print(steps: list[Step], *, held: bool) -> None:
@@ -89,12 +91,13 @@ def _print(steps: list[Step], *, held: bool) -> None:
         is_rated = step.count >= _RATED_FROM and step.seconds
         rate = f"{step.count / step.seconds:,.0f}" if is_rated else ""
         seconds = f"{step.seconds:.2f}" if step.seconds else ""
-        verdict = {True: "[green]yes[/green]", False: "[red]NO[/red]", None: ""}[step.held]
-        verdict += f" ({step.note})" if step.note else ""
-        rows.add_row(step.step, f"{step.count:,}", seconds, rate, verdict)
+        verdict, style = {True: ("yes", "green"), False: ("NO", "red"), None: ("", "")}[step.held]
+        note = f" ({step.note})" if step.note else ""
+        rows.add_row(
+            step.step, f"{step.count:,}", seconds, rate, Text.assemble((verdict, style), note)
+        )
     console.print(rows)
     console.print(
-        "\n[bold green]Every comparison held: nothing was lost.[/bold green]"
-        if held
-        else "\n[bold red]A comparison did not hold.[/bold red]"
+        "\nEvery comparison held: nothing was lost." if held else "\nA comparison did not hold.",
+        style="bold green" if held else "bold red",
     )

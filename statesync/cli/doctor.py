@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import click
-from rich.markup import escape
+from rich.text import Text
 
 from statesync.cli.common import as_json, connected, console, print_json, table
 from statesync.durable import database
@@ -357,8 +357,8 @@ def doctor(only: tuple[str, ...], as_json: bool) -> None:
     else:
         rows = table("check", "", "found", "do")
         for check in checks:
-            status = f"[{_COLOURS[check.status]}]{check.status}[/]"
-            rows.add_row(check.check, status, escape(check.found), escape(check.do))
+            status = Text(check.status, style=_COLOURS[check.status])
+            rows.add_row(check.check, status, check.found, check.do)
         console.print(rows)
     if any(check.status == CheckStatus.FAIL for check in checks):
         sys.exit(1)

@@ -12,7 +12,15 @@ from typing import TypeVar
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from statesync.cli.common import CharId, as_json, connected, console, print_json, progress_console
+from statesync.cli.common import (
+    CharId,
+    as_json,
+    connected,
+    console,
+    print_json,
+    progress_console,
+    say,
+)
 from statesync.durable import migrate as migrations
 from statesync.hot.commands.operators import Status
 from statesync.lifecycle.orchestrator import GameStateOrchestrator, RestoreReport
@@ -117,7 +125,7 @@ def _print_restored(reports: list[RestoreReport]) -> None:
         if report.fallback_from:
             words.append(f"no longer in state {report.fallback_from!r}")
         error = f" ({report.error})" if report.error else ""
-        console.print(f"{report.char_id}: {', '.join(words)}{error}")
+        say(f"{report.char_id}: {', '.join(words)}{error}")
 
 
 def _restore_active(
@@ -237,7 +245,7 @@ def delete(char_id: int, yes: bool, as_json: bool) -> None:
         print_json(asdict(report))
     else:
         left = f"; it has left {', '.join(report.sessions)}" if report.sessions else ""
-        console.print(f"{char_id}: {report.outcome}{left}")
+        say(f"{char_id}: {report.outcome}{left}")
     if report.outcome == DeletionOutcome.NOT_FOUND:
         sys.exit(1)
 

@@ -9,7 +9,15 @@ from typing import NoReturn
 
 import click
 
-from statesync.cli.common import as_json, connected, console, print_json, table
+from statesync.cli.common import (
+    as_json,
+    complain,
+    connected,
+    console,
+    print_json,
+    say,
+    table,
+)
 from statesync.errors import InvalidCharId
 from statesync.hot.commands.operators import QuarantineEntry
 from statesync.hot.store import HotStore
@@ -72,7 +80,7 @@ def show(name: str, as_json: bool) -> None:
         print_json(entry._asdict())
     else:
         for key, value in (entry._asdict() | {"first_at": _since(entry)}).items():
-            console.print(f"{key}: {value}", markup=False)
+            say(f"{key}: {value}")
 
 
 @quarantine.command()
@@ -152,14 +160,14 @@ def _report(action: str, handled: list[str], absent: list[str], *, as_json: bool
     if as_json:
         print_json({"done": handled, "absent": absent})
     elif handled:
-        console.print(f"{action}: {', '.join(handled)}", markup=False)
+        say(f"{action}: {', '.join(handled)}")
     if absent:
         _fail_absent([] if as_json else absent)
 
 
 def _fail_absent(names: list[str]) -> NoReturn:
     if names:
-        click.echo(f"statesync: not in quarantine: {', '.join(names)}", err=True)
+        complain(f"not in quarantine: {', '.join(names)}")
     sys.exit(1)
 
 

@@ -12,9 +12,10 @@ import click
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from statesync import durable
-from statesync.cli.common import CharId, as_json, connected, console, print_json, table
+from statesync.cli.common import CharId, as_json, connected, console, print_json, say, table
 from statesync.durable import database
 from statesync.durable import migrate as migrations
 from statesync.errors import CharacterNotLoaded, CorruptState, ServerUnavailable
@@ -22,7 +23,7 @@ from statesync.hot.commands.operators import SyncState
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 from statesync.state.characters import Character
-from statesync.state.fields import dump_json
+from statesync.state.fields import dump_json, printable
 from statesync.state.sessions import Session
 from statesync.worker.names import QueueName
 
@@ -119,7 +120,8 @@ def _status_table(report: dict[str, Any]) -> Group:
     parts: list[RenderableType] = []
     for part in (state, queues, counters):
         parts += [part, ""] if part.row_count else []
-    parts += [f"[red]problem:[/red] {problem}" for problem in report["problems"]]
+    for problem in report["problems"]:
+        parts.append(Text.assemble(("problem:", "red"), f" {printable(problem)}"))
     return Group(*parts)
 
 
@@ -250,10 +252,9 @@ def _session_json(session: Session | None) -> dict[str, Any] | None:
 
 def _print_inspected(found: _Inspected) -> None:
     if found.redis_error:
-        console.print(f"[red]In Redis, but not readable:[/red] {found.redis_error}", markup=True)
+        say(str(found.redis_error), label="In Redis, but not readable: ")
     if found.postgresql_error:
-        console.print("[red]In PostgreSQL, but not readable:[/red] ", markup=True, end="")
-        console.print(str(found.postgresql_error))
+        say(str(found.postgresql_error), label="In PostgreSQL, but not readable: ")
     compared = table("field", "Redis", "PostgreSQL", "", title=f"character {found.char_id}")
     redis, postgresql = found.redis.rows(), found.postgresql.rows()
     for name in dict.fromkeys([*redis, *postgresql]):
@@ -265,7 +266,7 @@ def _print_inspected(found: _Inspected) -> None:
     claim = f"claimed until {sync_state.token} µs" if sync_state.token else "not claimed"
     console.print(f"Marks: {'dirty' if sync_state.dirty else 'not dirty'}, {claim}.")
     if sync_state.quarantine:
-        console.print(f"Quarantined: {sync_state.quarantine.field}: {sync_state.quarantine.error}")
+        say(f"Quarantined: {sync_state.quarantine.field}: {sync_state.quarantine.error}")
 
 
 def _text(value: object) -> str:

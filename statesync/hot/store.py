@@ -19,7 +19,13 @@ from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 from redis.retry import Retry
 
-from statesync.errors import GroupTooLarge, InvalidInput, RedisUnavailable, StatesyncError
+from statesync.errors import (
+    GroupTooLarge,
+    InvalidInput,
+    RedisUnavailable,
+    SettingsError,
+    StatesyncError,
+)
 from statesync.hot.command import Command
 from statesync.hot.keys import Keys
 from statesync.hot.operations import AsyncOperations, Commands, GameCommands, SyncOperations
@@ -85,6 +91,18 @@ class _Connection:
         self.keys = Keys(prefix)
         self.commands = Commands(self.keys)
         self._address = mask_or_hide(url)
+
+    def _made(self, pool_class: Any, url: str, retry: object) -> Any:
+        """Return a pool. Raises SettingsError: redis-py names an option that it does not have."""
+        try:
+            pool = pool_class.from_url(url, retry=retry, **_OPTIONS)
+            pool.connection_class(**pool.connection_kwargs)  # connects nothing
+        except (TypeError, ValueError) as error:
+            reason = str(error).rpartition("() ")[2]
+            raise SettingsError(
+                f"STATESYNC_REDIS_URL: {self._address} is not accepted: {reason}"
+            ) from None
+        return pool
 
     def _unavailable(self, error: Exception, more: str = "") -> RedisUnavailable:
         return RedisUnavailable(f"Redis at {self._address}: {tell(error)}{more}")
@@ -216,7 +234,7 @@ class HotStore(_Connection, SyncOperations):
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
         retry = Retry(_BACKOFF, _RETRIES)  # to connect: redis-py itself sends no Command again
-        self._pool: Any = BlockingConnectionPool.from_url(url, retry=retry, **_OPTIONS)
+        self._pool: Any = self._made(BlockingConnectionPool, url, retry)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> HotStore:
@@ -297,7 +315,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
     def __init__(self, url: str, *, prefix: str = "") -> None:
         super().__init__(url, prefix)
         retry = AsyncRetry(_BACKOFF, _RETRIES)
-        self._pool: Any = AsyncPool.from_url(url, retry=retry, **_OPTIONS)
+        self._pool: Any = self._made(AsyncPool, url, retry)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AsyncHotStore:

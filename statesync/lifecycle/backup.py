@@ -39,6 +39,7 @@ from statesync.lifecycle.snapshots import (
     unknown_references,
 )
 from statesync.sessions.base import SessionOrchestrator
+from statesync.state.fields import printable
 from statesync.state.outcomes import BackupOutcome
 
 __all__ = ["Backup"]
@@ -277,7 +278,7 @@ class _Batch:
         for part, reply in zip(parts, replies, strict=False):
             if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
                 ids = [core.claim.char_id for group in part for core in group.cores]
-                log.error("characters %s are saved, not acknowledged: %s", ids, reply)
+                log.error("characters %s are saved, not acknowledged: %s", ids, printable(reply))
         for snapshot in snapshots:
             self.quarantine_deleted(snapshot)
 
@@ -295,7 +296,7 @@ class _Batch:
         for char_id in result.characters:
             report = saved_report(snapshot, result, char_id, conflicts=self.conflicts)
             if report.error:
-                log.warning("character %d: %s", char_id, report.error)
+                log.warning("character %d: %s", char_id, printable(report.error))
             self.reports[char_id] = report
             if report.outcome is not BackupOutcome.DELETED or char_id in self.deleting:
                 self.pending.pop(char_id, None)
@@ -380,7 +381,8 @@ class _Batch:
             reason = error.reason
             if error.char_id != char_id:
                 reason = f"belongs together with character {error.char_id}: {reason}"
-            log.error("character %d is quarantined: %s: %s", char_id, error.field, reason)
+            shown = printable(f"{error.field}: {reason}")
+            log.error("character %d is quarantined: %s", char_id, shown)
             self.hot.quarantine(claim, error=reason, field=error.field)
             self.reports[char_id] = BackupReport(
                 char_id, BackupOutcome.QUARANTINED, error=reason, field=error.field

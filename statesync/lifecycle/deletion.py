@@ -39,7 +39,7 @@ from statesync.errors import (
     SessionNotLoaded,
 )
 from statesync.hot.store import HotStore
-from statesync.state.fields import check_char_id
+from statesync.state.fields import check_char_id, printable
 from statesync.state.outcomes import DeletionOutcome
 from statesync.state.references import SessionRef, session_uuid
 from statesync.state.session_types import names
@@ -102,7 +102,7 @@ class Deletion:
         except (SessionNotFound, SessionNotLoaded, SessionClosed):
             return
         except CorruptState as error:
-            log.warning("character %d cannot leave a session: %s", char_id, error)
+            log.warning("character %d cannot leave a session: %s", char_id, printable(error))
 
 
 def _session_refs(references: Mapping[str, str]) -> list[SessionRef]:

@@ -28,6 +28,7 @@ __all__ = [
     "json_value",
     "load_json",
     "parse_char_id",
+    "printable",
     "read_json",
     "read_object",
     "read_text",
@@ -114,6 +115,14 @@ def encode_json(value: Any, read: Callable[[bytes], T]) -> tuple[str, T]:
     if decoded != value:
         _check_values(value, "", MAX_DEPTH)
     return text, decoded
+
+
+def printable(text: object) -> str:
+    """Return a text that players or other writers wrote, for a terminal or a log.
+
+    What moves a cursor, ends a line or reorders letters is escaped, as Python spells it.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 # Values with the name of their field

@@ -8,12 +8,18 @@ from pathlib import Path
 import pytest
 
 from statesync.errors import SettingsError
+from statesync.hot.store import AsyncHotStore, HotStore
 from statesync.settings import Settings, mask_or_hide, mask_url
 
 REFUSED = [
     ("REDIS_URL", "localhost:6379", "redis://"),
     ("REDIS_URL", "http://localhost", "redis://"),
     ("REDIS_URL", "redis://h:port", "redis://"),
+    ("REDIS_URL", "REDIS+SOCKET://h", "redis://"),
+    ("REDIS_URL", "redis://h/0?db=many", "redis://"),
+    ("REDIS_URL", "redis://h/0?socket_timeout=soon", "redis://"),
+    ("REDIS_URL", "redis://h/0?health_check_interval=1.5", "redis://"),
+    ("REDIS_URL", "redis://h/many", "redis://"),
     ("DATABASE_URL", "mysql://localhost/x", "postgresql://"),
     ("DATABASE_URL", "postgresql://h:port/x", "postgresql://"),
     ("DATABASE_URL", "nonsense", "postgresql://"),
@@ -137,6 +143,20 @@ SECRET = "hunter2"
         f"redis://h:1/0?password={SECRET}",
         f"unix:///run/r.sock?db=0&password={SECRET}",
         f"redis://u:{SECRET}@[broken",
+        f"redis://{SECRET}@h:1/0",
+        f"rediss://{SECRET}@h:1/0",
+        f"unix://{SECRET}@/run/r.sock",
+        f"redis+socket://{SECRET}@/run/r.sock",
+        f"sentinel://{SECRET}@h:1/0;sentinel://{SECRET}@h:2/0",
+        f"sentinel://:{SECRET}@h:1/0;sentinel://:{SECRET}@h:2/0",
+        f"redis://h:1/0?PASSWORD={SECRET}",
+        f"rediss://h:1/0?ssl_password={SECRET}",
+        f"rediss://h:1/0?%73sl_password={SECRET}",
+        f"redis://h:1/0?sentinel_password={SECRET}",
+        f"postgresql://h/d?password={SECRET}",
+        f"postgresql://h/d?sslpassword={SECRET}",
+        f"postgresql://h/d?oauth_client_secret={SECRET}",
+        f"postgresql://h/d?passwd={SECRET}",
     ],
 )
 def test_password_is_masked(url: str) -> None:
@@ -146,6 +166,38 @@ def test_password_is_masked(url: str) -> None:
 def test_mask_keeps_what_is_no_secret() -> None:
     assert mask_url("redis://u:p@h:1/0?db=3") == "redis://u:***@h:1/0?db=3"
     assert mask_url("redis://h:1/0") == "redis://h:1/0"
+    assert mask_url("redis://name@h:1/0") == "redis://***@h:1/0"
+    assert mask_url("postgresql://u@h/d?passfile=/x") == "postgresql://u@h/d?passfile=/x"
+
+
+@pytest.mark.parametrize("url", ["REDIS://h:1/0", "Rediss://h:1/0", "UNIX:///run/R.sock?db=1"])
+def test_scheme_in_capitals_is_that_scheme(url: str) -> None:
+    settings = Settings(redis_url=url)
+    scheme, _, rest = url.partition("://")
+    assert settings.redis_url == f"{scheme.lower()}://{rest}"
+    HotStore(settings.redis_url).close()
+    Settings(database_url="PostgreSQL://u@h/d")
+
+
+def test_option_that_redis_does_not_have_is_named() -> None:
+    settings = Settings(redis_url=f"redis://:{SECRET}@h:1/0?no_such_option=1")
+    for store in (HotStore, AsyncHotStore):
+        with pytest.raises(SettingsError, match=r"STATESYNC_REDIS_URL.*'no_such_option'") as caught:
+            store.from_settings(settings)
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "db=2&socket_timeout=1.5&socket_keepalive=yes&max_connections=7",
+        "health_check_interval=3&client_name=me&protocol=3&username=u&password=p",
+        "ssl_cert_reqs=none&ssl_ca_certs=/x&ssl_check_hostname=false",
+    ],
+)
+def test_what_redis_accepts_in_a_query_is_accepted(query: str) -> None:
+    settings = Settings(redis_url=f"rediss://h:1/0?{query}")
+    HotStore.from_settings(settings).close()
 
 
 def test_repr_and_errors_show_no_password() -> None:

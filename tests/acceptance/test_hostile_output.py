@@ -1,0 +1,120 @@
+"""What players and other writers wrote is shown whole, and never moves the operator's cursor."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from statesync import GameStateOrchestrator, Settings
+from statesync.hot.store import HotStore
+from statesync.state.fields import printable
+from tests.acceptance.test_cli import run
+from tests.acceptance.test_cli_operators import FULL
+
+HOSTILE = "[/x][red]gone[/red] :smile: \x1b[2J\r\n\x9b31m\u202eback\x7f"
+"""Markup that closes nothing, markup, an emoji's code, and all sorts of control characters."""
+SHOWN = "[/x][red]gone[/red] :smile: \\x1b[2J\\r\\n\\x9b31m\\u202eback\\x7f"
+
+
+def check(output: str) -> None:
+    """Check that a value is in the output, whole, and that nothing in it is a command."""
+    assert SHOWN in output.replace("\n", "")
+    assert not [c for c in output.replace("\n", "") if not c.isprintable()]
+
+
+def check_json(output: str) -> None:
+    assert not [c for c in output.rstrip("\n") if not c.isprintable()]
+    assert HOSTILE in list(_texts(json.loads(output)))
+
+
+def _texts(value: Any) -> Any:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _texts(item)
+
+
+def test_inspect(settings: Settings, hot: HotStore, orchestrator: GameStateOrchestrator) -> None:
+    hot.create(1, **(FULL | {"guild": HOSTILE}))
+    hot.update(1, {HOSTILE: "x"})
+    hot.open_session("combat", [1], {HOSTILE: HOSTILE})
+    orchestrator.backup_full_state(1)
+    check(run(settings, "inspect", "1"))
+    check_json(run(settings, "inspect", "1", "--json"))
+
+
+def test_pending(settings: Settings, hot: HotStore, raw: Any) -> None:
+    raw.sadd(hot.keys.dirty, HOSTILE)
+    check(run(settings, "pending"))
+    check_json(run(settings, "pending", "--json"))
+
+
+def quarantine(hot: HotStore, raw: Any, name: str, field: str) -> None:
+    entry = {"error": HOSTILE, "field": field, "attempts": 1, "first_at": 1, "last_at": 1}
+    raw.hset(hot.keys.quarantine, name, json.dumps(entry))
+
+
+def test_quarantine(settings: Settings, hot: HotStore, raw: Any) -> None:
+    quarantine(hot, raw, HOSTILE, "stats")
+    hot.create(1, **FULL)
+    check(run(settings, "quarantine", "list"))
+    check_json(run(settings, "quarantine", "list", "--json"))
+    quarantine(hot, raw, "1", HOSTILE)
+    check(run(settings, "quarantine", "show", HOSTILE))
+    check(run(settings, "quarantine", "show", "1"))
+    check(run(settings, "inspect", "1"))
+    assert "\x1b" not in run(settings, "quarantine", "retry", HOSTILE, status=2)
+    check(run(settings, "quarantine", "discard", HOSTILE))
+    check(run(settings, "quarantine", "discard", HOSTILE, status=1))
+    check(run(settings, "quarantine", "show", HOSTILE, status=1))
+
+
+def test_conflicts(settings: Settings, hot: HotStore, orchestrator: GameStateOrchestrator) -> None:
+    insert = text(
+        "INSERT INTO state_conflicts (character_id, version, reason, state) "
+        "VALUES (1, 1, :reason, :state) RETURNING id"
+    )
+    state = json.dumps({"guild": HOSTILE})
+    with orchestrator.engine.begin() as connection:
+        number = connection.execute(insert, {"reason": HOSTILE, "state": state}).scalar_one()
+    check(run(settings, "conflicts", "list"))
+    check_json(run(settings, "conflicts", "list", "--json"))
+    shown = run(settings, "conflicts", "show", str(number))
+    check(shown)
+    assert json.dumps(HOSTILE)[1:12] in shown
+
+
+def test_restore_and_drain(
+    settings: Settings, hot: HotStore, orchestrator: GameStateOrchestrator
+) -> None:
+    hot.create(1, **FULL)
+    orchestrator.evict(1)
+    broken = text("UPDATE characters SET extra = jsonb_build_object('bio', :value)")
+    with orchestrator.engine.begin() as connection:
+        connection.execute(broken, {"value": HOSTILE})
+    shown = run(settings, "restore", "1", status=1)
+    assert not [c for c in shown.replace("\n", "") if not c.isprintable()]
+
+
+def test_log(
+    hot: HotStore,
+    raw: Any,
+    orchestrator: GameStateOrchestrator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    hot.create(1, **FULL)
+    raw.hset(hot.keys.core(1), HOSTILE, b"\xff")
+    with caplog.at_level(logging.WARNING):
+        assert orchestrator.backup_full_state(1).outcome == "quarantined"
+    assert SHOWN in caplog.text
+    assert "\x1b" not in caplog.text
+
+
+def test_what_is_printable_stays() -> None:
+    assert printable("Wölfe 狼 [x] \\n") == "Wölfe 狼 [x] \\n"
+    assert printable("\ud800\u2028") == "\\ud800\\u2028"
