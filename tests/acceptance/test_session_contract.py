@@ -186,9 +186,11 @@ def test_a_type_of_a_game_s_own_needs_a_worker_that_includes_it(
     with engine.begin() as connection:
         connection.exec_driver_sql(TABLE)
     catch = [{"fish": "carp", "grams": 900}]
-    trip = open_session(bare, "fishing", [1], {"catch": catch, "place": "lake"}, state="fishing")
-    assert game.call("backup_full_state", 1)["sessions"] == {}, "it is left alone"
-    assert rows(engine, "SELECT extra FROM characters") == [({"fishing_session_id": trip},)]
+    open_session(bare, "fishing", [1], {"catch": catch, "place": "lake"}, state="fishing")
+    left = game.call("backup_full_state", 1)
+    assert left["outcome"] == "released"
+    assert "fishing" in left["error"]
+    assert rows(engine, "SELECT id FROM characters") == [], "no half of it is saved"
     game.worker.kill()
     words = ["worker", "-n", "angler@%h", "--include", "examples.fishing", "--loglevel", "INFO"]
     root = str(Path(__file__).parents[2])
