@@ -1,4 +1,4 @@
-"""Owns the settings: the only reader of the environment.
+"""Owns the settings: the only reader of ``STATESYNC_*`` in the environment.
 
 An entry point builds them once and passes them down; nothing below it reads globals.
 """

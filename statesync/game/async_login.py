@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from statesync.errors import InvalidInput
 from statesync.game.async_store import AsyncGameStore
 from statesync.game.client import LoggedIn
+from statesync.hot.fields import gather_fields
 from statesync.lifecycle.orchestrator import BackupReport
 from statesync.state.characters import FieldValue
 
@@ -55,10 +56,11 @@ class AsyncLoginService:
         enqueues nothing. Without a broker the change stays marked, and the next sweep saves it.
         Raises what ``update`` raises.
         """
-        changes: dict[str, FieldValue] = {**(fields or {}), "state": new_state}
-        if fields and "state" in fields:
+        changes = gather_fields(fields, more)
+        if "state" in changes:
             raise InvalidInput("the new state is the second argument; it is no field here")
-        version = await self._store.update(char_id, changes, durable=durable, **more)
+        changes["state"] = new_state
+        version = await self._store.update(char_id, changes, durable=durable)
         if not durable:
             await asyncio.to_thread(self._client.enqueue_backup, char_id)
         return version

@@ -55,7 +55,7 @@ class Client:
         return self.orchestrator.hot
 
     def async_hot(self) -> AsyncHotStore:
-        """Return a connection to Redis for one event loop; whoever asks closes it."""
+        """Return a connection to Redis for one event loop; the caller closes it."""
         made = AsyncHotStore(self.settings.redis_url, prefix=self.settings.key_prefix)
         made.committer = self.group_commit
         return made

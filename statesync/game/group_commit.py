@@ -211,7 +211,7 @@ class GroupCommit:
                 retry = retry or reason
             elif reason:
                 failed = failed or reason
-        if not (retry or failed) and _nobody_is_loaded(wait, reports):
+        if not (retry or failed) and _none_is_loaded(wait, reports):
             failed = "none of them is loaded"
         if failed:
             wait.fail(failed)
@@ -244,7 +244,7 @@ def _begin_anew() -> None:
 os.register_at_fork(after_in_child=_begin_anew)
 
 
-def _nobody_is_loaded(wait: _Wait, reports: Mapping[int, BackupReport]) -> bool:
+def _none_is_loaded(wait: _Wait, reports: Mapping[int, BackupReport]) -> bool:
     return all(
         reports[char_id].outcome == BackupOutcome.MISSING and not receipt
         for char_id, receipt in wait.receipts.items()

@@ -218,16 +218,16 @@ class GameStore:
     def is_durable(self, char_id: int, version: int, /) -> bool:
         """Tell whether PostgreSQL has a change, by the version that it returned.
 
-        Raises InvalidCharId, DatabaseUnavailable, or InvalidInput if the store is closed.
+        Raises InvalidCharId, DatabaseUnavailable, or InvalidInput if the version is not an integer
+        from 0 or the store is closed.
         """
         return self._client.group_commit.is_durable(char_id, version)
 
     def wait_durable(self, char_id: int, version: int, /, *, timeout: float | None = None) -> None:
         """Save a change now, by the version that it returned; return when PostgreSQL has it.
 
-        ``timeout`` is in seconds. Raises NotDurable, InvalidCharId, or InvalidInput if the store is
-        closed
-        or the version is none.
+        ``timeout`` is in seconds. Raises NotDurable, InvalidCharId, or InvalidInput if the version
+        is not an integer from 0 or the store is closed.
         """
         receipts = {check_char_id(char_id): version}
         self._client.group_commit.wait_for(receipts, timeout).result()

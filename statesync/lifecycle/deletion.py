@@ -137,7 +137,7 @@ def _mark_deleted(connection: Connection, char_id: int, *, is_loaded: bool) -> b
 
 
 def _end_memberships(connection: Connection, char_id: int) -> tuple[list[SessionRef], set[str]]:
-    """Take a character out of its open sessions, and close those that nobody else is in.
+    """Take a character out of its open sessions, and close those without another participant.
 
     Returns these sessions, and the ids of those that stay open.
     """

@@ -99,6 +99,11 @@ def reference_fields() -> Mapping[str, str]:
 
 def find_type(session_type: str) -> type[SessionType]:
     """Return the class of one session type. Raises InvalidSessionType if there is none."""
+    if type(session_type) is not str:  # the text of an enum's member is not its value
+        raise InvalidSessionType(
+            f"a session type must be a str, such as 'combat', not {session_type!r:.60} "
+            f"({type(session_type).__name__})"
+        )
     found = session_types().get(session_type)
     if found is None:
         raise InvalidSessionType(
@@ -166,10 +171,10 @@ def _check_session_type(cls: type) -> None:
             f"{_path(cls)} has no session_type; it used to be called name: "
             f"write session_type = {name!r}"
         )
-    if not isinstance(session_type, str) or not _NAME.fullmatch(session_type):
+    if type(session_type) is not str or not _NAME.fullmatch(session_type):
         raise InvalidSessionType(
-            f"{_path(cls)}: session_type must be lower-case letters, digits and _, a letter first, "
-            f"not {session_type!r}"
+            f"{_path(cls)}: session_type must be a str of lower-case letters, digits and _, a "
+            f"letter first, not {session_type!r}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import runpy
 import traceback
@@ -56,22 +57,25 @@ def _find(settings: Settings) -> Path | None:
 
 def _is_ours(path: Path) -> bool:
     try:
+        if not path.is_file():  # to open a pipe would wait for its writer
+            return False
         with path.open("rb") as file:
-            return file.read(len(FIRST_LINE)) == FIRST_LINE.encode()
+            start = file.read(len(codecs.BOM_UTF8) + len(FIRST_LINE))
     except OSError:
         return False
+    return start.removeprefix(codecs.BOM_UTF8).startswith(FIRST_LINE.encode())
 
 
 def _run(path: Path) -> CelerySettings:
     try:
         return runpy.run_path(str(path))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         line = _line(path, error)
         reason = traceback.format_exception_only(error)[-1].strip().partition("\n")[0]
         raise SettingsError(f"{path}{f', line {line}' if line else ''}: {reason}") from None
 
 
-def _line(path: Path, error: Exception) -> int | None:
+def _line(path: Path, error: BaseException) -> int | None:
     """Return the line of the file at which it failed."""
     if isinstance(error, SyntaxError):
         return error.lineno

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from importlib.metadata import EntryPoint
 from typing import Any
 from uuid import UUID
@@ -123,3 +124,13 @@ def test_session_ids_have_one_spelling() -> None:
         assert not is_session_uuid(str(wrong))
         with pytest.raises(InvalidInput, match="is not a session id"):
             session_uuid(wrong)
+
+
+class Kind(str, Enum):  # noqa: UP042 - what a game may have
+    COMBAT = "combat"
+
+
+def test_a_session_type_is_a_plain_str() -> None:
+    for wrong in (Kind.COMBAT, 5, None, ["combat"]):
+        with pytest.raises(InvalidSessionType, match="must be a str"):
+            session_types.find_type(wrong)  # type: ignore[arg-type]

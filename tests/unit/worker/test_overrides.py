@@ -145,3 +145,19 @@ def test_every_command_refuses_at_start_without_a_traceback(words: tuple[str, ..
     assert ran.returncode == 1
     assert ran.stderr.startswith("statesync: STATESYNC_CELERYCONFIG: there is no file ")
     assert len(ran.stderr.splitlines()) == 1
+
+
+def test_ours_may_begin_with_a_mark_of_its_encoding(folder: Path) -> None:
+    (folder / "celeryconfig.py").write_bytes(b"\xef\xbb\xbf" + OURS.encode())
+    assert read_overrides(Settings()) == {"worker_concurrency": 3}
+
+
+def test_a_pipe_of_that_name_is_foreign(folder: Path) -> None:
+    os.mkfifo(folder / "celeryconfig.py")
+    assert read_overrides(Settings()) == {}
+
+
+def test_a_file_that_ends_the_process_is_refused(folder: Path) -> None:
+    (folder / "celeryconfig.py").write_text(f"{OURS}raise SystemExit(0)\n")
+    with pytest.raises(SettingsError, match="line 3: SystemExit"):
+        read_overrides(Settings())
