@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from statesync.lifecycle.snapshots import merge
+from uuid import UUID
+
+from statesync.hot.commands.backup import RawSnapshot
+from statesync.lifecycle.groups import Group
+from statesync.lifecycle.snapshots import Snapshot, add, merge
+from statesync.state.characters import Character
 
 
 def names(*texts: str) -> dict[int, frozenset[str]]:
@@ -31,3 +36,19 @@ def test_of_one_tie_the_first_has_all() -> None:
 def test_same_id_of_another_type_is_another_session() -> None:
     known = names("1 combat:a", "2 scenario:a")
     assert merge(known) == known
+
+
+def snapshot(**versions: int) -> Snapshot:
+    """Make a snapshot of characters, named ``c1``, ``c2``, …, at versions."""
+    characters = {int(name[1:]): version for name, version in versions.items()}
+    group = Group({i: Character(i, version=version) for i, version in characters.items()})
+    return Snapshot(min(characters), RawSnapshot(0, {}, {}, {}, {}, {}), group)
+
+
+def test_of_two_snapshots_that_overlap_the_later_one_stays() -> None:
+    earlier, later = snapshot(c1=5, c2=5), snapshot(c2=6, c3=2)
+    for order in ((earlier, later), (later, earlier)):
+        snapshots: dict[int | UUID, Snapshot] = {}
+        for one in order:
+            add(snapshots, one)
+        assert snapshots == {2: later, 3: later}

@@ -1,0 +1,109 @@
+"""Snapshots and acknowledgements of groups: claims, marks and versions of every member."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import pytest
+
+from statesync.hot.commands.backup import CoreAck, GroupAck, NeedsKeys, RawSnapshot, SessionAck
+from statesync.hot.commands.claims import Claim
+
+if TYPE_CHECKING:
+    from tests.conftest import Driver
+
+LEASE = 60_000_000
+
+
+@pytest.fixture
+def traders(store: Driver) -> Driver:
+    """Characters 1 and 2 have traded; 3 is alone."""
+    for char_id in (1, 2, 3):
+        store.create(char_id)
+    store.update_together({1: {"gold": 0}, 2: {"gold": 2}})
+    return store
+
+
+def both(store: Driver) -> tuple[list[Claim], list[RawSnapshot]]:
+    """Take the snapshots of the traders and of 3 in one script."""
+    claims = [store.claim(char_id, lease_us=LEASE).claim for char_id in (1, 3)]
+    known: frozenset[str] = frozenset()
+    while True:
+        todo = [(claims[0], known), (claims[1], ())]
+        group, alone = store.try_snapshots(todo, lease_us=LEASE)
+        if isinstance(group, RawSnapshot):
+            return claims, [group, alone]
+        assert isinstance(group, NeedsKeys)
+        known = group.members
+
+
+def test_snapshots_of_several_groups_in_one_script(traders: Driver) -> None:
+    _, (group, alone) = both(traders)
+    assert group.cores.keys() == {1, 2}
+    assert len(group.ties) == 1
+    assert alone.cores.keys() == alone.claims.keys() == {3}
+
+
+def test_acknowledgement_of_several_groups_in_one_script(traders: Driver) -> None:
+    claims, (group, alone) = both(traders)
+    first = GroupAck(1, [CoreAck(claims[0], 3, 3), CoreAck(group.claims[2], 3, 3)], (), group.ties)
+    version = int(alone.cores[3][b"version"])
+    then = GroupAck(1, [CoreAck(claims[1], version, version)])
+    assert traders.acknowledge_many([first, then]) == [True, True]
+    assert traders.get(3).saved_version == version
+    assert traders.status().claimed == 0
+
+
+def test_claim_on_another_member_rises_above_any_that_is_out(traders: Driver) -> None:
+    theirs, _ = traders.claim(2, lease_us=10 * LEASE)
+    mine, _ = traders.claim(1, lease_us=LEASE)
+    assert traders.snapshot(mine, lease_us=LEASE).claims[2].token > theirs.token
+
+
+def test_changes_of_bare_writers_have_an_age(traders: Driver) -> None:
+    traders.raw.delete(traders.keys.since, traders.keys.dirty)
+    traders.raw.sadd(traders.keys.dirty, 1, 2)
+    mine, _ = traders.claim(1, lease_us=LEASE)
+    assert traders.sync_state(1).since_ms
+    assert traders.claim(1, lease_us=LEASE).was_dirty, "the claim that is out is on a dirty one"
+    mine, _ = traders.claim(1, lease_us=LEASE)
+    traders.snapshot(mine, lease_us=LEASE)
+    assert traders.sync_state(2).since_ms
+
+
+def test_core_that_is_no_hash_any_more_is_marked(traders: Driver) -> None:
+    claim, _ = traders.claim(3, lease_us=LEASE)
+    traders.snapshot(claim)
+    traders.raw.delete(traders.keys.core(3))
+    traders.raw.set(traders.keys.core(3), "x")
+    assert traders.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=1)
+    assert traders.sync_state(3).dirty, "its next backup says so"
+
+
+def close(store: Driver, fight: UUID) -> tuple[Claim, SessionAck]:
+    """Close a fight of character 3 and take its snapshot."""
+    store.close_session("combat", fight)
+    claim, _ = store.claim(3, lease_us=LEASE)
+    store.snapshot(claim, lease_us=LEASE)
+    return claim, SessionAck("combat", str(fight), 3, 3, closed=True)
+
+
+def test_cleared_reference_is_at_a_version_of_its_own(traders: Driver) -> None:
+    claim, closed = close(traders, traders.open_session("combat", [3], {}))
+    version = traders.get(3).version
+    assert traders.acknowledge(
+        claim, snapshot_version=version, durable_version=version, at_ms=1, sessions=[closed]
+    )
+    core = traders.get(3)
+    assert (core.sessions, core.version, core.saved_version) == ({}, version + 1, version)
+
+
+def test_end_of_a_session_leaves_the_next_one_alone(traders: Driver) -> None:
+    claim, closed = close(traders, traders.open_session("combat", [3], {}))
+    following = uuid4()
+    traders.raw.hset(traders.keys.core(3), "combat_session_id", str(following))
+    assert traders.acknowledge(
+        claim, snapshot_version=3, durable_version=3, at_ms=1, sessions=[closed]
+    )
+    assert traders.get(3).sessions == {"combat": following}
