@@ -1,4 +1,4 @@
-"""Sessions in PostgreSQL: the first save of a session meets the first save of another worker."""
+"""Sessions in PostgreSQL: two first saves at once, and memberships of types that nobody knows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.results import Raced
+from statesync.state.characters import Character
 from statesync.state.sessions import Session
 
 
@@ -19,3 +20,13 @@ def test_new_row_raced(engine: Engine) -> None:
         durable.sessions.write(connection, [session], [], {session.id: {}}, ())
     with pytest.raises(Raced), database.transaction(engine) as connection:
         durable.sessions.write(connection, [session], [], {session.id: {}}, ())
+
+
+def test_memberships_of_unknown_types_are_left_alone(engine: Engine) -> None:
+    session = Session("combat", uuid4(), {}, 1, members=(1,))
+    with database.transaction(engine) as connection:
+        durable.characters.write(connection, [Character(1, version=1)], [])
+        durable.sessions.write(connection, [session], [], {session.id: {}}, [1])
+        for type_names, stays in ((["scenario"], True), (["scenario", "combat"], False)):
+            durable.sessions.end_memberships(connection, {1: []}, type_names, [])
+            assert bool(durable.sessions.memberships(connection, [1])) is stays

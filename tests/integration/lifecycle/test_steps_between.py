@@ -128,6 +128,8 @@ def test_log_is_compared_whole_if_its_session_is_invalid(
     orchestrator.backup_full_state(1)
     entries = rows(engine, "SELECT entry FROM combat_log ORDER BY seq")
     assert entries == [("other",), ("b",), ("c",)]
+    [(state,)] = rows(engine, "SELECT state FROM state_conflicts")
+    assert state == {"log": [{"seq": 0, "entry": "a"}]}, "what it contradicted is kept"
 
 
 def test_session_that_ended_keeps_its_time_whenever_it_is_saved(
