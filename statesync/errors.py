@@ -26,6 +26,7 @@
     └── ServerUnavailable         no character's fault: try again later
         ├── RedisUnavailable
         ├── DatabaseUnavailable
+        │   └── DatabaseForbidden   it answers, but refuses us: a login or a right is missing
         └── BrokerUnavailable
 
 Errors that cross Celery carry their parts in ``args``, from which a JSON result backend builds them
@@ -44,6 +45,7 @@ __all__ = [
     "CharacterNotRestored",
     "CharacterNotSaved",
     "CorruptState",
+    "DatabaseForbidden",
     "DatabaseUnavailable",
     "EmbeddedServerError",
     "GroupTooLarge",
@@ -295,6 +297,10 @@ class RedisUnavailable(ServerUnavailable):
 
 class DatabaseUnavailable(ServerUnavailable):
     """PostgreSQL cannot be reached or refuses to work."""
+
+
+class DatabaseForbidden(DatabaseUnavailable):
+    """PostgreSQL answers, but refuses the login or lacks a right; it says which."""
 
 
 class BrokerUnavailable(ServerUnavailable):

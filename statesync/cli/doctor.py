@@ -21,12 +21,14 @@ from rich.text import Text
 from statesync.cli.common import as_json, connected, console, print_json, table
 from statesync.durable import database
 from statesync.durable import migrate as migrations
-from statesync.errors import BrokerUnavailable, ServerUnavailable
+from statesync.durable.rights import missing_grants
+from statesync.errors import BrokerUnavailable, DatabaseForbidden, ServerUnavailable
 from statesync.hot.commands.operators import Examined
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
-from statesync.worker.names import QueueName
+from statesync.state.session_types import names
+from statesync.worker.names import SESSION_TYPES, QueueName
 
 __all__ = ["doctor"]
 
@@ -157,6 +159,10 @@ def _postgresql(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Ch
     revision, head = migrations.revision(orchestrator.engine), migrations.head()
     advice = "" if revision == head else f"run `statesync migrate`: the newest is {head}"
     yield _check("migrations", f"revision {revision}", fail=advice)
+    with database.transaction(orchestrator.engine) as connection:
+        grants = missing_grants(connection)
+    found = f"{len(grants)} are missing" if grants else "all that a worker needs"
+    yield _check("rights", found, fail="; ".join(grants))
 
 
 def _clocks(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
@@ -247,6 +253,30 @@ def _workers(__: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
             f"served, {len(workers)} workers in all" if is_served else "no worker serves it",
             fail="" if is_served else f"start `celery -A statesync worker -Q {queue}`",
         )
+    if workers:
+        yield _session_types()
+
+
+def _session_types() -> Check:
+    """Return whether all workers know the session types that this process knows."""
+    from statesync.worker.app import app
+
+    own, unlike = set(names()), []
+    answers = app.control.broadcast(SESSION_TYPES, reply=True, timeout=_INSPECT_SECONDS) or []
+    known = {worker: types for answer in answers for worker, types in answer.items()}
+    for worker, types in sorted(known.items()):
+        if not isinstance(types, list):
+            unlike.append(f"{worker} does not tell: it is of an older release")
+            continue
+        if lacks := own - set(types):
+            unlike.append(f"{worker} does not know {', '.join(sorted(lacks))}")
+        if more := set(types) - own:
+            unlike.append(f"{worker} knows {', '.join(sorted(more))}, which is not installed here")
+    return _check(
+        "session types",
+        "; ".join(unlike) or f"{', '.join(sorted(own))}: known by {len(known)} workers",
+        warn="install the same session types everywhere, and restart what is older" * bool(unlike),
+    )
 
 
 def _beat(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
@@ -315,6 +345,8 @@ def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings)
     try:
         for check in _ASK[name](orchestrator, settings):
             found.append(check)  # noqa: PERF402
+    except DatabaseForbidden as error:
+        found.append(_check(name, str(error), fail="give its user the right"))
     except ServerUnavailable as error:
         found.append(_check(name, str(error), fail="start it, or mend its URL"))
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -18,7 +19,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from statesync.durable.alarms import Alarm
-from statesync.errors import DatabaseUnavailable, NotMigrated, SettingsError
+from statesync.durable.rights import missing_grants
+from statesync.errors import DatabaseForbidden, DatabaseUnavailable, NotMigrated, SettingsError
 from statesync.settings import Settings, mask_or_hide
 from statesync.state.fields import dump_json, load_json
 
@@ -51,6 +53,13 @@ _FAILED = psycopg2.extensions.TRANSACTION_STATUS_INERROR
 _LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
 _MISTAKES = ("21", "22", "23", "42")  # cardinality, data, integrity, syntax: classes of errors
 _BAD_DATA = ("22", "23", "54")  # data, integrity, a limit of PostgreSQL: classes of errors
+_NO_RIGHT = "42501"  # insufficient_privilege
+_NO_ENTRY = ("28000", "28P01", "3D000")  # authorization, password, no such database
+_REFUSES_LOGIN = re.compile(
+    r"authentication failed|no pg_hba\.conf entry|(role|database) \".*\" does not exist"
+    r"|permission denied for database|not permitted to log in|no password supplied"
+)
+"""What a refused login says: libpq gives no code for it."""
 _NO_SUCH_TABLE = ("42P01", "42703")  # undefined table, undefined column
 
 
@@ -250,7 +259,7 @@ def work_of(problem: str, connection: Connection | None = None) -> Iterator[None
     except Exception as error:
         cause = f"{type(error).__name__}: {_first_line_of(error)}"
         if isinstance(error, DBAPIError):
-            if _code(error)[:2] not in _MISTAKES:
+            if _code(error) == _NO_RIGHT or _code(error)[:2] not in _MISTAKES:
                 raise
             cause = _first_line(error)
         raise Rejected(f"{problem}: {cause}", locked=False) from error
@@ -275,7 +284,22 @@ def _translated(error: DBAPIError, engine: Engine) -> Exception:
         return Rejected(message, locked=False)
     if code in _NO_SUCH_TABLE:
         return NotMigrated(f"{message}; run `statesync migrate`")
-    return DatabaseUnavailable(f"PostgreSQL at {_address(engine)}: {message}")
+    where = f"PostgreSQL at {_address(engine)}"
+    if code == _NO_RIGHT:
+        return DatabaseForbidden(f"{where}: {message}{_advice(engine)}")
+    if code in _NO_ENTRY or (not code and _REFUSES_LOGIN.search(message)):
+        return DatabaseForbidden(f"{where}: {message}")
+    return DatabaseUnavailable(f"{where}: {message}")
+
+
+def _advice(engine: Engine) -> str:
+    """Return how the owner of the tables gives us the rights that we lack, if it can be told."""
+    try:
+        with engine.connect() as connection:
+            grants = missing_grants(connection)
+    except SQLAlchemyError:
+        return ""
+    return f"; as the owner of the tables: {'; '.join(grants)}" if grants else ""
 
 
 def _code(error: DBAPIError) -> str:

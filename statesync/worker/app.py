@@ -37,7 +37,11 @@ class Loader(AppLoader):
         return _configuration()[1]
 
 
-app = Celery("statesync", loader=f"{__name__}:Loader", include=["statesync.worker.tasks"])
+app = Celery(
+    "statesync",
+    loader=f"{__name__}:Loader",
+    include=["statesync.worker.tasks", "statesync.worker.control"],
+)
 
 
 def protect_flower() -> None:

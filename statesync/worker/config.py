@@ -87,6 +87,8 @@ def _connections(settings: Settings) -> CelerySettings:
         "result_backend_transport_options": options,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A master that comes back as a replica refuses writes: to be waited for, like an outage.
+        "broker_channel_error_retry": True,
         "task_publish_retry_policy": {"max_retries": 3, "interval_start": 0.1, "interval_max": 1},
     }
 

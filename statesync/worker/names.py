@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["QueueName", "TaskName"]
+__all__ = ["SESSION_TYPES", "QueueName", "TaskName"]
+
+SESSION_TYPES = "statesync_session_types"
+"""What workers are asked for the session types that they know."""
 
 
 class TaskName(StrEnum):

@@ -5,6 +5,7 @@ A message is a hint: if it is lost, late or doubled, it costs time and never dat
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter
@@ -17,9 +18,10 @@ from celery import Task
 from celery.utils.log import get_task_logger
 
 from statesync.durable import database
-from statesync.errors import InvalidInput, ServerUnavailable, StatesyncError
+from statesync.errors import DatabaseForbidden, InvalidInput, ServerUnavailable, StatesyncError
 from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import sweep
+from statesync.state.fields import printable
 from statesync.state.outcomes import BackupOutcome
 from statesync.worker.app import app, orchestrator, settings
 from statesync.worker.messages import (
@@ -51,7 +53,18 @@ _EXPECTED = (StatesyncError,)
 """What a worker logs in one line, without a traceback."""
 
 
-@app.task(name=TaskName.BACKUP_FULL_STATE.value, bind=True, max_retries=None, throws=_EXPECTED)
+class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
+    """Says aloud that a server failed a task: Celery logs what is expected as information."""
+
+    def on_failure(self, exc: Exception, *_: object) -> None:
+        """Log a server's trouble."""
+        if isinstance(exc, ServerUnavailable):
+            log.log(_level(exc), "%s: %s", self.name, printable(exc))
+
+
+@app.task(
+    base=_Task, name=TaskName.BACKUP_FULL_STATE.value, bind=True, max_retries=None, throws=_EXPECTED
+)
 def backup_full_state(self: Task[Any, Any], char_id: int, token: int | None = None) -> Json:
     """Save one character: ``{"char_id", "outcome", "version", "error", "field"}``.
 
@@ -63,7 +76,7 @@ def backup_full_state(self: Task[Any, Any], char_id: int, token: int | None = No
     return asdict(orchestrator().backup_claims(read_claims([[char_id, token]]))[0])
 
 
-@app.task(name=TaskName.BACKUP_BATCH.value, throws=_EXPECTED)
+@app.task(base=_Task, name=TaskName.BACKUP_BATCH.value, throws=_EXPECTED)
 def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     """Save characters that a sweep has claimed: ``[[char_id, token], …]``.
 
@@ -77,13 +90,21 @@ def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     return _count(report.outcome for report in reports)
 
 
-@app.task(name=TaskName.RESTORE_FULL_STATE.value, bind=True, max_retries=None, throws=_EXPECTED)
+@app.task(
+    base=_Task,
+    name=TaskName.RESTORE_FULL_STATE.value,
+    bind=True,
+    max_retries=None,
+    throws=_EXPECTED,
+)
 def restore_full_state(self: Task[Any, Any], char_id: int) -> Json:
     """Load one character into Redis if it is absent: ``{"char_id", "outcome", "version", …}``."""
     return asdict(_retrying(self, lambda: orchestrator().restore_full_state(char_id)))
 
 
-@app.task(name=TaskName.RESTORE_BATCH.value, bind=True, max_retries=None, throws=_EXPECTED)
+@app.task(
+    base=_Task, name=TaskName.RESTORE_BATCH.value, bind=True, max_retries=None, throws=_EXPECTED
+)
 def restore_batch(self: Task[Any, Any], char_ids: list[int]) -> dict[str, int]:
     """Load characters into Redis if they are absent; return counts by outcome."""
     if not isinstance(char_ids, list):
@@ -92,7 +113,7 @@ def restore_batch(self: Task[Any, Any], char_ids: list[int]) -> dict[str, int]:
     return _count(report.outcome for report in reports)
 
 
-@app.task(name=TaskName.SYNC_DIRTY.value, throws=_EXPECTED)
+@app.task(base=_Task, name=TaskName.SYNC_DIRTY.value, throws=_EXPECTED)
 def sync_dirty() -> dict[str, int]:
     """Sweep the dirty set once: ``{"requeued", "claimed", "batches", "left"}``.
 
@@ -103,7 +124,7 @@ def sync_dirty() -> dict[str, int]:
     return _sweep()
 
 
-@app.task(name=TaskName.SCRUB.value, throws=_EXPECTED)
+@app.task(base=_Task, name=TaskName.SCRUB.value, throws=_EXPECTED)
 def scrub(cursor: int = 0) -> dict[str, int]:
     """Scrub for some seconds from ``cursor`` on, and send a message for the rest.
 
@@ -130,6 +151,11 @@ def _count(outcomes: Iterable[StrEnum]) -> dict[str, int]:
     return dict(Counter(outcome.value for outcome in outcomes))
 
 
+def _level(error: Exception) -> int:
+    """Return how loud a server's trouble is: an outage ends by itself, a missing right does not."""
+    return logging.ERROR if isinstance(error, DatabaseForbidden) else logging.WARNING
+
+
 def _retrying(task: Task[Any, Any], work: Callable[[], T]) -> T:
     """Do the work; while a server is away, try again later, with back-off, for as long as it takes.
 
@@ -140,5 +166,5 @@ def _retrying(task: Task[Any, Any], work: Callable[[], T]) -> T:
     except ServerUnavailable as error:
         bound = min(_RETRY_CAP_SECONDS, 2 ** min(task.request.retries, 10))
         wait = random.uniform(0.1, bound)  # noqa: S311
-        log.warning("%s: next try in %.1f s", error, wait)
+        log.log(_level(error), "%s: next try in %.1f s", printable(error), wait)
         raise task.retry(exc=error, countdown=wait) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from statesync import Settings
 from statesync.embedded.stack import Stack
@@ -65,11 +67,40 @@ class TestAllWell:
             *found
         }
         assert {"clocks", "broker", "databases", "visibility timeout", "beat", "flower"} < {*found}
+        assert {"rights", "session types"} < {*found}
         assert {"queue restore", "queue sync", "queue backup", "versions"} < {*found}
         assert "noeviction" in run(game.settings, "doctor")
+        unlike = self.where_another_type_is_known(game.settings)
+        assert unlike["status"] == "warn"
+        assert "does not know dungeon" in unlike["found"]
         beat.kill()
         wait_until(lambda: (hot.examine([]).heartbeat_ms or 0) > 3000)
         assert "beat" in examine(game.settings, "beat", status=1)["beat"]["do"]
+
+    @staticmethod
+    def where_another_type_is_known(settings: Settings) -> dict[str, str]:
+        """Return what the doctor says of session types in a process that has one more."""
+        program = (
+            "import statesync\n"
+            "@statesync.register\n"
+            "class Dungeon(statesync.SessionOrchestrator):\n"
+            "    session_type, states = 'dungeon', ('dungeon',)\n"
+            "    def save(self, connection, sessions): return {}\n"
+            "    def load(self, connection, char_ids): return {}\n"
+            "from statesync.cli import main\n"
+            "main()"
+        )
+        ended = subprocess.run(
+            [sys.executable, "-c", program, "doctor", "--only", "workers", "--json"],
+            env=os.environ | settings.to_env(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        checks = {check["check"]: check for check in json.loads(ended.stdout)}
+        found: dict[str, str] = checks["session types"]
+        return found
 
 
 def test_no_worker(stack: Stack, settings: Settings) -> None:
@@ -102,8 +133,26 @@ def test_tables_that_are_not_there(settings: Settings, new_database: NewDatabase
     path = settings.database_url.rpartition("?")[2]
     url = f"postgresql://postgres@/{new_database(empty=True)}?{path}"
     found = examine(replace(settings, database_url=url), "postgresql", status=1)
-    assert statuses(found) == {"postgresql": "ok", "migrations": "fail"}
+    assert statuses(found) == {"postgresql": "ok", "migrations": "fail", "rights": "ok"}
     assert "statesync migrate" in found["migrations"]["do"]
+
+
+def test_rights_that_are_missing(settings: Settings, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE reader LOGIN")
+        connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
+    url = settings.database_url.replace("postgres@", "reader@")
+    try:
+        found = examine(replace(settings, database_url=url), "postgresql", status=1)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP OWNED BY reader")
+            connection.exec_driver_sql("DROP ROLE reader")
+    assert found["rights"]["status"] == "fail"
+    assert "GRANT INSERT, UPDATE ON characters TO reader" in found["rights"]["do"]
+    nobody = settings.database_url.replace("postgres@", "nobody_here@")
+    found = examine(replace(settings, database_url=nobody), "postgresql", status=1)
+    assert "start it" not in found["postgresql"]["do"]
 
 
 def test_broker_and_state_on_one_database(settings: Settings) -> None:

@@ -101,6 +101,16 @@ def test_restore_and_drain(
     assert not [c for c in shown.replace("\n", "") if not c.isprintable()]
 
 
+@pytest.mark.parametrize("words", [("conflicts", "list"), ("status",), ("delete", "1", "--yes")])
+def test_lock_ends_a_command_with_one_line(
+    settings: Settings, orchestrator: GameStateOrchestrator, words: tuple[str, ...]
+) -> None:
+    tables = "state_conflicts, characters, statesync_alembic_version"
+    with orchestrator.engine.begin() as connection:
+        connection.execute(text(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"))
+        assert "lock timeout" in run(settings, *words, status=1)
+
+
 def test_log(
     hot: HotStore,
     raw: Any,

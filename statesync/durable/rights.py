@@ -1,0 +1,47 @@
+"""Owns the rights that a worker needs in PostgreSQL, and names those that it lacks."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+__all__ = ["missing_grants"]
+
+_READ_AND_WRITE = ("SELECT", "INSERT", "UPDATE")
+_NEEDED = {
+    "characters": _READ_AND_WRITE,
+    "character_stats": _READ_AND_WRITE,
+    "sessions": _READ_AND_WRITE,
+    "session_characters": _READ_AND_WRITE,
+    "combat_log": ("SELECT", "INSERT", "DELETE"),
+    "inventory_items": (*_READ_AND_WRITE, "DELETE"),
+    "scenario_progress": _READ_AND_WRITE,
+    "state_conflicts": ("SELECT", "INSERT"),
+    "statesync_alembic_version": ("SELECT",),
+}
+_SEQUENCE = "state_conflicts_id_seq"
+
+_LACKING = text("""
+    SELECT needed.name, needed.privilege, quote_ident(current_user)
+    FROM unnest(CAST(:names AS text[]), CAST(:privileges AS text[])) AS needed (name, privilege)
+    WHERE NOT has_table_privilege(to_regclass(needed.name), needed.privilege)
+""")
+_LACKS_SEQUENCE = text("""
+    SELECT quote_ident(current_user)
+    WHERE NOT has_sequence_privilege(to_regclass(:name), 'USAGE')
+""")
+
+
+def missing_grants(connection: Connection) -> list[str]:
+    """Return the statements by which the tables' owner gives us what we lack.
+
+    A table that is not there is the matter of a migration, not of a right.
+    """
+    needed = [(name, privilege) for name, all_of in _NEEDED.items() for privilege in all_of]
+    arguments = {"names": [n for n, _ in needed], "privileges": [p for _, p in needed]}
+    lacking: dict[str, list[str]] = {}
+    for name, privilege, user in connection.execute(_LACKING, arguments):
+        lacking.setdefault(f"{name} TO {user}", []).append(privilege)
+    grants = [f"GRANT {', '.join(words)} ON {target}" for target, words in lacking.items()]
+    for (user,) in connection.execute(_LACKS_SEQUENCE, {"name": _SEQUENCE}):
+        grants.append(f"GRANT USAGE ON SEQUENCE {_SEQUENCE} TO {user}")
+    return grants
