@@ -23,9 +23,11 @@ __all__ = [
     "character_stats",
     "characters",
     "combat_log",
+    "durable_changes",
     "inventory_items",
     "metadata",
     "scenario_progress",
+    "server_counters",
     "session_characters",
     "sessions",
     "state_conflicts",
@@ -60,6 +62,14 @@ def _moment(name: str) -> Column[object]:
     return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
+def _seal() -> list[Column[int]]:
+    """Return the columns of the mark of the snapshot that a row was saved from, and its version.
+
+    A worker from before seals raises the version alone: such a row has no valid seal.
+    """
+    return [Column("seal", BigInteger), Column("seal_version", BigInteger)]
+
+
 characters = Table(
     "characters",
     metadata,
@@ -75,6 +85,7 @@ characters = Table(
     Column("version", BigInteger, nullable=False, server_default=text("0")),
     _moment("updated_at"),
     Column("deleted_at", DateTime(timezone=True)),
+    *_seal(),
     # Every save rewrites the row. Room on the page lets PostgreSQL do so in place (HOT).
     postgresql_with={"fillfactor": 80},
 )
@@ -106,6 +117,7 @@ sessions = Table(
     Column("closed_at", DateTime(timezone=True)),
     # A hash of the content, so that a session that several participants save is written once.
     Column("digest", Text),
+    *_seal(),
 )
 
 session_characters = Table(
@@ -175,12 +187,44 @@ state_conflicts = Table(
     Column("reason", Text, nullable=False),
     Column("state", JSONB, nullable=False),
     _moment("recorded_at"),
-    # A backup that is tried again records the same losing side only once.
+    Column("session_id", Uuid),
+    Column("divergence", BigInteger),
+    # What is recorded again after a crash is the same entry.
+    Index(
+        "uq_state_conflicts_divergence",
+        "character_id",
+        "divergence",
+        text("coalesce(session_id, '00000000-0000-0000-0000-000000000000'::uuid)"),
+        unique=True,
+        postgresql_where=text("divergence IS NOT NULL"),
+    ),
+    # Entries from before seals.
     Index(
         "uq_state_conflicts_character_id_version",
         "character_id",
         "version",
         text("md5(state::text)"),
         unique=True,
+        postgresql_where=text("divergence IS NULL"),
     ),
+)
+
+durable_changes = Table(
+    "durable_changes",
+    metadata,
+    Column("nonce", Uuid, primary_key=True),
+    _moment("committed_at"),
+    Index("ix_durable_changes_committed_at", "committed_at"),
+)
+
+server_counters = Table(
+    "server_counters",
+    metadata,
+    Column("key_prefix", Text, primary_key=True),
+    Column("sweeps", BigInteger, nullable=False, server_default=text("0")),
+    # What PostgreSQL remembers of Redis.
+    Column("redis_sweeps", BigInteger, nullable=False, server_default=text("0")),
+    Column("redis_run_id", Text),
+    Column("last_loss", JSONB),
+    Column("lost_at", DateTime(timezone=True)),
 )

@@ -77,3 +77,28 @@ class Keys:
     def heartbeat(self) -> str:
         """STRING: ms at which the last sweep of the schedule came in."""
         return f"{self.prefix}statesync:heartbeat"
+
+    @property
+    def seals(self) -> str:
+        """HASH: char_id or session id to the seals of its snapshots since the acknowledged one."""
+        return f"{self.prefix}statesync:seals"
+
+    @property
+    def nonces(self) -> str:
+        """HASH: char_id to the nonces of durable changes since its last acknowledged snapshot."""
+        return f"{self.prefix}statesync:nonces"
+
+    @property
+    def dropped(self) -> str:
+        """HASH: what a revert took out of play, until it is recorded in PostgreSQL."""
+        return f"{self.prefix}statesync:dropped"
+
+    @property
+    def servers(self) -> str:
+        """HASH: the counter of sweeps, and what Redis remembers of PostgreSQL."""
+        return f"{self.prefix}statesync:servers"
+
+    @property
+    def reverted(self) -> str:
+        """Channel: the characters and sessions that a revert has set to their rows."""
+        return f"{self.prefix}statesync:reverted"
