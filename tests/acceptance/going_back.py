@@ -1,0 +1,131 @@
+"""A game whose servers go back in time, and what each of them holds then."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from statesync import GameStateOrchestrator, GameStore, LoginService, Settings, Together
+from statesync.lifecycle.sweep import sweep
+from tests.acceptance.conftest import wait_until
+from tests.acceptance.rewind import Moment
+from tests.acceptance.test_contract import rows
+
+__all__ = ["Play"]
+
+Fields = dict[str, Any]
+
+
+class Play:
+    """A game on both servers, and what each of them holds."""
+
+    def __init__(
+        self, settings: Settings, orchestrator: GameStateOrchestrator, engine: Engine, raw: Any
+    ) -> None:
+        self.settings = settings
+        self.orchestrator = orchestrator
+        self.hot = orchestrator.hot
+        self.engine = engine
+        self.raw = raw
+        self.store = GameStore(settings)
+        self.service = LoginService(self.store)
+
+    # What is played
+
+    def save(self, char_id: int, **fields: Any) -> None:
+        """Make a character that is saved."""
+        self.store.create(char_id, state="exploration", **fields, durable=True)
+        self.sweep()
+
+    def play_on(self, char_id: int) -> None:
+        """Change a character often enough for its number to pass every row's."""
+        for xp in range(1, 6):
+            self.store.update(char_id, xp=xp)
+
+    def open_bags(self) -> list[UUID]:
+        """Make two characters with a bag each; a sword is in the first one's."""
+        bags = []
+        for char_id, names in ((1, ["sword"]), (2, [])):
+            self.save(char_id)
+            things = [{"item_id": name, "kind": "thing", "quantity": 1} for name in names]
+            bags.append(self.store.open_session("inventory", [char_id], {"items": things}))
+        self.sweep()
+        return bags
+
+    def give(self, giver: UUID, taker: UUID) -> None:
+        """Give all that is in one bag to another one; durable."""
+        things = self.store.get_session("inventory", giver).fields["items"]
+        trade = Together().update_session("inventory", giver, {"items": []})
+        trade.update_session("inventory", taker, {"items": things})
+        self.store.update_together(trade, durable=True)
+
+    def go_back(self, before: Moment) -> None:
+        """Bring a server back, and let go of connections that ended with it."""
+        before.go_back()
+        for engine in (self.engine, self.orchestrator.engine):
+            engine.dispose()
+
+    def sweep(self) -> dict[int, set[str]]:
+        """Sweep until nothing is left to do; return the outcomes by character."""
+        outcomes: dict[int, set[str]] = defaultdict(set)
+
+        def save(claims: Any) -> None:
+            for report in self.orchestrator.backup_claims(claims):
+                outcomes[report.char_id].add(str(report.outcome))
+
+        def is_quiet() -> bool:
+            sweep(self.hot, self.settings, save, save)
+            status = self.hot.status()
+            return not (status.dirty or status.claimed or self.left_over())
+
+        is_quiet()  # it takes two sweeps to see that nothing is left
+        wait_until(is_quiet)
+        return dict(outcomes)
+
+    # What is held
+
+    def left_over(self) -> list[str]:
+        """Return what a settled loss has left in Redis."""
+        keys = self.hot.keys
+        flags = {b"settling", b"recovering"} & set(self.raw.hkeys(keys.servers))
+        left = [flag.decode() for flag in flags]
+        left += [name for name in (keys.dropped, keys.nonces) if self.raw.exists(name)]
+        return left + [key.decode() for key in self.raw.scan_iter(f"{keys.prefix}statesync:tie:*")]
+
+    def row(self, char_id: int) -> Fields | None:
+        """Return the game's own fields of a row that is not deleted."""
+        query = f"SELECT extra FROM characters WHERE id = {char_id} AND deleted_at IS NULL"
+        found = rows(self.engine, query)
+        return found[0][0] if found else None
+
+    def core(self, char_id: int) -> Fields | None:
+        """Return the game's own fields of a loaded character."""
+        core = self.raw.hgetall(self.hot.keys.core(char_id))
+        fields = {name.decode(): value.decode() for name, value in core.items()}
+        for name in ("state", "version", "saved_version"):
+            fields.pop(name, None)
+        return fields if core else None
+
+    def items(self, bag: UUID) -> list[str]:
+        """Return the names of what is in a loaded bag."""
+        return [i["item_id"] for i in self.store.get_session("inventory", bag).fields["items"]]
+
+    def is_recorded(self, name: str, value: object) -> bool:
+        """Whether anything that was taken out of play, and is on record, has this field."""
+        states = rows(self.engine, "SELECT state FROM state_conflicts")
+        return any(_holds(state, name, str(value)) for (state,) in states)
+
+
+def _holds(state: object, name: str, value: str) -> bool:
+    """Whether JSON has a field with a value somewhere, whatever is around it."""
+    if isinstance(state, str) and state[:1] in ("{", "["):
+        return _holds(json.loads(state), name, value)
+    if isinstance(state, list):
+        return any(_holds(part, name, value) for part in state)
+    if isinstance(state, dict):
+        return str(state.get(name)) == value or _holds(list(state.values()), name, value)
+    return False
