@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.bank import bank
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.world import World, world
 
@@ -85,14 +86,11 @@ def test_many_faults(playing: World, turn: int) -> None:
 def test_bank() -> None:
     """Hundreds of characters trade; the books balance in every committed state."""
     chance = random.Random(SEED)
-    with world() as bank:
-        ids = range(1, 301)
-        bank.open_bank(ids)
-        for seed in (SEED, SEED + 1):
-            bank.start_player("bank", seed, ids.start, len(ids))
-        bank.play_on(500)
+    with bank(SEED) as trading:
+        trading.start_traders("bank")
+        trading.play_on(500)
         faults = ("kill_worker", "kill_postgres", "stop_worker_past_its_lease", "kill_valkey")
         for fault in (*faults, *chance.choices(FAULTS, k=4)):
-            bank.inject(fault)
-            bank.play_on(chance.randint(100, 400))
-        print(f"seed {SEED}:", bank.check_bank())
+            trading.inject(fault)
+            trading.play_on(chance.randint(100, 400))
+        print(f"seed {SEED}:", trading.check())

@@ -1,17 +1,18 @@
 """A game server as a process of its own, which writes down every change that was accepted.
 
-``python -m tests.acceptance.traffic play|bank SEED FIRST COUNT JOURNAL`` runs until SIGTERM. It
-does not write down what it cannot know: the server went away before it answered.
+``python -m tests.acceptance.traffic play|bank|residents SEED FIRST COUNT JOURNAL`` runs until
+SIGTERM. It does not write down what it cannot know: the server went away before it answered.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -50,7 +51,9 @@ class Player:
 
     def __init__(self, seed: int, first: int, count: int, journal: Path) -> None:
         settings = Settings.from_env()
+        self.seed = seed
         self.random = random.Random(seed)
+        self.numbers = itertools.count(1)
         self.ids = range(first, first + count)
         self.needed: Sequence[int] = self.ids
         self.store = GameStore(settings, durable_seconds=5)
@@ -128,7 +131,13 @@ class Counter(Player):
 
 
 class Trader(Player):
-    """Money and items change hands among all characters, which other traders trade with too."""
+    """Money and items change hands among all characters, which other traders trade with too.
+
+    A character's trail names all its trades, in their order.
+    """
+
+    leaving = 0.03
+    """How likely a move is a logout."""
 
     def start(self) -> None:
         # Another player may have logged one out already.
@@ -138,18 +147,27 @@ class Trader(Player):
 
     def move(self) -> None:
         giver, taker = self.needed = self.random.sample(self.ids, 2)
-        chance = self.random.random()
-        if chance < 0.03:
+        if self.random.random() < self.leaving:
             self.service.logout(giver)
             return
-        trade = self.pay(giver, taker) if chance < 0.5 else self.give(giver, taker)
-        if trade:
-            durable = self.random.random() < 0.03
-            receipts = self.store.update_together(trade, durable=durable)
-            self.accepted(receipts=list(receipts.items()) if durable else [])
+        fields = {i: self.store.get(i).fields for i in (giver, taker)}
+        chance = self.random.random()
+        trade = self.pay(giver, taker, fields) if chance < 0.5 else self.give(giver, taker)
+        if not trade:
+            return
+        name = f"{self.seed}.{next(self.numbers)}"
+        for char_id in (giver, taker):
+            trail = fields[char_id]["trail"]
+            trade.expect(char_id, trail=trail).update(char_id, trail=f"{trail} {name}")
+        durable = self.random.random() < 0.03
+        begun = time.monotonic()
+        self.store.update_together(trade, durable=durable)
+        self.accepted(
+            trade=name, sides=[giver, taker], durable=durable, during=[begun, time.monotonic()]
+        )
 
-    def pay(self, giver: int, taker: int) -> Together:
-        has, gets = (int(self.store.get(i).fields["gold"]) for i in (giver, taker))
+    def pay(self, giver: int, taker: int, fields: Mapping[int, Mapping[str, str]]) -> Together:
+        has, gets = (int(fields[i]["gold"]) for i in (giver, taker))
         price = self.random.randint(0, has)
         return (
             Together()
@@ -178,11 +196,17 @@ class Trader(Player):
         )
 
 
+class Resident(Trader):
+    """A trader that logs nobody out."""
+
+    leaving = 0.0
+
+
 def open_bank(store: GameStore, ids: range) -> None:
     """Give every character money and a bag with items."""
     for char_id in ids:
         try:
-            store.create(char_id, state="exploration", gold=GOLD)
+            store.create(char_id, state="exploration", gold=GOLD, trail="0")
         except CharacterExists:
             continue
         items = [{"item_id": f"{char_id}-{n}", "kind": "coin", "quantity": 1} for n in range(ITEMS)]
@@ -191,5 +215,6 @@ def open_bank(store: GameStore, ids: range) -> None:
 
 if __name__ == "__main__":
     session_type, seed, first, count, journal = sys.argv[1:]
-    player: type[Counter | Trader] = {"play": Counter, "bank": Trader}[session_type]
+    players = {"play": Counter, "bank": Trader, "residents": Resident}
+    player: type[Counter | Trader] = players[session_type]
     player(int(seed), int(first), int(count), Path(journal)).start()

@@ -1,0 +1,49 @@
+"""Servers go back in time while a bank trades: its books balance, and nothing is lost in silence.
+
+``pytest -m slow tests/acceptance/test_going_back_under_traffic.py -s`` prints what was injected and
+checked; ``FAULT_SEED=7`` trades other trades with other faults.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+
+from tests.acceptance.bank import bank
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xfail(strict=True, reason="numbers alone do not tell two histories apart"),
+]
+
+SEED = int(os.environ.get("FAULT_SEED", "1"))
+REDIS_GOES_BACK = ("cut_tail", "cut_tail_anywhere", "promote_replica", "load_snapshot")
+OTHERS = ("kill_worker", "stop_worker_past_its_lease", "kill_postgres", "kill_valkey")
+
+
+def test_redis_goes_back() -> None:
+    """Characters log out and in meanwhile, workers and servers are killed."""
+    chance = random.Random(SEED)
+    faults = [*REDIS_GOES_BACK, *REDIS_GOES_BACK, *OTHERS]
+    chance.shuffle(faults)
+    with bank(SEED) as trading:
+        trading.start_traders("bank")
+        for fault in faults:
+            trading.play_on(chance.randint(20, 200))
+            trading.inject(fault)
+        print(f"seed {SEED}:", trading.check())
+
+
+def test_both_servers_go_back() -> None:
+    """All characters stay live, so what PostgreSQL forgets is saved again."""
+    chance = random.Random(SEED)
+    faults = [*("put_postgres_back",) * 3, *REDIS_GOES_BACK, "kill_worker", "kill_postgres"]
+    chance.shuffle(faults)
+    with bank(SEED) as trading:
+        trading.start_traders("residents")
+        for fault in faults:
+            trading.play_on(chance.randint(20, 200))
+            trading.inject(fault)
+        print(f"seed {SEED}:", trading.check())
