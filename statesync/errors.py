@@ -26,7 +26,8 @@
     └── ServerUnavailable         no character's fault: try again later
         ├── RedisUnavailable
         ├── DatabaseUnavailable
-        │   └── DatabaseForbidden   it answers, but refuses us: a login or a right is missing
+        │   ├── DatabaseForbidden   it answers, but refuses us: a login or a right is missing
+        │   └── DatabaseWentBack    it is at an older state; first, what is live is saved again
         └── BrokerUnavailable
 
 Errors that cross Celery carry their parts in ``args``, from which a JSON result backend builds them
@@ -47,6 +48,7 @@ __all__ = [
     "CorruptState",
     "DatabaseForbidden",
     "DatabaseUnavailable",
+    "DatabaseWentBack",
     "EmbeddedServerError",
     "GroupTooLarge",
     "InSession",
@@ -301,6 +303,20 @@ class DatabaseUnavailable(ServerUnavailable):
 
 class DatabaseForbidden(DatabaseUnavailable):
     """PostgreSQL answers, but refuses the login or lacks a right; it says which."""
+
+
+class DatabaseWentBack(DatabaseUnavailable):
+    """PostgreSQL is at an older state than before, such as a restored backup.
+
+    Until every live character is saved again nothing is restored from it.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message
+            or "PostgreSQL went back to an older state: the live characters are saved again before "
+            "any is restored; the next sweep does it, or `statesync recover` at once"
+        )
 
 
 class BrokerUnavailable(ServerUnavailable):

@@ -142,7 +142,7 @@ def session_of(key: str) -> str:
 
 
 _USES = re.compile(rb"^-- Uses: (.+)$", re.M)
-_MARKS = re.compile(r"(dirty_accounts(:[a-z]+)?|statesync:(stats|sweep|once:.*))$")
+_MARKS = re.compile(r"(dirty_accounts(:[a-z]+)?|statesync:(stats|sweep|servers|seals|once:.*))$")
 _SESSION = re.compile(r"[a-z0-9_]+:session:[0-9a-f-]{36}(:log)?$")
 
 _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
@@ -162,6 +162,7 @@ _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "BADLIST": lambda char_id, key, _: corrupt(
         char_id, key, "participants", "must be a list of different character ids, such as [1,2]"
     ),
+    "WENTBACK": lambda _char, _key, _: errors.DatabaseWentBack(),
     "GROUPTOOLARGE": lambda _char, _key, ids: errors.GroupTooLarge(tuple(map(int, ids.split()))),
 }
 

@@ -17,6 +17,7 @@ from statesync.hot.commands import (
     characters,
     claims,
     operators,
+    servers,
     sessions,
     together,
     transfer,
@@ -122,6 +123,14 @@ class Operations(_GameOperations):
     forget = _Operation(operators.forget)
     heartbeat = _Operation(operators.heartbeat)
     examine = _Operation(operators.examine)
+
+    count_sweep = _Operation(servers.count_sweep)
+    note_postgresql = _Operation(servers.note_postgresql)
+    note_loss = _Operation(servers.note_loss)
+    take_comparison = _Operation(servers.take_comparison)
+    advance_comparison = _Operation(servers.advance_comparison)
+    release_comparison = _Operation(servers.release_comparison)
+    heads = _Operation(servers.heads)
 
 
 class SyncOperations(Operations):

@@ -1,30 +1,46 @@
-"""Owns the scrub: the search, over all of Redis, for unsaved changes without a dirty mark.
+"""Owns the scrub: the comparison of everything live with its rows; what differs is marked.
 
-A mark is missing if a game wrote to Redis and did not set it, died before it did, or deleted it. A
-scrub is safe to run twice and at any time: one script checks and marks each character.
+A mark is missing if a game wrote to Redis and did not set it, died before it did, or deleted it.
+And nothing marks what differs because a server went back in time. Only heads are compared: versions
+and seals. A scrub is safe to run twice and at any time: it only marks, and the backup that follows
+decides under the rows' locks which side is right.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from statesync import durable
 from statesync.durable import database
-from statesync.hot.store import unwrap
+from statesync.durable.heads import RowHead
+from statesync.hot.commands.operators import Found
+from statesync.hot.commands.servers import CoreHead
+from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.state.fields import MAX_ID
 from statesync.state.references import SessionRef
-from statesync.state.sessions import Session
 
-__all__ = ["ScrubPage", "scrub_page", "scrub_pages"]
+__all__ = [
+    "PAGE_KEYS",
+    "PAUSE_SECONDS",
+    "Difference",
+    "ScrubPage",
+    "differences",
+    "mark_differences",
+    "scrub_page",
+    "scrub_pages",
+]
 
 log = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = 0.01
+PAUSE_SECONDS = 0.01
 """Between two pages, so that Redis belongs to the game: at most some 20,000 keys a second."""
-_PAGE_KEYS = 200
+PAGE_KEYS = 200
 """Small enough that no script holds Redis for more than about a millisecond."""
 
 
@@ -41,7 +57,7 @@ class ScrubPage:
     characters: int
     sessions: int
     marked: int
-    """Characters that were unsaved without a mark, and are dirty now."""
+    """Characters that were not as their rows, without a mark, and are dirty now."""
 
     def counts(self) -> dict[str, int]:
         """Return what a scrub adds up over its pages: characters, sessions, marked."""
@@ -59,51 +75,92 @@ def scrub_pages(orchestrator: GameStateOrchestrator, cursor: int = 0) -> Iterato
         cursor = page.cursor
         if cursor == 0:
             return
-        time.sleep(_PAUSE_SECONDS)
+        time.sleep(PAUSE_SECONDS)
 
 
 def scrub_page(orchestrator: GameStateOrchestrator, cursor: int = 0) -> ScrubPage:
-    """Mark the characters of one page that are unsaved without a mark.
+    """Mark the characters of one page that are not as their rows and have no mark.
 
-    A core's ``saved_version`` says whether it is saved. PostgreSQL says whether a session is saved;
-    if not, the characters that point at it are marked. Raises ServerUnavailable.
+    If it is a session that differs, the characters that point at it are marked. Raises
+    ServerUnavailable.
     """
-    hot = orchestrator.hot
-    found = hot.scan(cursor, count=_PAGE_KEYS)
-    suspects: list[tuple[int, SessionRef | None]] = [(char_id, None) for char_id in found.char_ids]
-    for session in _unsaved_sessions(orchestrator, found.sessions):
-        suspects += [(char_id, session.ref) for char_id in session.participants]
-    replies = hot.run_many([hot.commands.mark_unsaved(*suspect) for suspect in suspects])
-    marked = [
-        char_id for (char_id, _), reply in zip(suspects, replies, strict=True) if unwrap(reply)
-    ]
-    if marked:
-        log.warning("unsaved without a mark, now dirty: characters %s", marked)
-        hot.count({"scrubbed": len(marked)})
+    found = orchestrator.hot.scan(cursor, count=PAGE_KEYS)
+    marked = mark_differences(orchestrator.hot, differences(orchestrator, found))
     return ScrubPage(
         cursor=found.cursor,
         keys=found.keys,
-        peeked=_PAGE_KEYS,
+        peeked=PAGE_KEYS,
         characters=len(found.char_ids),
         sessions=len(found.sessions),
-        marked=len(marked),
+        marked=marked,
     )
 
 
-def _unsaved_sessions(
-    orchestrator: GameStateOrchestrator, session_refs: Sequence[tuple[str, str]]
-) -> list[Session]:
-    """Return the sessions of which Redis holds a newer version than PostgreSQL.
+class Difference(NamedTuple):
+    """A character whose core, or session, is not as its row."""
 
-    Leaves out sessions that are gone or cannot be read: the backup of their participants reports
-    these.
+    char_id: int
+    session: SessionRef | None = None
+    """The session that differs, if it is one: the character is a participant."""
+    head: CoreHead | None = None
+    """Of the core, if it is the one that differs."""
+
+
+def differences(orchestrator: GameStateOrchestrator, found: Found) -> list[Difference]:
+    """Return what of a page is not as its rows, changed since the last save or not.
+
+    Raises ServerUnavailable.
     """
-    if not session_refs:
+    if not found.char_ids and not found.sessions:
         return []
-    hot = orchestrator.hot
-    # Redis first: a session that is saved in between is newer in PostgreSQL, and not marked.
-    replies = hot.run_many([hot.commands.get_session(*ref) for ref in session_refs])
-    live = [reply for reply in replies if isinstance(reply, Session)]
+    # Redis first. What is saved in between looks different; its mark is refused.
+    live = orchestrator.hot.heads(found.char_ids, found.sessions)
     with database.transaction(orchestrator.engine) as connection:
-        saved = durable.sessions.versions(connection, [str(session.id) for session in live])
-    return [session for session in live if session.version > saved.get(str(session.id), -1)]
+        rows = durable.heads.of_characters(connection, live.cores)
+        session_rows = {}
+        if live.sessions:
+            ids = [ref.id for ref in live.sessions]
+            session_rows = durable.heads.of_sessions(connection, ids)
+    differing = [
+        Difference(char_id, head=head)
+        for char_id, head in live.cores.items()
+        if head.saved_version != head.version
+        or not _is_as_row(head.version, head.seals, rows.get(char_id))
+    ]
+    for ref, session in live.sessions.items():
+        if not _is_as_row(session.version, session.seals, session_rows.get(ref.id)):
+            differing += [
+                Difference(char_id, ref) for char_id in _ids_in(session.participants or b"")
+            ]
+    return differing
+
+
+def mark_differences(hot: HotStore, differing: Sequence[Difference]) -> int:
+    """Mark the characters that have no mark yet; return how many these were."""
+    replies = hot.run_many(
+        [hot.commands.mark_unsaved(char_id, ref, head=head) for char_id, ref, head in differing]
+    )
+    marked = [
+        char_id for (char_id, *_), reply in zip(differing, replies, strict=True) if unwrap(reply)
+    ]
+    if marked:
+        log.warning("not as their rows and without a mark, now dirty: characters %s", marked)
+        hot.count({"scrubbed": len(marked)})
+    return len(marked)
+
+
+def _is_as_row(version: bytes | None, seals: bytes | None, row: RowHead | None) -> bool:
+    """Return whether PostgreSQL holds what Redis takes for saved, in the same history.
+
+    A row without a seal, or a core without one, is of a worker from before seals: there are only
+    versions to compare.
+    """
+    if row is None or row.is_deleted or version != str(row.version).encode():
+        return False
+    return row.seal is None or seals is None or str(row.seal).encode() in seals.split()
+
+
+def _ids_in(participants: bytes) -> list[int]:
+    """Return the characters that an undecoded list of participants names."""
+    numbers = map(int, dict.fromkeys(re.findall(rb"\d{1,19}", participants)))
+    return [number for number in numbers if 1 <= number <= MAX_ID]

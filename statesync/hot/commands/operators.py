@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from statesync.errors import InvalidCharId, InvalidInput
 from statesync.hot.command import Command, Raw, load_script, pairs
+from statesync.hot.commands.servers import CoreHead
 from statesync.hot.commands.transfer import TOMBSTONE_MS
 from statesync.hot.keys import Keys
 from statesync.state.fields import MAX_VERSION, check_char_id, load_json, parse_char_id
@@ -93,25 +94,30 @@ class Found(NamedTuple):
     char_ids: list[int]
     sessions: list[SessionRef]
     """Those of registered types."""
+    evicted: list[int]
+    """Characters that were evicted a short time ago."""
 
 
 def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
-    """Look at about ``count`` keys and return the cores and sessions among them."""
+    """Look at about ``count`` keys; return the cores, sessions and tombstones among them."""
 
     def parse(reply: Raw) -> Found:
         char_ids: list[int] = []
         sessions: list[SessionRef] = []
+        evicted: list[int] = []
         for raw in reply[2:]:
             session_type, _, text = raw.decode().partition(":")
             try:
                 if session_type == "ac":
                     char_ids.append(parse_char_id(text))
+                elif session_type == "statesync":
+                    evicted.append(parse_char_id(text.removeprefix("evicted:")))
                 elif session_type in names():
                     session_id = session_uuid(text.removeprefix("session:"))
                     sessions.append(SessionRef(session_type, session_id))
             except (InvalidCharId, InvalidInput):
                 continue  # only looks like one of ours
-        return Found(int(reply[0]), reply[1], char_ids, sessions)
+        return Found(int(reply[0]), reply[1], char_ids, sessions, evicted)
 
     return Command(_scan, (), (cursor, count, keys.prefix), parse, repeatable=True)
 
@@ -119,17 +125,26 @@ def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
 _mark_unsaved = load_script("mark_unsaved")
 
 
-def mark_unsaved(keys: Keys, char_id: int, unsaved: SessionRef | None = None, /) -> Command[bool]:
+def mark_unsaved(
+    keys: Keys,
+    char_id: int,
+    unsaved: SessionRef | None = None,
+    /,
+    *,
+    head: CoreHead | None = None,
+) -> Command[bool]:
     """Mark a character that has no mark, though its core or session ``unsaved`` is not saved.
 
-    False if there was nothing to do.
+    With ``head``, also if the core is still as it was read there: it is not as its row. False if
+    there was nothing to do.
     """
     reference = ("", "")
     if unsaved:
         session_type, session_id = unsaved
         reference = (reference_field(session_type), session_id)
-    script_keys = _core_and_marks(keys, char_id)
-    args = (char_id, *reference)
+    script_keys = [*_core_and_marks(keys, char_id), keys.seals]
+    as_read = (part if part is not None else "" for part in head or ())
+    args = (char_id, *reference, *as_read)
     # Repeatable: a mark that is not needed is harmless.
     return Command(_mark_unsaved, script_keys, args, bool, char_id, repeatable=True)
 
@@ -228,6 +243,10 @@ class Status(NamedTuple):
     oldest_ms: int | None
     """Age of the oldest unsaved change."""
     counters: dict[str, int]
+    settling: bool
+    """Redis went back or a server has started: everything live is being compared with its rows."""
+    recovering: bool
+    """PostgreSQL went back: everything live is being saved again before anything is restored."""
 
 
 _count = load_script("count")
@@ -244,15 +263,17 @@ _status = load_script("status")
 
 
 def status(keys: Keys, /) -> Command[Status]:
-    """Read how much is unsaved, since when, and the shared counters."""
+    """Read how much is unsaved, since when, the shared counters, and whether a loss is settled."""
 
     def parse(reply: Raw) -> Status:
-        dirty, claimed, expired, quarantined, oldest_at, now_ms, *rest = reply
+        dirty, claimed, expired, quarantined, oldest_at, now_ms, *flags = reply[:8]
         oldest_ms = int(now_ms) - int(float(oldest_at)) if oldest_at else None
-        counters = {name.decode(): int(value) for name, value in pairs(rest).items()}
-        return Status(dirty, claimed, expired, quarantined, oldest_ms, counters)
+        counters = {name.decode(): int(value) for name, value in pairs(reply[8:]).items()}
+        marks = (dirty, claimed, expired, quarantined)
+        return Status(*marks, oldest_ms, counters, *map(bool, flags))
 
-    script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.stats)
+    marks = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
+    script_keys = (*marks, keys.stats, keys.servers)
     return Command(_status, script_keys, (), parse, repeatable=True)
 
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from statesync.hot.commands.operators import Found
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.scrub import scrub_page
+from statesync.lifecycle.scrub import differences, mark_differences, scrub_page
 from tests.conftest import Driver, FullCore
 
 
@@ -107,7 +108,7 @@ def test_marking_and_scanning_on_every_server(store: Driver, full_core: FullCore
         store.raw.hset(store.keys.core(char_id), "version", char_id)
     found, cursor, pages = set(), 0, 0
     while pages == 0 or cursor:
-        cursor, _, char_ids, _ = store.scan(cursor, count=100)
+        cursor, _, char_ids, _, _ = store.scan(cursor, count=100)
         found |= set(char_ids)
         pages += 1
     assert found == set(range(1, 501))
@@ -115,3 +116,75 @@ def test_marking_and_scanning_on_every_server(store: Driver, full_core: FullCore
     assert store.mark_unsaved(1) is True
     assert store.mark_unsaved(1) is False
     assert store.mark_unsaved(501) is False
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "version = version + 1",
+        "version = version - 1",
+        "seal = 7, seal_version = version",
+        "deleted_at = now()",
+    ],
+)
+def test_a_clean_core_whose_row_is_of_another_history_is_marked(
+    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys, row: str
+) -> None:
+    raw.hset(keys.seals, "2", "created 5 6")
+    with orchestrator.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE characters SET {row} WHERE id = 2")
+    assert scrub(orchestrator) == 1
+    assert dirty(raw, keys) == {b"2"}
+
+
+def test_a_clean_core_whose_row_is_gone_is_marked(
+    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
+) -> None:
+    with orchestrator.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM characters WHERE id = 2")
+    assert scrub(orchestrator) == 1
+    assert dirty(raw, keys) == {b"2"}
+
+
+def test_a_known_seal_and_a_row_without_one_are_no_difference(
+    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
+) -> None:
+    with orchestrator.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE characters SET seal = 5 + id, seal_version = version + id / 2"
+        )
+    raw.hset(keys.seals, "1", "6 9")  # the second row was saved without a seal since
+    raw.hset(keys.seals, "2", "5")
+    raw.hdel(keys.seals, "3")
+    assert scrub(orchestrator) == 0
+
+
+@pytest.mark.parametrize("row", ["seal = 7, seal_version = version", "version = version + 1"])
+def test_a_session_whose_row_is_of_another_history_marks_those_that_point_at_it(
+    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys, row: str
+) -> None:
+    fight = saved.open_session("combat", [1, 2], {"monsters": []})
+    orchestrator.backup_many([1, 2])
+    raw.hset(keys.seals, str(fight), "5 6")
+    raw.hdel(keys.core(2), "combat_session_id")
+    with orchestrator.engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE sessions SET {row}")
+    assert scrub(orchestrator) == 1
+    assert dirty(raw, keys) == {b"1"}
+
+
+def test_what_changed_since_it_was_compared_is_not_marked_for_it(
+    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
+) -> None:
+    page = Found(cursor=0, keys=1, char_ids=[1], sessions=[], evicted=[])
+    with orchestrator.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET version = version + 1")
+    found = differences(orchestrator, page)
+    version = int(raw.hget(keys.core(1), "version"))
+    raw.hset(keys.core(1), mapping={"version": version + 1, "saved_version": version + 1})
+    assert mark_differences(saved, found) == 0
+    raw.hset(keys.core(1), mapping={"version": version, "saved_version": version})
+    raw.hset(keys.seals, "1", "5")
+    assert mark_differences(saved, found) == 0
+    raw.hdel(keys.seals, "1")
+    assert mark_differences(saved, found) == 1
