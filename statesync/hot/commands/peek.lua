@@ -5,8 +5,8 @@
 -- Errors: none
 local core, reference_fields = KEYS[1], ARGV
 if redis.call('EXISTS', core) == 0 then return {0, ''} end
+-- Of a core that is no hash this gives an error, which holds none of the values.
 local values = redis.pcall('HMGET', core, 'version', unpack(reference_fields))
-if values.err then return {1, ''} end
 local reply = {1}
 for i = 1, 1 + #reference_fields do reply[1 + i] = values[i] or '' end
 return reply
