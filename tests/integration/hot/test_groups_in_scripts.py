@@ -7,8 +7,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from statesync.errors import CorruptState
 from statesync.hot.commands.backup import CoreAck, GroupAck, NeedsKeys, RawSnapshot, SessionAck
 from statesync.hot.commands.claims import Claim
+from statesync.state.fields import TIE_FIELD
+from statesync.state.references import SessionRef
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
@@ -43,6 +46,32 @@ def test_snapshots_of_several_groups_in_one_script(traders: Driver) -> None:
     assert group.cores.keys() == {1, 2}
     assert len(group.ties) == 1
     assert alone.cores.keys() == alone.claims.keys() == {3}
+
+
+def test_member_of_another_group_in_the_script_is_not_known_to_this_one(traders: Driver) -> None:
+    fight = traders.open_session("combat", [3], {})
+    session = SessionRef("combat", str(fight))
+    # It names 2, which does not point at it: so 2 is in its group, and it is not in that of 2.
+    traders.raw.hset(traders.keys.session(*session), "participants", "[3,2]")
+    claims = [traders.claim(char_id, lease_us=LEASE).claim for char_id in (1, 3)]
+    tie = traders.raw.hget(traders.keys.core(1), TIE_FIELD).decode()
+    known = (frozenset({"1", "2", tie}), frozenset({"3", session.member}))
+    group, other = traders.try_snapshots(list(zip(claims, known, strict=True)), lease_us=LEASE)
+    assert group.cores.keys() == {1, 2}
+    assert isinstance(other, NeedsKeys)
+    assert "2" in other.members
+
+
+def test_broken_member_is_refused_when_its_group_is_known(traders: Driver) -> None:
+    traders.raw.hset(traders.keys.core(1), "version", "x")
+    claim, _ = traders.claim(1, lease_us=LEASE)
+    known: frozenset[str] = frozenset()
+    while isinstance(
+        result := traders.try_snapshots([(claim, known)], lease_us=LEASE)[0], NeedsKeys
+    ):
+        known = result.members
+    assert isinstance(result, CorruptState)
+    assert known > {"1", "2"}, "who else is set aside with it"
 
 
 def test_acknowledgement_of_several_groups_in_one_script(traders: Driver) -> None:
@@ -107,3 +136,30 @@ def test_end_of_a_session_leaves_the_next_one_alone(traders: Driver) -> None:
         claim, snapshot_version=3, durable_version=3, at_ms=1, sessions=[closed]
     )
     assert traders.get(3).sessions == {"combat": following}
+
+
+def test_cleared_reference_leaves_an_older_change_its_age(traders: Driver) -> None:
+    fight = traders.open_session("combat", [3], {})
+    claim, closed = close(traders, fight)
+    late = traders.keys.core(4)  # it logs in while the session closes, and is played
+    traders.raw.hset(late, mapping={"combat_session_id": str(fight), "version": 1})
+    traders.raw.sadd(traders.keys.dirty, 4)
+    traders.raw.zadd(traders.keys.since, {"4": 5})
+    cores = [CoreAck(claim, 3, 3), CoreAck(Claim(4, 0))]
+    assert traders.acknowledge_many([GroupAck(1_000_000, cores, [closed])]) == [True]
+    assert not traders.raw.hexists(late, "combat_session_id")
+    assert traders.sync_state(4).since_ms == 5
+
+
+def test_one_that_is_tied_elsewhere_stays_so(traders: Driver) -> None:
+    traders.raw.hdel(traders.keys.core(1), TIE_FIELD)  # it was lost, and came back from its row
+    traders.update_together({1: {"gold": 0}, 3: {"gold": 2}})
+    tie = traders.raw.hget(traders.keys.core(1), TIE_FIELD)
+    claim, _ = traders.claim(2, lease_us=LEASE)
+    snapshot = traders.snapshot(claim, lease_us=LEASE)
+    assert snapshot.cores.keys() == {1, 2, 3}
+    traders.update_together({1: {"gold": 1}, 3: {"gold": 1}})
+    cores = [CoreAck(snapshot.claims[i], 9, 9) for i in (2, 1, 3)]
+    traders.acknowledge_many([GroupAck(1, cores, (), snapshot.ties)])
+    assert traders.raw.hget(traders.keys.core(1), TIE_FIELD) == tie
+    assert not traders.raw.hexists(traders.keys.core(2), TIE_FIELD)

@@ -7,7 +7,13 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from statesync.errors import CharacterExists, CharacterNotLoaded, GroupTooLarge, InSession
+from statesync.errors import (
+    CharacterExists,
+    CharacterNotLoaded,
+    CorruptState,
+    GroupTooLarge,
+    InSession,
+)
 from statesync.hot.members import MAX_TIED
 from statesync.state.fields import TIE_FIELD
 from statesync.state.sessions import Session
@@ -92,9 +98,33 @@ def test_core_that_was_played_is_not_taken_for_a_new_one(store: Driver) -> None:
         store.create(9, gold=1)
 
 
+def test_core_that_is_being_saved_is_not_taken_for_a_new_one(store: Driver) -> None:
+    store.create(9, gold=1)
+    claim, _ = store.claim(9, lease_us=60_000_000)
+    snapshot = store.snapshot(claim)
+    with pytest.raises(CharacterExists):
+        store.create(9, gold=1)
+    assert store.get(9).version == int(snapshot.cores[9][b"version"]), "it never goes back"
+
+
 def test_old_log_under_the_key_does_not_come_back(store: Driver) -> None:
     session = uuid4()
     store.raw.rpush(store.keys.session_log("combat", str(session)), '"of before"')
     core = {"combat_session_id": str(session)}
     store.restore_one(9, 1, core, sessions={"token": Session("combat", session, {}, 1)})
     assert store.read_log("combat", session) == []
+
+
+def test_one_that_has_left_leaves_again_without_a_change(store: Driver, fight: UUID) -> None:
+    version = store.leave_session("combat", fight, 2)
+    store.raw.delete(store.keys.core(1))  # nobody is loaded that would save a change
+    before = everything(store)
+    assert store.leave_session("combat", fight, 2) == version
+    assert everything(store) == before
+
+
+def test_session_with_a_bad_version_is_named(store: Driver, fight: UUID) -> None:
+    store.raw.hset(store.keys.session("combat", str(fight)), "version", "x")
+    for change, char_id in ((store.join_session, 3), (store.leave_session, 1)):
+        with pytest.raises(CorruptState, match=f"combat:session:{fight}.version"):
+            change("combat", fight, char_id)

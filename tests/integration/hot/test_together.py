@@ -285,6 +285,15 @@ def test_too_many_are_refused_and_nothing_changes(store: Driver) -> None:
     assert everything(store) == before
 
 
+def test_trade_within_a_large_tie_is_no_larger(store: Driver) -> None:
+    crowd = range(1, MAX_TIED - 1)
+    for char_id in crowd:
+        store.create(char_id)
+    store.update_together({char_id: {} for char_id in crowd})
+    store.update_together({1: {"gold": 0}, 2: {"gold": 2}})
+    assert store.get(2).fields["gold"] == "2"
+
+
 # Saved as one
 
 

@@ -1,0 +1,65 @@
+"""A connection to PostgreSQL: its limits, its transactions, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from statesync import Settings
+from statesync.durable import database
+from statesync.durable.database import Rejected
+from statesync.errors import DatabaseUnavailable
+
+
+def fail(engine: Engine, code: str) -> None:
+    """Have PostgreSQL refuse something with an error code."""
+    with database.transaction(engine) as connection:
+        connection.exec_driver_sql(
+            f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"
+        )
+
+
+@pytest.mark.parametrize(
+    ("code", "locked"),
+    [("55P03", True), ("40P01", True), ("22001", False), ("23505", False), ("54000", False)],
+)
+def test_locks_and_data_are_told_from_trouble(engine: Engine, code: str, locked: bool) -> None:
+    with pytest.raises(Rejected, match="no") as refused:
+        fail(engine, code)
+    assert refused.value.locked is locked
+
+
+@pytest.mark.parametrize("code", ["53100", "57P01", "58030", "XX000"])
+def test_trouble_is_no_ones_data(engine: Engine, code: str) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        fail(engine, code)
+
+
+def test_statement_alone_leaves_later_transactions_whole(engine: Engine) -> None:
+    with database.statement(engine) as connection:
+        first = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    with pytest.raises(Rejected), database.transaction(engine) as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() == first
+        connection.exec_driver_sql("INSERT INTO characters (id, version) VALUES (1, 1)")
+        connection.exec_driver_sql("SELECT 1 / 0")
+    with database.transaction(engine) as connection:
+        assert not connection.exec_driver_sql("SELECT 1 FROM characters").all()
+
+
+def test_nothing_lasts_longer_than_the_limits(engine: Engine, settings: Settings) -> None:
+    limits = {
+        "statement_timeout": settings.lease_seconds,
+        "lock_timeout": 5,
+        "idle_in_transaction_session_timeout": 15,
+    }
+    with database.transaction(engine) as connection:
+        for name, seconds in limits.items():
+            query = "SELECT setting::int FROM pg_settings WHERE name = :name"
+            assert connection.execute(text(query), {"name": name}).scalar_one() == 1000 * seconds
+
+
+def test_what_players_wrote_stands_in_no_error(engine: Engine) -> None:
+    with engine.connect() as connection, pytest.raises(DBAPIError) as error:
+        connection.execute(text("SELECT 1 / length(:name)"), {"name": ""})
+    assert "hidden" in str(error.value)
