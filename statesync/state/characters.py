@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -168,6 +169,8 @@ def _encode_value(name: str, value: object) -> str | None:
     elif isinstance(value, str):
         text = value
     elif isinstance(value, int | float) and not (isinstance(value, bool) or check or is_reference):
+        if isinstance(value, float) and not math.isfinite(value):
+            fail(f"is {value}, which is no number")
         text = str(value)
     else:
         wanted = "a string" if check or is_reference else "a string or a number"

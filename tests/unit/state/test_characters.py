@@ -132,6 +132,8 @@ def test_what_cannot_be_saved_is_named(name: bytes, raw: bytes, field: str, reas
         ({"bio": json.loads(DEEP)}, "bio", "deeper"),
         ({"stats": {"luck": "5"}}, "stats.luck", "must be an integer"),
         ({"stats": {"luck": float("nan")}}, "stats.luck", "is nan, which JSON does not have"),
+        ({"gold": float("nan")}, "gold", "is nan, which is no number"),
+        ({"gold": float("-inf")}, "gold", "is -inf, which is no number"),
         ({"vitals": {"hp": {"cur": 1}}}, "vitals.hp.max", "absent"),
         ({"location": {"current": 1.5}}, "location.current", "integer"),
         ({"state": 5}, "state", "must be a string, not int"),
