@@ -16,8 +16,14 @@ local NO_ID = 'not a character id: it must be an integer from 1 to 2^63-1'
 
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash')
 if refused then return refused end
+local function is_number(text) return #text < 19 and string.match(text, '^%d+$') end
+
 local position = redis.call('HMGET', pass, 'number', 'cursor')
 local number, cursor = position[1] or '0', position[2] or '0'
+if not is_number(number) or not is_number(cursor) then -- not ours: a new pass begins
+  redis.call('DEL', pass)
+  number, cursor = '0', '0'
+end
 local room = max_in_flight - redis.call('ZCARD', claimed)
 if room <= 0 then return {number, cursor, 'full'} end
 local now = now_us()

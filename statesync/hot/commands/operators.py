@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 from statesync.errors import InvalidCharId, InvalidInput
 from statesync.hot.command import Command, Raw, load_script, pairs
 from statesync.hot.commands.servers import CoreHead
 from statesync.hot.commands.transfer import TOMBSTONE_MS
 from statesync.hot.keys import Keys
-from statesync.state.fields import MAX_VERSION, check_char_id, load_json, parse_char_id
+from statesync.state.fields import MAX_VERSION, check_char_id, parse_char_id
 from statesync.state.references import SessionRef, reference_field, session_uuid
 from statesync.state.session_types import names
 
@@ -260,6 +264,7 @@ def count(keys: Keys, numbers: Mapping[str, int], /) -> Command[None]:
 
 
 _status = load_script("status")
+_NAME, _NUMBER = re.compile(rb"[a-z_]+"), re.compile(rb"[0-9]{1,18}")
 
 
 def status(keys: Keys, /) -> Command[Status]:
@@ -268,7 +273,11 @@ def status(keys: Keys, /) -> Command[Status]:
     def parse(reply: Raw) -> Status:
         dirty, claimed, expired, quarantined, oldest_at, now_ms, *flags = reply[:8]
         oldest_ms = int(now_ms) - int(float(oldest_at)) if oldest_at else None
-        counters = {name.decode(): int(value) for name, value in pairs(reply[8:]).items()}
+        counters = {
+            name.decode(): int(value)
+            for name, value in pairs(reply[8:]).items()
+            if _NAME.fullmatch(name) and _NUMBER.fullmatch(value)  # others may have put more there
+        }
         marks = (dirty, claimed, expired, quarantined)
         return Status(*marks, oldest_ms, counters, *map(bool, flags))
 
@@ -333,17 +342,27 @@ def discard_quarantined(keys: Keys, name: str, /) -> Command[bool]:
     return Command(_discard_quarantined, script_keys, (name,), bool)
 
 
+_Time = Annotated[float, msgspec.Meta(ge=0, lt=datetime.max.replace(tzinfo=UTC).timestamp())]
+
+
+class _Reason(msgspec.Struct):
+    """An entry of the quarantine as ``shared/quarantine.lua`` writes it."""
+
+    error: str
+    attempts: Annotated[int, msgspec.Meta(ge=0, le=MAX_VERSION)]
+    first_at: _Time
+    last_at: _Time
+    field: str | None = None
+
+
+_read_reason = msgspec.json.Decoder(_Reason).decode
+
+
 def _entry(name: bytes, raw: bytes) -> QuarantineEntry:
+    text = name.decode(errors="backslashreplace")
     try:
-        entry = load_json(raw)
-        return QuarantineEntry(
-            name=name.decode(errors="backslashreplace"),
-            error=str(entry["error"]),
-            field=entry.get("field"),
-            attempts=int(entry["attempts"]),
-            first_at=float(entry["first_at"]),
-            last_at=float(entry["last_at"]),
-        )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        text = name.decode(errors="backslashreplace")
+        entry = _read_reason(raw)
+    except (ValueError, RecursionError):
         return QuarantineEntry(text, "(this entry is not statesync's)", None, 0, 0.0, 0.0)
+    times = entry.first_at, entry.last_at
+    return QuarantineEntry(text, entry.error, entry.field, entry.attempts, *times)

@@ -1,13 +1,15 @@
 -- Reads which characters have unsaved changes, the oldest change first. One that a bare writer
 -- marked and that was never claimed has no age, and comes last.
--- Uses: clock
+-- Uses: clock, types
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine
 -- ARGV: 1 how many at the most, 2 the char_id to read alone, or ""
 -- Returns: dirty, claimed, quarantined; then for each its name, ms since its first unsaved change
 --          or "", and its marks with blanks between them
--- Errors: none
+-- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local limit, char_id = tonumber(ARGV[1]), ARGV[2]
+local refused = marks_error(1, 'set', 'zset', 'zset', 'hash')
+if refused then return refused end
 local now, longest = now_ms(), 3 + 3 * limit
 local reply = {
   redis.call('SCARD', dirty), redis.call('ZCARD', claimed), redis.call('HLEN', quarantine)}

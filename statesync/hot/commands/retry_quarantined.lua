@@ -1,11 +1,14 @@
 -- Marks a quarantined character dirty again; the entry goes when the character is saved.
 -- What is no character id cannot be retried: its entry stays.
+-- Uses: types
 -- KEYS: 1 quarantine, 2 dirty
 -- ARGV: 1 char_id
 -- Returns: 1 if it was in quarantine, else 0
--- Errors: none
+-- Errors: WRONGTYPE with the key's number
 local quarantine, dirty = KEYS[1], KEYS[2]
 local char_id = ARGV[1]
+local refused = type_error(1, 'hash') or type_error(2, 'set')
+if refused then return refused end
 if redis.call('HEXISTS', quarantine, char_id) == 0 then return 0 end
 redis.call('SADD', dirty, char_id)
 return 1

@@ -1,13 +1,15 @@
 -- Reads how much is unsaved, since when, and the shared counters.
--- Uses: clock
+-- Uses: clock, types
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 stats, 6 servers
 -- ARGV: none
 -- Returns: dirty, claimed, expired, quarantined, ms of the oldest unsaved change or "", now in ms;
 --          as 1 or 0 whether a loss is being settled, and PostgreSQL recovered; then counter,
 --          value, …
--- Errors: none
+-- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine, stats, servers =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
+if refused then return refused end
 local now = now_us()
 local oldest = redis.call('ZRANGE', since, 0, 0, 'WITHSCORES')
 local reply = {
