@@ -16,7 +16,7 @@ from rich.text import Text
 from statesync.errors import InvalidCharId
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
-from statesync.state.fields import dump_json, parse_char_id, printable
+from statesync.state.fields import dump_json, load_json, parse_char_id, printable
 
 __all__ = [
     "CharId",
@@ -92,6 +92,9 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
+    """Print a value as one line of JSON; what the terminal lacks is escaped."""
     text = dump_json(value)
+    encoding = sys.stdout.encoding or "ascii"
+    if text.encode(encoding, "ignore").decode(encoding) != text:
+        text = json.dumps(load_json(text))
     click.echo("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))

@@ -25,7 +25,7 @@ from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.failpoints import failpoint
 from statesync.sessions.base import SessionOrchestrator, check_loaded
 from statesync.state.characters import Character, write_character
-from statesync.state.fields import dump_json, printable
+from statesync.state.fields import dump_json, printable, printable_cause
 from statesync.state.outcomes import RestoreOutcome, SessionOutcome
 from statesync.state.references import SessionRef, reference_field
 from statesync.state.session_types import names
@@ -392,6 +392,6 @@ def _live(char_id: int, peek: Peek, lost: Mapping[str, object]) -> RestoreReport
 
 
 def _failed(char_id: int, error: Exception) -> RestoreReport:
-    cause = error.__cause__  # the text of our own error may be a player's
-    log.error("character %d is not restored: %s", char_id, printable(error), exc_info=cause)
+    cause = printable_cause(error)
+    log.error("character %d is not restored: %s%s", char_id, printable(error), cause)
     return RestoreReport(char_id, RestoreOutcome.FAILED, error=str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -29,6 +30,7 @@ __all__ = [
     "load_json",
     "parse_char_id",
     "printable",
+    "printable_cause",
     "read_json",
     "read_object",
     "read_text",
@@ -123,6 +125,15 @@ def printable(text: object) -> str:
     What moves a cursor, ends a line or reorders letters is escaped, as Python spells it.
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
+def printable_cause(error: BaseException) -> str:
+    """Return the traceback of what caused an error, each line after a line break; "" if nothing.
+
+    Its text may be a player's, so it is as ``printable`` makes it.
+    """
+    lines = traceback.format_exception(error.__cause__) if error.__cause__ else []
+    return "".join("\n" + printable(line) for part in lines for line in part.rstrip().split("\n"))
 
 
 # Values with the name of their field

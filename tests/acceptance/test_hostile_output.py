@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import text
 from statesync import GameStateOrchestrator, Settings
 from statesync.hot.store import HotStore
 from statesync.state.fields import printable
-from tests.acceptance.test_cli import run
+from tests.acceptance.test_cli import run, run_json
 from tests.acceptance.test_cli_operators import FULL
 
 HOSTILE = "[/x][red]gone[/red] :smile: \x1b[2J\r\n\x9b31m\u202eback\x7f"
@@ -123,6 +124,34 @@ def test_log(
         assert orchestrator.backup_full_state(1).outcome == "quarantined"
     assert SHOWN in caplog.text
     assert "\x1b" not in caplog.text
+
+
+def test_log_of_a_cause(
+    hot: HotStore, raw: Any, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def derive(stats: Mapping[str, int]) -> dict[str, Any]:
+        raise ValueError(f"unknown in {sorted(stats)}: {HOSTILE}")
+
+    hot.create(1, **{name: value for name, value in FULL.items() if name != "vitals"})
+    with GameStateOrchestrator.from_settings(settings) as game:
+        game.evict(1)
+        reader = GameStateOrchestrator(game.hot, game.engine, vitals=derive)
+        with caplog.at_level(logging.ERROR):
+            assert reader.restore_full_state(1).outcome == "failed"
+    assert SHOWN in caplog.text
+    assert "in derive" in caplog.text, "the traceback is there"
+    assert not [c for c in caplog.text.replace("\n", "") if not c.isprintable()]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_terminal_that_lacks_a_letter(
+    settings: Settings, hot: HotStore, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    hot.create(1, **FULL, motto="狼 🐺")
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    monkeypatch.setenv("LC_ALL", "C")
+    assert "guild" in run(settings, "inspect", "1")
+    assert run_json(settings, "inspect", "1")["redis"]["fields"]["motto"] == "狼 🐺"
 
 
 def test_what_is_printable_stays() -> None:
