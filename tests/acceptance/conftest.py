@@ -11,7 +11,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
@@ -27,12 +27,16 @@ from pytest_celery import (
 )
 from sqlalchemy import Engine
 
-from statesync import Settings
+from statesync import GameStateOrchestrator, Settings
 from statesync.embedded.child import Child
-from statesync.embedded.servers import Servers
+from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from tests.acceptance.bare import Bare
+from tests.databases import Databases
+
+if TYPE_CHECKING:
+    from tests.acceptance.going_back import Play
 
 WAIT_SECONDS = 300.0
 """A limit for what never happens. It costs nothing: no test waits longer than it has to."""
@@ -197,6 +201,31 @@ def game(celery_setup: CeleryTestSetup, settings: Settings, stack: Stack) -> Gam
 @pytest.fixture
 def bare(raw: Any, settings: Settings) -> Bare:
     return Bare(raw, settings)
+
+
+@pytest.fixture(scope="session")
+def own_servers() -> Iterator[Servers]:
+    """Run servers that may go back in time: a replica may take the place of this Valkey."""
+    with servers(postgres_config={"fsync": "off"}) as running:
+        yield running
+        running.valkey.stop()
+
+
+@pytest.fixture(scope="session")
+def own_databases(own_servers: Servers) -> Databases:
+    """Return the databases on these servers."""
+    return Databases(own_servers)
+
+
+@pytest.fixture
+def play(
+    settings: Settings, orchestrator: GameStateOrchestrator, engine: Engine, raw: Any
+) -> Iterator[Play]:
+    from tests.acceptance.going_back import Play
+
+    made = Play(settings, orchestrator, engine, raw)
+    yield made
+    made.store.close()
 
 
 @contextlib.contextmanager

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
 from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,11 +17,12 @@ from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator, GameStore, LoginService, Settings, Together
 from statesync.lifecycle.sweep import sweep
-from tests.acceptance.conftest import wait_until
+from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.acceptance.rewind import Moment
+from tests.acceptance.test_cli import STATESYNC
 from tests.acceptance.test_contract import rows
 
-__all__ = ["Play"]
+__all__ = ["Play", "go_on", "stopped_at"]
 
 Fields = dict[str, Any]
 
@@ -118,6 +125,29 @@ class Play:
         """Whether anything that was taken out of play, and is on record, has this field."""
         states = rows(self.engine, "SELECT state FROM state_conflicts")
         return any(_holds(state, name, str(value)) for (state,) in states)
+
+
+@contextlib.contextmanager
+def stopped_at(
+    failpoint: str, settings: Settings, folder: Path, *words: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run ``statesync`` with ``words`` in a process that has stopped at a failpoint."""
+    file = folder / failpoint
+    env = {**os.environ, **settings.to_env(), "STOP_SYNC_AT": f"{failpoint}:{file}"}
+    process = subprocess.Popen([*STATESYNC, *words], env=env, stdout=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: process.poll() is not None or (file.exists() and file.read_text()))
+        assert process.poll() is None
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def go_on(process: subprocess.Popen[bytes]) -> None:
+    """Have a process that has stopped go on to its end."""
+    process.send_signal(signal.SIGCONT)
+    assert process.wait(WAIT_SECONDS) == 0
 
 
 def _holds(state: object, name: str, value: str) -> bool:
