@@ -9,9 +9,6 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-_OLD_INDEX = "uq_state_conflicts_character_id_version"
-_OLD_COLUMNS = ["character_id", "version", sa.text("md5(state::text)")]
-
 
 def upgrade() -> None:
     for table in ("characters", "sessions"):
@@ -19,25 +16,6 @@ def upgrade() -> None:
         op.add_column(table, sa.Column("seal_version", sa.BigInteger(), nullable=True))
     op.add_column("state_conflicts", sa.Column("session_id", sa.Uuid(), nullable=True))
     op.add_column("state_conflicts", sa.Column("divergence", sa.BigInteger(), nullable=True))
-    op.create_index(
-        "uq_state_conflicts_divergence",
-        "state_conflicts",
-        [
-            "character_id",
-            "divergence",
-            sa.text("coalesce(session_id, '00000000-0000-0000-0000-000000000000'::uuid)"),
-        ],
-        unique=True,
-        postgresql_where=sa.text("divergence IS NOT NULL"),
-    )
-    op.drop_index(_OLD_INDEX, table_name="state_conflicts")
-    op.create_index(
-        _OLD_INDEX,
-        "state_conflicts",
-        _OLD_COLUMNS,
-        unique=True,
-        postgresql_where=sa.text("divergence IS NULL"),
-    )
     op.create_table(
         "durable_changes",
         sa.Column("nonce", sa.Uuid(), nullable=False),
@@ -65,15 +43,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("server_counters")
     op.drop_table("durable_changes")
-    op.drop_index("uq_state_conflicts_divergence", table_name="state_conflicts")
-    op.drop_index(_OLD_INDEX, table_name="state_conflicts")
-    # The older index admits the same state of a character only once.
-    op.execute(
-        "DELETE FROM state_conflicts later USING state_conflicts first"
-        " WHERE later.character_id = first.character_id AND later.version = first.version"
-        " AND md5(later.state::text) = md5(first.state::text) AND later.id > first.id"
-    )
-    op.create_index(_OLD_INDEX, "state_conflicts", _OLD_COLUMNS, unique=True)
     op.drop_column("state_conflicts", "divergence")
     op.drop_column("state_conflicts", "session_id")
     for table in ("sessions", "characters"):

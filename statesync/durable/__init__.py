@@ -1,5 +1,25 @@
 """PostgreSQL: the tables, and how characters and sessions are read and written in them."""
 
-from statesync.durable import characters, database, heads, servers, sessions
+from statesync.durable import (
+    characters,
+    conflicts,
+    database,
+    digests,
+    heads,
+    memberships,
+    receipts,
+    servers,
+    sessions,
+)
 
-__all__ = ["characters", "database", "heads", "servers", "sessions"]
+__all__ = [
+    "characters",
+    "conflicts",
+    "database",
+    "digests",
+    "heads",
+    "memberships",
+    "receipts",
+    "servers",
+    "sessions",
+]

@@ -1,8 +1,8 @@
-"""Owns characters in PostgreSQL: loads and saves on a connection, fenced by version."""
+"""Owns characters in PostgreSQL: loads and saves on a connection, behind the fence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -13,23 +13,25 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
-    text,
     tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable.database import Rejected
+from statesync.durable.fence import Head, RowHead, Verdict, judge
 from statesync.durable.recordset import recordset
 from statesync.durable.results import (
     Accepted,
+    Behind,
     Busy,
     CharacterDecision,
     Deleted,
     Incomplete,
     Raced,
-    Refused,
     Saved,
+    Unknown,
+    WentBack,
 )
 from statesync.durable.rows import from_row, to_row, to_stats_row
 from statesync.durable.tables import (
@@ -38,10 +40,10 @@ from statesync.durable.tables import (
     characters,
     session_characters,
     sessions,
-    state_conflicts,
 )
 from statesync.errors import CorruptState
 from statesync.state.characters import CORE_FIELDS, Character
+from statesync.state.seals import Seals
 
 __all__ = [
     "LOAD",
@@ -51,7 +53,7 @@ __all__ = [
     "decide",
     "load",
     "load_each",
-    "record_conflict",
+    "reseal",
     "versions",
     "write",
 ]
@@ -61,11 +63,18 @@ _CONTENT = (*_TEXT_COLUMNS, "vitals", "extra")
 _STATS_CONTENT = (*STATS, "extra")
 
 
-_batch = recordset(characters, "id", (*_CONTENT, "version"))
+_WRITTEN = (*_CONTENT, "version", "seal", "seal_version")
+_batch = recordset(characters, "id", _WRITTEN)
 _stats_batch = recordset(character_stats, "character_id", _STATS_CONTENT)
 
 _LOCK = (
-    select(characters.c.id, characters.c.version, characters.c.deleted_at)
+    select(
+        characters.c.id,
+        characters.c.version,
+        characters.c.seal,
+        characters.c.seal_version,
+        characters.c.deleted_at,
+    )
     .where(characters.c.id == func.any(bindparam("ids")))
     .order_by(characters.c.id)  # every transaction locks in the same order: no deadlock
     .with_for_update(key_share=True)
@@ -98,16 +107,16 @@ _SAME_STATS = (
 _INSERT = (
     upsert(characters)
     .from_select(
-        ["id", *_CONTENT, "version"],
-        select(*(_batch.c[name] for name in ("id", *_CONTENT, "version"))).order_by(_batch.c.id),
+        ["id", *_WRITTEN],
+        select(*(_batch.c[name] for name in ("id", *_WRITTEN))).order_by(_batch.c.id),
     )
     .on_conflict_do_nothing()
 )
 
 _UPDATE = (
     update(characters)
-    .where(characters.c.id == _batch.c.id, characters.c.version < _batch.c.version)
-    .values({name: _batch.c[name] for name in (*_CONTENT, "version")} | {"updated_at": func.now()})
+    .where(characters.c.id == _batch.c.id)
+    .values({name: _batch.c[name] for name in _WRITTEN} | {"updated_at": func.now()})
 )
 
 _WITH_ID = ("character_id", *_STATS_CONTENT)
@@ -150,70 +159,124 @@ LOAD_ALONE = LOAD.where(_any_membership.is_(None))
 
 
 def decide(
-    connection: Connection, snapshots: Iterable[Character], *, wait: bool = True
+    connection: Connection,
+    snapshots: Iterable[Character],
+    seals: Mapping[Any, Seals],
+    *,
+    wait: bool = True,
 ) -> dict[int, CharacterDecision]:
     """Lock the rows of snapshots and decide what a save may do to each, by id; write nothing.
 
-    The fence: a save changes a row only if its version is older. Without ``wait`` a row that
-    another transaction has locked is Busy.
+    ``seals`` says of each, by id, what it knew of its history; ``judge`` is the fence. Without
+    ``wait`` a row that another transaction has locked is Busy.
     """
     by_id = {snapshot.char_id: snapshot for snapshot in snapshots}
+    rows = _lock(connection, list(by_id), wait=wait)
     decided: dict[int, CharacterDecision] = {}
-    close: dict[int, int] = {}
-    lock = _LOCK if wait else _LOCK_UNLOCKED
-    for char_id, version, deleted_at in connection.execute(lock, {"ids": list(by_id)}):
-        snapshot = by_id[char_id]
-        if deleted_at is not None:
-            decided[char_id] = Deleted()
-        elif version > snapshot.version:
-            decided[char_id] = Refused(version)
-        elif version < snapshot.version - 1:
-            decided[char_id] = Accepted()
-        else:
-            close[char_id] = version
-    if not_locked := by_id.keys() - decided.keys() - close.keys():
+    not_locked = by_id.keys() - rows.keys()
+    if not_locked:
         existing = set(connection.execute(_EXISTING, {"ids": list(not_locked)}).scalars())
-        decided |= {i: Busy() if i in existing else Accepted(new=True) for i in not_locked}
-    decided |= _decide_by_state(connection, by_id, close)
-    over = [by_id[i] for i, d in decided.items() if isinstance(d, Accepted) and not d.new]
-    decided |= _incomplete(connection, over)
+        decided |= dict.fromkeys(existing, Busy())
+    verdicts = {
+        char_id: judge(
+            Head(snapshot.version, snapshot.saved_version, seals[char_id]), rows.get(char_id)
+        )
+        for char_id, snapshot in by_id.items()
+        if char_id not in decided
+    }
+    compared = [
+        i for i, v in verdicts.items() if _needs_comparison(v, by_id[i], rows.get(i), seals[i])
+    ]
+    same = _same(connection, [by_id[char_id] for char_id in compared])
+    for char_id, verdict in verdicts.items():
+        is_same = char_id in same
+        decided[char_id] = _decision(verdict, rows.get(char_id), seals[char_id], is_same=is_same)
+    decided |= _incomplete(connection, by_id, verdicts, decided)
     return decided
 
 
-def _decide_by_state(
-    connection: Connection, snapshots: Mapping[int, Character], row_versions: Mapping[int, int]
-) -> dict[int, CharacterDecision]:
-    """Decide for rows at the version of their snapshot or the one before.
+def _lock(connection: Connection, char_ids: Sequence[int], *, wait: bool) -> dict[int, RowHead]:
+    """Lock rows and return their heads, by id; without ``wait`` only those that nobody else has."""
+    lock = _LOCK if wait else _LOCK_UNLOCKED
+    return {
+        row.id: RowHead(row.version, row.seal, row.seal_version, row.deleted_at is not None)
+        for row in connection.execute(lock, {"ids": char_ids})
+    }
 
-    The same state needs no write. Another state under the snapshot's own version is of another
-    history; otherwise that version means that this very save is repeated.
+
+def _needs_comparison(
+    verdict: Verdict, snapshot: Character, row: RowHead | None, seals: Seals
+) -> bool:
+    """Return whether it matters that the row holds the same state.
+
+    Then it need not be written; but only if it is the version before and no other snapshot was
+    taken since: the commit of that one may still be on its way.
     """
-    decided: dict[int, CharacterDecision] = {}
-    same = _same(connection, [snapshots[char_id] for char_id in row_versions])
-    for char_id, version in row_versions.items():
-        own_version = version == snapshots[char_id].version
-        if char_id in same:
-            decided[char_id] = Saved(version, changed=own_version)
-        else:
-            decided[char_id] = Refused(version) if own_version else Accepted()
-    return decided
+    if row is None or row.is_deleted:
+        return False
+    if verdict is Verdict.NEWER:
+        return row.version == snapshot.version - 1 and seals.last in (row.valid_seal, None)
+    return verdict in (Verdict.UNKNOWN, Verdict.WENT_BACK)
+
+
+def _decision(
+    verdict: Verdict, row: RowHead | None, seals: Seals, *, is_same: bool
+) -> CharacterDecision:
+    """Return what a save may do, by what the fence says."""
+    if row is None:
+        is_new = verdict is Verdict.NEW
+        return Accepted(new=True) if is_new else WentBack(None, is_certain=True)
+    unknown = Unknown(row.version, row.valid_seal, same=is_same, is_deleted=row.is_deleted)
+    decisions: dict[Verdict, CharacterDecision] = {
+        Verdict.DELETED: Deleted(),
+        Verdict.REPEATED: Saved(row.version, changed=True, seal=row.seal),
+        Verdict.BEHIND: Behind(row.version),
+        Verdict.UNKNOWN: unknown,
+        Verdict.WENT_BACK: WentBack(unknown, is_certain=not seals.is_bare),
+    }
+    unchanged = Saved(row.version, changed=False, seal=row.valid_seal)
+    return decisions.get(verdict) or (unchanged if is_same else Accepted())
 
 
 def write(
-    connection: Connection, new: Sequence[Character], over: Sequence[Character]
+    connection: Connection,
+    new: Sequence[Character],
+    over: Sequence[Character],
+    seals: Mapping[Any, Seals],
 ) -> dict[int, Saved]:
     """Write what ``decide`` has accepted, in its transaction; durable when the caller commits.
 
-    ``over`` are snapshots whose rows exist. Raises Raced if another worker made one of the ``new``
-    rows meanwhile.
+    ``over`` are snapshots whose rows exist. Each row gets the seal of its snapshot. Raises Raced if
+    another worker made one of the ``new`` rows meanwhile.
     """
     for statement, snapshots in ((_INSERT, new), (_UPDATE, over)):
         if snapshots:
-            rows = {"rows": [to_row(c) for c in snapshots]}
+            rows = {"rows": [to_row(c, seals[c.char_id].own) for c in snapshots]}
             if connection.execute(statement, rows).rowcount < len(snapshots):
                 raise Raced
     _write_stats(connection, [*new, *over])
-    return {c.char_id: Saved(c.version, changed=True) for c in (*new, *over)}
+    return {
+        c.char_id: Saved(c.version, changed=True, seal=seals[c.char_id].own) for c in (*new, *over)
+    }
+
+
+def reseal(connection: Connection, words: Mapping[int, Collection[int]]) -> set[int]:
+    """Give rows the last of some seals, if they have one of these, and touch nothing else.
+
+    So every commit on its way from a snapshot under one of these seals is refused: it does not know
+    the last one, or this is its own under another version. A row that a worker from before seals
+    has written gets it, too. Returns the characters without a row.
+    """
+    rows = _lock(connection, list(words), wait=True)
+    for char_id, seals in words.items():
+        row = rows.get(char_id)
+        if row and (not row.is_sealed or row.seal in seals):
+            connection.execute(
+                update(characters)
+                .where(characters.c.id == char_id)
+                .values(seal=list(seals)[-1], seal_version=row.version)
+            )
+    return words.keys() - rows.keys()
 
 
 def load(
@@ -282,22 +345,6 @@ def _active_ids(hours: float) -> Select[int]:
     return select(characters.c.id).where(characters.c.deleted_at.is_(None), recent | in_session)
 
 
-def record_conflict(connection: Connection, char_id: int, reason: str) -> None:
-    """Copy the row of a character, whole, to ``state_conflicts``; the same version only once."""
-    state = func.jsonb_build_object(
-        text("'character', to_jsonb(characters)"),
-        text("'stats', (SELECT to_jsonb(s) FROM character_stats s WHERE character_id = id)"),
-    )
-    losing = select(
-        characters.c.id, characters.c.version, bindparam("reason", reason), state
-    ).where(characters.c.id == char_id)
-    connection.execute(
-        upsert(state_conflicts)
-        .from_select(["character_id", "version", "reason", "state"], losing)
-        .on_conflict_do_nothing()
-    )
-
-
 def _write_stats(connection: Connection, written: Sequence[Character]) -> None:
     rows = [to_stats_row(c) for c in written if c.stats is not None]
     if rows:
@@ -308,7 +355,7 @@ def _same(connection: Connection, snapshots: Sequence[Character]) -> set[int]:
     """Return the ids whose rows, which are locked, hold the same state as the snapshot."""
     if not snapshots:
         return set()
-    rows = {"rows": [to_row(c) for c in snapshots]}
+    rows = {"rows": [to_row(c, None) for c in snapshots]}
     same = set(connection.execute(_SAME, rows).scalars())
     with_stats = [c for c in snapshots if c.stats is not None and c.char_id in same]
     if with_stats:
@@ -318,16 +365,18 @@ def _same(connection: Connection, snapshots: Sequence[Character]) -> set[int]:
     return same
 
 
-def _incomplete(connection: Connection, accepted: Sequence[Character]) -> dict[int, Incomplete]:
-    """Return the snapshots that lack core fields of their rows, by id.
-
-    A row is recorded as a conflict if its core was made anew without a restore and lacks own fields
-    of the game that the row has: they are about to be lost. Raises Rejected if one cannot be read.
-    """
-    suspects = {
-        c.char_id: c
-        for c in accepted
-        if c.saved_version is None or any(getattr(c, name) is None for name in CORE_FIELDS)
+def _incomplete(
+    connection: Connection,
+    snapshots: Mapping[int, Character],
+    verdicts: Mapping[int, Verdict],
+    decided: Mapping[int, CharacterDecision],
+) -> dict[int, Incomplete]:
+    """Return the snapshots that lack fields of their rows, by id: stumps, and cores without a core
+    field that the row has. Raises Rejected if a row cannot be read."""
+    stumps = {i for i, verdict in verdicts.items() if verdict is Verdict.STUMP}
+    accepted = {i for i, d in decided.items() if isinstance(d, Accepted) and not d.new}
+    suspects = stumps | {
+        i for i in accepted if any(getattr(snapshots[i], name) is None for name in CORE_FIELDS)
     }
     if not suspects:
         return {}
@@ -335,10 +384,9 @@ def _incomplete(connection: Connection, accepted: Sequence[Character]) -> dict[i
     for char_id, row in load_each(connection, suspects).items():
         if isinstance(row, CorruptState):
             raise Rejected(f"the row that it would overwrite cannot be read: {row}", locked=False)
-        snapshot = suspects[char_id]
-        if snapshot.saved_version is None and row.fields.keys() - snapshot.fields.keys():
-            record_conflict(connection, char_id, "the core was made without a restore")
+        snapshot = snapshots[char_id]
         pairs = [(getattr(snapshot, name), getattr(row, name)) for name in CORE_FIELDS]
-        if any(in_snapshot is None and in_row is not None for in_snapshot, in_row in pairs):
-            incomplete[char_id] = Incomplete(row)
+        lacks = any(in_snapshot is None and in_row is not None for in_snapshot, in_row in pairs)
+        if lacks or char_id in stumps:
+            incomplete[char_id] = Incomplete(row, is_stump=char_id in stumps)
     return incomplete

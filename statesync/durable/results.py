@@ -8,6 +8,7 @@ from statesync.state.characters import Character
 
 __all__ = [
     "Accepted",
+    "Behind",
     "Busy",
     "CharacterDecision",
     "CharacterResult",
@@ -15,10 +16,11 @@ __all__ = [
     "HeldBack",
     "Incomplete",
     "Raced",
-    "Refused",
     "Saved",
     "SessionDecision",
     "SessionResult",
+    "Unknown",
+    "WentBack",
 ]
 
 
@@ -38,14 +40,39 @@ class Saved:
     """The row's version."""
     changed: bool
     """False if the row held the same state before this save and was not touched."""
+    seal: int | None = None
+    """The row's seal."""
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The row is not older than the snapshot and holds another state."""
+class Unknown:
+    """The row is of a history that Redis has forgotten, or another worker has saved since."""
 
     version: int
     """The row's version."""
+    seal: int | None
+    """The row's seal."""
+    same: bool = False
+    """Whether the row holds the state of the snapshot all the same."""
+    is_deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The row's version is not older, although the snapshot descends from it."""
+
+    version: int
+    """The row's version."""
+
+
+@dataclass(frozen=True, slots=True)
+class WentBack:
+    """PostgreSQL holds an older state than it once did, or has lost the row."""
+
+    row: Unknown | None
+    """The row; None if it is gone."""
+    is_certain: bool
+    """Whether Redis knows by a seal that it was saved; if not, a writer may have copied numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +80,8 @@ class Incomplete:
     """The row holds fields that the snapshot lacks, and that saving it would lose."""
 
     row: Character
+    is_stump: bool = False
+    """Whether a bare writer has made the core while its character was not loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +99,16 @@ class HeldBack:
     """It could be saved, but another member of its group could not; a group is saved whole."""
 
 
-CharacterResult = Saved | Refused | Incomplete | Deleted | Busy | HeldBack
+CharacterResult = Saved | Unknown | Behind | WentBack | Incomplete | Deleted | Busy | HeldBack
 """What became of one character in a save."""
 
 CharacterDecision = CharacterResult | Accepted
 """What a save may do to one character, before it writes."""
 
-SessionResult = Saved | Refused | Busy | HeldBack
+SessionResult = Saved | Unknown | Behind | Busy | HeldBack
 """What became of one session in a save."""
 
-SessionDecision = Saved | Refused | Busy | Accepted
+SessionDecision = Saved | Unknown | Behind | Busy | Accepted
 """What a save may do to one session, before it writes."""
 
 

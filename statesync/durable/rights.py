@@ -15,7 +15,7 @@ _NEEDED = {
     "combat_log": ("SELECT", "INSERT", "DELETE"),
     "inventory_items": (*_READ_AND_WRITE, "DELETE"),
     "scenario_progress": _READ_AND_WRITE,
-    "state_conflicts": _READ_AND_WRITE,
+    "state_conflicts": ("SELECT", "INSERT"),
     "durable_changes": ("SELECT", "INSERT", "DELETE"),
     "server_counters": _READ_AND_WRITE,
     "statesync_alembic_version": ("SELECT",),

@@ -20,8 +20,8 @@ from statesync.state.fields import json_type
 __all__ = ["from_row", "to_row", "to_stats_row"]
 
 
-def to_row(character: Character) -> dict[str, Any]:
-    """Return the row of ``characters``."""
+def to_row(character: Character, seal: int | None) -> dict[str, Any]:
+    """Return the row of ``characters``, as it is saved under a seal."""
     bio, more_bio = _split(character.bio, {"name": str, "gender": str, "created_at": _utc})
     location, more_location = _split(character.location, {"current": str, "prev": str})
     extra: dict[str, Any] = dict(character.fields)
@@ -38,6 +38,8 @@ def to_row(character: Character) -> dict[str, Any]:
         "vitals": character.vitals,
         "extra": extra,
         "version": character.version,
+        "seal": seal,
+        "seal_version": character.version,
     }
 
 
@@ -96,6 +98,7 @@ def from_row(row: RowMapping) -> Character:
         fields=extra,
         version=row["version"],
         saved_version=row["version"],
+        seal=row["seal"] if row["seal_version"] == row["version"] else None,
     )
 
 

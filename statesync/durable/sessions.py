@@ -5,10 +5,9 @@ The type keeps what a session holds, in ``sessions.payload`` or in tables of its
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -24,32 +23,39 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from statesync.durable import memberships
 from statesync.durable.database import Rejected
+from statesync.durable.fence import Head, RowHead, Verdict, judge_session
+from statesync.durable.memberships import CURRENT, OPEN_SESSION
 from statesync.durable.recordset import recordset
-from statesync.durable.results import Accepted, Busy, Raced, Refused, Saved, SessionDecision
-from statesync.durable.tables import characters, session_characters, sessions
+from statesync.durable.results import (
+    Accepted,
+    Behind,
+    Busy,
+    Raced,
+    Saved,
+    SessionDecision,
+    Unknown,
+)
+from statesync.durable.tables import characters, sessions
 from statesync.state.references import reference_field
+from statesync.state.seals import Seals
 from statesync.state.sessions import Session
 
-__all__ = [
-    "Membership",
-    "decide",
-    "end_memberships",
-    "having_open",
-    "invalidate",
-    "invalidated",
-    "memberships",
-    "open_sessions",
-    "versions",
-    "write",
-]
+__all__ = ["decide", "open_sessions", "reseal", "seals", "versions", "write"]
 
-_COLUMNS = ("session_type", "payload", "version", "digest", "closed_at")
+_COLUMNS = ("session_type", "payload", "version", "digest", "closed_at", "seal", "seal_version")
 _batch = recordset(sessions, "id", _COLUMNS)
-_member_batch = recordset(session_characters, "session_id", ("character_id",))
 
 _LOCK = (
-    select(sessions.c.id, sessions.c.version, sessions.c.digest, sessions.c.session_type)
+    select(
+        sessions.c.id,
+        sessions.c.version,
+        sessions.c.digest,
+        sessions.c.session_type,
+        sessions.c.seal,
+        sessions.c.seal_version,
+    )
     .where(sessions.c.id == func.any(bindparam("ids")))
     .order_by(sessions.c.id)
     .with_for_update()
@@ -69,6 +75,8 @@ _UPDATE = (
         payload=_batch.c.payload,
         version=_batch.c.version,
         digest=_batch.c.digest,
+        seal=_batch.c.seal,
+        seal_version=_batch.c.seal_version,
         updated_at=func.now(),
         # A second save of a closed session keeps the time. An open one is open again.
         closed_at=case(
@@ -80,114 +88,27 @@ _UPDATE = (
     )
 )
 
-_JOIN_BATCH = (
-    upsert(session_characters)
-    .from_select(
-        ["session_id", "character_id"],
-        # A character without a row cannot be named here; the payload names it.
-        select(_member_batch.c.session_id, _member_batch.c.character_id)
-        .join(characters, characters.c.id == _member_batch.c.character_id)
-        .order_by(_member_batch.c.session_id, _member_batch.c.character_id),
-    )
-    .on_conflict_do_update(
-        index_elements=["session_id", "character_id"],
-        set_={"left_at": None},
-        where=session_characters.c.left_at.is_not(None),
-    )
-)
-
-_LEAVE_UNLESS_IN_BATCH = (
-    update(session_characters)
-    .where(
-        session_characters.c.session_id == func.any(bindparam("ids")),
-        session_characters.c.left_at.is_(None),
-        ~select(literal(1))
-        .where(
-            _member_batch.c.session_id == session_characters.c.session_id,
-            _member_batch.c.character_id == session_characters.c.character_id,
-        )
-        .exists(),
-    )
-    .values(left_at=func.now())
-)
-
-_LEAVE_BATCH = (
-    update(session_characters)
-    .where(
-        session_characters.c.session_id == _member_batch.c.session_id,
-        session_characters.c.character_id == _member_batch.c.character_id,
-    )
-    .values(left_at=func.now())
-)
-_CLOSE_EMPTY = (
-    update(sessions)
-    .where(
-        sessions.c.id == func.any(bindparam("ids")),
-        ~select(literal(1))
-        .where(
-            session_characters.c.session_id == sessions.c.id,
-            session_characters.c.left_at.is_(None),
-        )
-        .exists(),
-    )
-    .values(closed_at=func.now())
-)
-
-_INVALID = ""
-"""A digest that equals no session's."""
-_INVALIDATE = (
-    update(sessions).where(sessions.c.id == func.any(bindparam("ids"))).values(digest=_INVALID)
-)
-_WITH_UNSAVED_MEMBERS = (
-    select(_member_batch.c.session_id)
-    .join(characters, characters.c.id == _member_batch.c.character_id, isouter=True)
-    .where(characters.c.id.is_(None))
-)
-
-_current = (
-    select(session_characters.c.character_id, session_characters.c.session_id)
-    .where(
-        session_characters.c.character_id == func.any(bindparam("char_ids")),
-        session_characters.c.left_at.is_(None),
-    )
-    .subquery("current")
-)
-# OFFSET 0 makes PostgreSQL look up each session by its id. Without it, and while PostgreSQL has no
-# statistics of the tables, each character would cost a scan of all sessions.
-_open_session = (
-    select(sessions)
-    .where(sessions.c.id == _current.c.session_id, sessions.c.closed_at.is_(None))
-    .offset(0)
-    .lateral("open")
-)
-_MEMBERSHIPS = select(
-    _current.c.character_id, _open_session.c.session_type, _open_session.c.id
-).join(_open_session, literal(value=True))
 _OPEN = (
-    select(_current.c.character_id, _open_session)
-    .join(_open_session, literal(value=True))
-    .join(characters, characters.c.id == _current.c.character_id)
-    .where(_open_session.c.session_type == bindparam("session_type"))
+    select(CURRENT.c.character_id, OPEN_SESSION)
+    .join(OPEN_SESSION, literal(value=True))
+    .join(characters, characters.c.id == CURRENT.c.character_id)
+    .where(OPEN_SESSION.c.session_type == bindparam("session_type"))
     # The last row wins: the session that the core points at; else the newest.
     .order_by(
         characters.c.extra.op("->>")(bindparam("field", type_=String))
-        == cast(_open_session.c.id, String),
-        _open_session.c.updated_at,
-        _open_session.c.id,
+        == cast(OPEN_SESSION.c.id, String),
+        OPEN_SESSION.c.updated_at,
+        OPEN_SESSION.c.id,
     )
 )
 
 
-class Membership(NamedTuple):
-    """A character in an open session."""
-
-    char_id: int
-    session_type: str
-    session_id: UUID
-
-
 def decide(
-    connection: Connection, snapshots: Sequence[Session], *, wait: bool = True
+    connection: Connection,
+    snapshots: Sequence[Session],
+    seals: Mapping[Any, Seals],
+    *,
+    wait: bool = True,
 ) -> dict[UUID, SessionDecision]:
     """Lock the rows of sessions and decide what a save may do to each, as ``characters.decide``.
 
@@ -202,20 +123,29 @@ def decide(
     decided |= dict.fromkeys(existing, Busy())
     decided |= dict.fromkeys(by_id.keys() - existing, Accepted(new=True))
     lock = _LOCK if wait else _LOCK.with_for_update(skip_locked=True)
-    rows = connection.execute(lock, {"ids": list(existing)})
-    for session_id, version, digest, session_type in rows:
-        session = by_id[session_id]
-        if session_type != session.session_type:
-            message = f"{session.ref.label}: a {session_type} session has this id"
+    for row in connection.execute(lock, {"ids": list(existing)}):
+        session = by_id[row.id]
+        if row.session_type != session.session_type:
+            message = f"{session.ref.label}: a {row.session_type} session has this id"
             raise Rejected(message, locked=False)
-        same = digest == session.digest()
-        if version > session.version or (version == session.version and not same):
-            decided[session_id] = Refused(version)
-        elif same:
-            decided[session_id] = Saved(version, changed=version == session.version)
-        else:
-            decided[session_id] = Accepted()
+        head = RowHead(row.version, row.seal, row.seal_version)
+        is_same = row.digest == session.digest()
+        decided[row.id] = _decision(session, seals[row.id], head, is_same=is_same)
     return decided
+
+
+def _decision(session: Session, seals: Seals, row: RowHead, *, is_same: bool) -> SessionDecision:
+    """Return what a save may do to the row of a session."""
+    verdict = judge_session(Head(session.version, None, seals), row)
+    if verdict is Verdict.REPEATED:
+        return Saved(row.version, changed=True, seal=row.valid_seal)
+    if verdict is Verdict.UNKNOWN:
+        return Unknown(row.version, row.valid_seal, same=is_same)
+    if verdict is Verdict.BEHIND:
+        return Behind(row.version)
+    # The commit of a snapshot that was taken since may still be on its way.
+    is_unchanged = is_same and seals.last in (row.valid_seal, None)
+    return Saved(row.version, changed=False, seal=row.valid_seal) if is_unchanged else Accepted()
 
 
 def write(
@@ -223,7 +153,9 @@ def write(
     new: Sequence[Session],
     over: Sequence[Session],
     payloads: Mapping[UUID, Mapping[str, Any]],
+    *,
     saved: Collection[int],
+    seals: Mapping[Any, Seals],
 ) -> None:
     """Write the rows of sessions that ``decide`` has accepted, and their members.
 
@@ -239,89 +171,36 @@ def write(
         now = connection.execute(select(func.now())).scalar_one()
     for statement, snapshots in ((_INSERT, new), (_UPDATE, over)):
         if snapshots:
-            rows = [_to_row(session, payloads[session.id], now) for session in snapshots]
+            rows = [_to_row(s, payloads[s.id], now, seals[s.id].own) for s in snapshots]
             result = connection.execute(statement, {"rows": rows})
             if statement is _INSERT and len(result.all()) < len(snapshots):
                 raise Raced
-    _write_members(connection, written, saved)
+    memberships.write(connection, written, saved)
 
 
-def _write_members(
-    connection: Connection, written: Sequence[Session], saved: Collection[int]
-) -> None:
-    members = [
-        {"session_id": session.id, "character_id": char_id}
-        for session in written
-        for char_id in session.members
-    ]
-    closed = {session.id for session in written if session.closed}
-    staying = [member for member in members if member["session_id"] not in closed]
-    # The members of a closed session join and leave, so that its rows say who was in it.
-    connection.execute(_JOIN_BATCH, {"rows": members})
-    ids = [session.id for session in written]
-    connection.execute(_LEAVE_UNLESS_IN_BATCH, {"ids": ids, "rows": staying})
-    if elsewhere := [member for member in members if member["character_id"] not in saved]:
-        unsaved = connection.execute(_WITH_UNSAVED_MEMBERS, {"rows": elsewhere})
-        invalidate(connection, unsaved.scalars().all())
-
-
-def end_memberships(
-    connection: Connection,
-    references: Mapping[int, Collection[str]],
-    type_names: Collection[str],
-    saved: Iterable[UUID],
-) -> None:
-    """Take characters out of the sessions that their cores do not point at any more.
-
-    ``references`` are the session ids that each core points at. ``saved`` are sessions whose own
-    snapshot says who is in them; they are left alone, as are types not in ``type_names``. A session
-    that has lost its last member is closed.
-    """
-    skipped = set(saved)
-    ended = [
-        membership
-        for membership in memberships(connection, list(references))
-        if membership.session_type in type_names
-        and membership.session_id not in skipped
-        and str(membership.session_id) not in references[membership.char_id]
-    ]
-    if not ended:
-        return
-    rows = [{"session_id": m.session_id, "character_id": m.char_id} for m in ended]
-    session_ids = [m.session_id for m in ended]
-    connection.execute(_LEAVE_BATCH, {"rows": rows})
-    invalidate(connection, session_ids)
-    connection.execute(_CLOSE_EMPTY, {"ids": session_ids})
-
-
-def invalidate(connection: Connection, session_ids: Sequence[UUID]) -> None:
-    """Invalidate the digests of sessions, so that their next save writes them in any case.
-
-    For sessions whose rows have changed, or must change, though Redis holds the same.
-    """
-    connection.execute(_INVALIDATE, {"ids": list(session_ids)})
-
-
-def invalidated(connection: Connection, session_ids: Sequence[UUID]) -> set[UUID]:
-    """Return the sessions whose digest is invalid."""
-    query = select(sessions.c.id).where(
-        sessions.c.id == func.any(bindparam("ids")), sessions.c.digest == _INVALID
+def seals(connection: Connection, session_ids: Iterable[UUID]) -> dict[UUID, int]:
+    """Return the seals of sessions whose rows have one, by id."""
+    ids = list(session_ids)
+    if not ids:
+        return {}
+    query = select(sessions.c.id, sessions.c.seal).where(
+        sessions.c.id == func.any(bindparam("ids")),
+        sessions.c.seal.is_not(None),
+        sessions.c.seal_version == sessions.c.version,
     )
-    return set(connection.execute(query, {"ids": list(session_ids)}).scalars())
+    return {row.id: row.seal for row in connection.execute(query, {"ids": ids})}
 
 
-def memberships(connection: Connection, char_ids: Sequence[int]) -> list[Membership]:
-    """Return the open sessions that characters are in."""
-    rows = connection.execute(_MEMBERSHIPS, {"char_ids": list(char_ids)})
-    return [Membership(*row) for row in rows]
-
-
-def having_open(connection: Connection, char_ids: Sequence[int]) -> dict[str, list[int]]:
-    """Return the characters that are in an open session, by its type."""
-    by_type: dict[str, list[int]] = defaultdict(list)
-    for membership in memberships(connection, char_ids):
-        by_type[membership.session_type].append(membership.char_id)
-    return by_type
+def reseal(connection: Connection, words: Mapping[UUID, Collection[int]]) -> None:
+    """Give rows the last of some seals, as ``characters.reseal``."""
+    if not words:
+        return
+    for row in connection.execute(_LOCK, {"ids": list(words)}).all():
+        is_sealed = row.seal is not None and row.seal_version == row.version
+        if not is_sealed or row.seal in words[row.id]:
+            last = list(words[row.id])[-1]
+            values = {"seal": last, "seal_version": row.version}
+            connection.execute(update(sessions).where(sessions.c.id == row.id).values(values))
 
 
 def versions(connection: Connection, session_ids: Iterable[str]) -> dict[str, int]:
@@ -346,14 +225,14 @@ def open_sessions(
         "field": reference_field(session_type),
     }
     rows = {row["character_id"]: row for row in connection.execute(_OPEN, parameters).mappings()}
-    members = _members(connection, {row["id"] for row in rows.values()})
+    members_of = memberships.members(connection, {row["id"] for row in rows.values()})
     loaded = {
         row["id"]: Session(
             session_type,
             row["id"],
-            {"participants": members[row["id"]], **row["payload"]},
+            {"participants": members_of[row["id"]], **row["payload"]},
             row["version"],
-            members=tuple(members[row["id"]]),
+            members=tuple(members_of[row["id"]]),
             foreign=row["digest"] is None,
         )
         for row in rows.values()
@@ -361,25 +240,9 @@ def open_sessions(
     return {char_id: loaded[row["id"]] for char_id, row in rows.items()}
 
 
-def _members(connection: Connection, session_ids: Collection[UUID]) -> dict[UUID, list[int]]:
-    """Return the ids of the characters that are in sessions now, in ascending order."""
-    members: dict[UUID, list[int]] = defaultdict(list)
-    if not session_ids:
-        return members
-    query = (
-        select(session_characters.c.session_id, session_characters.c.character_id)
-        .where(
-            session_characters.c.session_id == func.any(bindparam("ids")),
-            session_characters.c.left_at.is_(None),
-        )
-        .order_by(session_characters.c.character_id)
-    )
-    for session_id, char_id in connection.execute(query, {"ids": list(session_ids)}):
-        members[session_id].append(char_id)
-    return members
-
-
-def _to_row(session: Session, payload: Mapping[str, Any], now: datetime | None) -> dict[str, Any]:
+def _to_row(
+    session: Session, payload: Mapping[str, Any], now: datetime | None, seal: int
+) -> dict[str, Any]:
     return {
         "id": str(session.id),
         "session_type": session.session_type,
@@ -387,4 +250,6 @@ def _to_row(session: Session, payload: Mapping[str, Any], now: datetime | None) 
         "version": session.version,
         "digest": session.digest(),
         "closed_at": now.isoformat() if session.closed and now else None,
+        "seal": seal,
+        "seal_version": session.version,
     }

@@ -191,21 +191,11 @@ state_conflicts = Table(
     Column("divergence", BigInteger),
     # What is recorded again after a crash is the same entry.
     Index(
-        "uq_state_conflicts_divergence",
-        "character_id",
-        "divergence",
-        text("coalesce(session_id, '00000000-0000-0000-0000-000000000000'::uuid)"),
-        unique=True,
-        postgresql_where=text("divergence IS NOT NULL"),
-    ),
-    # Entries from before seals.
-    Index(
         "uq_state_conflicts_character_id_version",
         "character_id",
         "version",
         text("md5(state::text)"),
         unique=True,
-        postgresql_where=text("divergence IS NULL"),
     ),
 )
 

@@ -142,12 +142,15 @@ def session_of(key: str) -> str:
 
 
 _USES = re.compile(rb"^-- Uses: (.+)$", re.M)
-_MARKS = re.compile(r"(dirty_accounts(:[a-z]+)?|statesync:(stats|sweep|servers|seals|once:.*))$")
+_MARKS = re.compile(
+    r"(dirty_accounts(:[a-z]+)?|statesync:(stats|sweep|seals|nonces|dropped|servers|once:.*))$"
+)
 _SESSION = re.compile(r"[a-z0-9_]+:session:[0-9a-f-]{36}(:log)?$")
 
 _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "NOTLOADED": lambda char_id, key, _: errors.CharacterNotLoaded(_char_id(key, char_id)),
     "EXISTS": lambda char_id, _key, _: errors.CharacterExists(char_id),
+    "WENTBACK": lambda _char, _key, _: errors.DatabaseWentBack(),
     "LEASELOST": lambda char_id, _key, _: errors.LeaseLost(char_id),
     "BADVERSION": lambda char_id, key, _: corrupt(
         char_id, key, "version", "must be an integer from 0 to 2^53-1"

@@ -93,6 +93,10 @@ class Keys:
         """HASH: what a revert took out of play, until it is recorded in PostgreSQL."""
         return f"{self.prefix}statesync:dropped"
 
+    def dropped_copy(self, dropped_id: str, name: str) -> str:
+        """HASH or LIST: a core, session or log that a revert took out of play."""
+        return f"{self.prefix}statesync:dropped:{dropped_id}:{name}"
+
     @property
     def servers(self) -> str:
         """HASH: the counter of sweeps, and what Redis remembers of PostgreSQL."""

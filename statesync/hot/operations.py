@@ -17,11 +17,13 @@ from statesync.hot.commands import (
     characters,
     claims,
     operators,
+    seals,
     servers,
     sessions,
     together,
     transfer,
 )
+from statesync.hot.commands import revert as reverts
 from statesync.hot.keys import Keys
 
 __all__ = ["AsyncOperations", "Commands", "GameCommands", "Operations", "SyncOperations"]
@@ -102,6 +104,16 @@ class Operations(_GameOperations):
     snapshot = _Operation(backup.snapshot)
     acknowledge = _Operation(backup.acknowledge)
     acknowledge_many = _Operation(backup.acknowledge_many)
+
+    withdraw = _Operation(seals.withdraw)
+    cut_seals = _Operation(seals.cut_seals)
+    read_seals = _Operation(seals.read_seals)
+    note_deletion = _Operation(seals.note_deletion)
+
+    revert = _Operation(reverts.revert)
+    list_dropped = _Operation(reverts.list_dropped)
+    read_dropped = _Operation(reverts.read_dropped)
+    discard_dropped = _Operation(reverts.discard_dropped)
 
     peek = _Operation(transfer.peek)
     peek_session = _Operation(transfer.peek_session)

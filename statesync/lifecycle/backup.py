@@ -15,11 +15,11 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from statesync.durable.results import Refused
 from statesync.errors import CorruptState, LeaseLost, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
-from statesync.hot.commands.backup import CoreAck, GroupAck, Later, NeedsKeys, RawSnapshot
+from statesync.hot.commands.backup import GroupAck, Later, NeedsKeys, RawSnapshot, SealsFull
 from statesync.hot.commands.claims import Claim
+from statesync.hot.commands.seals import Withdrawn
 from statesync.hot.members import Members
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.claims import release
@@ -28,7 +28,11 @@ from statesync.lifecycle.conflicts import reconcile
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.holders import holders_to_join, reasons_for_both, tie_holders
+from statesync.lifecycle.lost import Lost
+from statesync.lifecycle.pending import Pending
+from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.reports import BackupReport, saved_report
+from statesync.lifecycle.seals import make_room
 from statesync.lifecycle.snapshots import (
     Snapshot,
     acknowledgement,
@@ -67,6 +71,7 @@ class Backup:
         hot: HotStore,
         engine: Engine,
         types: Mapping[str, SessionOrchestrator],
+        planner: Planner,
         *,
         lease_us: int,
         batch_size: int,
@@ -74,6 +79,7 @@ class Backup:
         self.hot = hot
         self.engine = engine
         self.types = types
+        self.planner = planner
         self.lease_us = lease_us
         self.batch_size = batch_size
 
@@ -97,7 +103,7 @@ class Backup:
             except BaseException:  # whatever ends it, no claim has to wait for its lease
                 release(self.hot, [*batch.pending.values(), *claims[end:]])
                 raise
-            reports |= batch.reports
+            reports |= batch.pending.reports
         return [reports[char_id] for char_id in dict.fromkeys(claim.char_id for claim in claims)]
 
 
@@ -112,17 +118,11 @@ class _Batch:
         deleting: Collection[int],
     ) -> None:
         self.hot, self.engine, self.types = backup.hot, backup.engine, backup.types
+        self.lost = Lost(self.hot, self.engine, self.types, backup.planner)
         self.commands = backup.hot.commands
-        self.lease_us = backup.lease_us
         self.commit = Commit(backup.engine, backup.types, backup.batch_size)
-        self.pending = {claim.char_id: claim for claim in claims}
-        self.uncounted = set(self.pending)
-        """Characters asked for whose outcome is not counted yet."""
-        self.clean = clean
+        self.pending = Pending(self.hot, claims, clean, lease_us=backup.lease_us)
         self.deleting = deleting
-        self.reports: dict[int, BackupReport] = {}
-        self.conflicts: set[int | UUID] = set()
-        """Characters and sessions whose rows were ahead of Redis."""
         self.known_members: dict[int, frozenset[str]] = {}
         """By character: the members of its group that are known so far."""
         self.unknown_types: Counter[str] = Counter()
@@ -137,14 +137,17 @@ class _Batch:
             all_locked = refused and all(snapshot.is_busy for snapshot in refused)
             if not self.pending or (round_number > 0 and all_locked):
                 break
-            round_number += not self.look_at_holders(refused)
-            self.conflicts |= reconcile(self.hot, self.engine, self.types, refused, self.pending)
+            grown = self.look_at_holders(refused)
+            joining = self.lost.settle(refused, self.pending)
+            self.known_members |= joining
+            round_number += not (grown or joining)
+            reconcile(self.hot, refused, self.pending)
             for snapshot in refused:
                 self.quarantine_if_corrupt(snapshot)
                 if snapshot.locked:
-                    self.give_back(snapshot.group.characters, snapshot.locked)
-        self.give_back(list(self.pending))
-        self.hot.run_many(self.count())
+                    self.pending.give_back(snapshot.group.characters, snapshot.locked)
+        self.pending.give_back(list(self.pending))
+        self.hot.run_many(self.pending.count())
         if self.unknown_types:
             log.warning("%s", _left_to_others(self.unknown_types))
 
@@ -155,7 +158,7 @@ class _Batch:
         while waiting:
             snapshots, later = self.take_snapshots(waiting)
             failpoint("snapshot")
-            read_logs(self.hot, self.engine, self.types, snapshots, self.conflicts)
+            read_logs(self.hot, self.engine, self.types, snapshots)
             self.commit.run(snapshots, wait=wait)
             self.acknowledge(snapshots)
             failpoint("acknowledged")
@@ -176,7 +179,7 @@ class _Batch:
                 tie_holders(self.hot, snapshot)
                 first = next(iter(reasons.values()))
                 for char_id in snapshot.group.characters:
-                    self.quarantine([char_id], reasons.get(char_id, first))
+                    self.pending.quarantine([char_id], reasons.get(char_id, first))
             elif holders := {*map(str, holders_to_join(snapshot))}:
                 grown = True
                 names = snapshot.raw.members() | holders
@@ -196,7 +199,9 @@ class _Batch:
         lost_claims, later = [], []
         for claim, reply in self.try_snapshots(char_ids):
             try:
-                if isinstance(reply, Later):
+                if isinstance(reply, SealsFull):
+                    self.make_room(claim)
+                if isinstance(reply, Later | SealsFull):
                     later.append(claim.char_id)
                 else:
                     self.accept(claim, unwrap(reply), snapshots)
@@ -204,14 +209,14 @@ class _Batch:
                 lost_claims.append(claim.char_id)
             except CorruptState as error:
                 group = Members(self.known_members.get(claim.char_id, frozenset()))
-                self.quarantine({claim.char_id, *group.characters}, error)
+                self.pending.quarantine({claim.char_id, *group.characters}, error)
         # Characters included in another of our snapshots are still ours.
-        self.report_superseded([i for i in lost_claims if i not in snapshots])
+        self.pending.report_superseded([i for i in lost_claims if i not in snapshots])
         return self.leave_unknown(list(dict.fromkeys(snapshots.values()))), later
 
     def try_snapshots(
         self, char_ids: Iterable[int]
-    ) -> Iterator[tuple[Claim, RawSnapshot | Later | StatesyncError]]:
+    ) -> Iterator[tuple[Claim, RawSnapshot | Later | SealsFull | StatesyncError]]:
         """Give the snapshot of each group, or why there is none, with a claim on the group.
 
         Only the script sees all members of a group, so each try may add members that the next try
@@ -223,7 +228,10 @@ class _Batch:
             tries = [(self.pending[i], names) for i, names in merged.items()]
             parts = packed(tries, lambda one_try: len(one_try[1]) or 1, SCRIPT_MEMBERS)
             replies = self.hot.run_many(
-                [self.commands.try_snapshots(part, lease_us=self.lease_us) for part in parts]
+                [
+                    self.commands.try_snapshots(part, lease_us=self.pending.lease_us)
+                    for part in parts
+                ]
             )
             untried = {}
             results = (result for reply in replies for result in unwrap(reply))
@@ -237,11 +245,30 @@ class _Batch:
     def accept(self, claim: Claim, raw: RawSnapshot, snapshots: dict[int | UUID, Snapshot]) -> None:
         """Add a snapshot and its claims; report its character if the core is gone from Redis."""
         if not raw.cores[claim.char_id]:
-            self.report_missing(claim, raw)
+            self.pending.report_missing(claim, raw)
             return
         self.pending |= raw.claims
         self.known_members |= dict.fromkeys(raw.claims, raw.members())
-        add(snapshots, Snapshot(claim.char_id, raw, decode(raw)))
+        try:
+            add(snapshots, Snapshot(claim.char_id, raw, decode(raw)))
+        except CorruptState:
+            self.withdraw([raw])
+            raise
+
+    def make_room(self, claim: Claim) -> None:
+        """Cut the seals of a group whose earlier saves ended without an answer."""
+        members = Members(self.known_members.get(claim.char_id, frozenset()), first=claim.char_id)
+        make_room(self.hot, self.engine, self.pending, claim, members)
+
+    def withdraw(self, snapshots: Sequence[RawSnapshot]) -> None:
+        """Withdraw the seals of snapshots of which nothing is committed, for certain."""
+        if snapshots:
+            self.hot.withdraw(
+                [
+                    Withdrawn(raw.seal, [*raw.claims.values()], [ref.id for ref in raw.sessions])
+                    for raw in snapshots
+                ]
+            )
 
     def leave_unknown(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         """Give back the groups with a live session of a type that is not registered here.
@@ -258,23 +285,24 @@ class _Batch:
             if isinstance(peek, StatesyncError) or peek >= 0:
                 left.add(item)
                 self.unknown_types[ref.session_type] += 1
-                self.give_back(item.group.characters, _UNKNOWN_TYPE.format(ref))
+                self.pending.give_back(item.group.characters, _UNKNOWN_TYPE.format(ref))
         return [item for item in snapshots if item not in left]
 
     # Acknowledge
 
     def acknowledge(self, snapshots: Sequence[Snapshot]) -> None:
         """Report and acknowledge what is decided; what is to be reconciled stays ``pending``."""
+        not_saved = (item for item in snapshots if item.refused or item.corrupt)
+        self.withdraw([item.raw for item in not_saved if not item.in_doubt])
         acks = []
         for snapshot in snapshots:
             self.quarantine_if_corrupt(snapshot)
             if not snapshot.corrupt and snapshot.result and snapshot.result.saved:
                 self.report_saved(snapshot, snapshot.result)
                 acks.append(acknowledgement(snapshot, snapshot.result, self.deleting))
-        acks += self.report_stale([snapshot for snapshot in snapshots if snapshot.refused])
         parts = list(packed(acks, GroupAck.size, SCRIPT_MEMBERS))
         commands: list[Command[Any]] = [self.commands.acknowledge_many(part) for part in parts]
-        replies = self.hot.run_many([*commands, *self.count()])
+        replies = self.hot.run_many([*commands, *self.pending.count()])
         for part, reply in zip(parts, replies, strict=False):
             if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
                 ids = [core.claim.char_id for group in part for core in group.cores]
@@ -282,111 +310,33 @@ class _Batch:
         for snapshot in snapshots:
             self.quarantine_deleted(snapshot)
 
-    def count(self) -> list[Command[None]]:
-        """Return what counts the outcomes of characters that are reported and not counted yet."""
-        reported = self.uncounted & self.reports.keys()
-        self.uncounted -= reported
-        counted = Counter[str](self.reports[char_id].outcome for char_id in reported)
-        return [self.commands.count(counted)] if counted else []
-
     # Reports: each drops the character from ``pending``
 
     def report_saved(self, snapshot: Snapshot, result: GroupResult) -> None:
         """Report the characters of a group that PostgreSQL holds."""
         for char_id in result.characters:
-            report = saved_report(snapshot, result, char_id, conflicts=self.conflicts)
+            report = saved_report(snapshot, result, char_id)
             if report.error:
                 log.warning("character %d: %s", char_id, printable(report.error))
-            self.reports[char_id] = report
+            self.pending.reports[char_id] = report
             if report.outcome is not BackupOutcome.DELETED or char_id in self.deleting:
                 self.pending.pop(char_id, None)
 
     def quarantine_deleted(self, snapshot: Snapshot) -> None:
         """Quarantine characters that are played although PostgreSQL holds them as deleted."""
         for char_id in snapshot.group.characters:
-            report = self.reports.get(char_id)
+            report = self.pending.reports.get(char_id)
             claim = self.pending.get(char_id)
             if snapshot.saved and claim and report and report.outcome is BackupOutcome.DELETED:
                 log.error("character %d is quarantined: %s", char_id, _PLAYED_ON)
                 self.hot.quarantine(claim, error=_PLAYED_ON, field="")
                 del self.pending[char_id]
-                self.reports[char_id] = replace(report, error=_PLAYED_ON)
-
-    def report_stale(self, refused: Sequence[Snapshot]) -> list[GroupAck]:
-        """Report characters that another worker has saved since; return what acknowledges them.
-
-        Their rows are newer than the snapshots, and Redis is at the row's version or has no core.
-        """
-        newer_rows = [
-            (snapshot, char_id, result.version)
-            for snapshot in refused
-            if snapshot.result
-            for char_id, result in snapshot.result.characters.items()
-            if isinstance(result, Refused)
-            and result.version > snapshot.group.characters[char_id].version
-        ]
-        peeks = self.hot.run_many([self.commands.peek(char_id) for _, char_id, _ in newer_rows])
-        acks = []
-        for (snapshot, char_id, row_version), reply in zip(newer_rows, peeks, strict=True):
-            core = unwrap(reply)
-            if (core is None or core.version >= row_version) and char_id in self.pending:
-                acks.append(GroupAck(snapshot.raw.at_ms, [CoreAck(self.pending.pop(char_id))]))
-                self.reports[char_id] = BackupReport(char_id, BackupOutcome.STALE, row_version)
-        return acks
-
-    def report_superseded(self, char_ids: Iterable[int]) -> None:
-        """Report characters whose claims have passed to other workers."""
-        for char_id in char_ids:
-            if self.pending.pop(char_id, None):
-                self.reports[char_id] = BackupReport(char_id, BackupOutcome.SUPERSEDED)
-
-    def report_missing(self, claim: Claim, raw: RawSnapshot) -> None:
-        """Report a character whose core is gone; if it was dirty, quarantine it: changes are lost.
-
-        The other characters of the snapshot are saved in the next round.
-        """
-        char_id = claim.char_id
-        self.pending |= raw.claims
-        error = "not in Redis: nothing to save"
-        if char_id in self.clean:
-            self.hot.acknowledge(claim, snapshot_version=0, durable_version=0, at_ms=raw.at_ms)
-            self.uncounted.discard(char_id)
-        else:
-            error = "the character was dirty, but its core is gone from Redis: changes were lost"
-            log.error("character %d: %s", char_id, error)
-            self.hot.quarantine(claim, error=error, field="")
-        del self.pending[char_id]
-        self.reports[char_id] = BackupReport(char_id, BackupOutcome.MISSING, error=error)
-
-    def give_back(self, char_ids: Iterable[int], error: str | None = None) -> None:
-        """Give claims back, so that another worker or a later sweep saves the characters."""
-        claims = [self.pending.pop(char_id) for char_id in char_ids if char_id in self.pending]
-        release(self.hot, claims)
-        self.reports |= {
-            claim.char_id: BackupReport(claim.char_id, BackupOutcome.RELEASED, error=error)
-            for claim in claims
-        }
+                self.pending.reports[char_id] = replace(report, error=_PLAYED_ON)
 
     def quarantine_if_corrupt(self, snapshot: Snapshot) -> None:
         """Quarantine the characters of a snapshot that cannot be saved."""
         if snapshot.corrupt:
-            self.quarantine(snapshot.group.characters, snapshot.corrupt)
-
-    def quarantine(self, char_ids: Iterable[int], error: CorruptState) -> None:
-        """Quarantine a group whole: a part of it alone was never the state at one instant."""
-        for char_id in char_ids:
-            claim = self.pending.pop(char_id, None)
-            if claim is None:
-                continue
-            reason = error.reason
-            if error.char_id != char_id:
-                reason = f"belongs together with character {error.char_id}: {reason}"
-            shown = printable(f"{error.field}: {reason}")
-            log.error("character %d is quarantined: %s", char_id, shown)
-            self.hot.quarantine(claim, error=reason, field=error.field)
-            self.reports[char_id] = BackupReport(
-                char_id, BackupOutcome.QUARANTINED, error=reason, field=error.field
-            )
+            self.pending.quarantine(snapshot.group.characters, snapshot.corrupt)
 
 
 def _left_to_others(unknown_types: Mapping[str, int]) -> str:

@@ -131,6 +131,8 @@ class Commit:
 
         One snapshot is tried once more: a restart of PostgreSQL closes connections as well.
         """
+        for snapshot in snapshots:
+            snapshot.in_doubt = True
         log.warning("PostgreSQL closed the connection on a save of %d: %s", len(snapshots), error)
         if len(snapshots) > 1:
             for half in _halves(snapshots):

@@ -2,6 +2,8 @@
 
 The order of the steps makes it safe, at any moment and after a crash at any point:
 
+0. **A note in Redis** that it has begun. A row that is deleted without it is of a history that
+   Redis has forgotten.
 1. **PostgreSQL: ``deleted_at``**, in one transaction with the end of its memberships. This is the
    fence, so it comes first: after its commit no backup writes the row, however late its snapshot
    (``deleted``), and no restore reads it (``not_found``). With Redis first, a login in between
@@ -70,6 +72,7 @@ class Deletion:
     def run(self, char_id: int) -> DeletionReport:
         """Delete one character. Raises InvalidCharId and ServerUnavailable."""
         check_char_id(char_id)
+        self._hot.note_deletion(char_id)
         is_loaded = self._hot.peek(char_id) is not None
         try:
             with database.transaction(self._engine) as connection:

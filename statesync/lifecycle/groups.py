@@ -22,13 +22,17 @@ from statesync.durable.results import (
     CharacterResult,
     Deleted,
     HeldBack,
+    Incomplete,
     Saved,
     SessionDecision,
     SessionResult,
+    Unknown,
+    WentBack,
 )
 from statesync.sessions.base import HeldElsewhere, SessionOrchestrator
 from statesync.state.characters import Character
 from statesync.state.fields import dump_json
+from statesync.state.seals import Seals
 from statesync.state.sessions import Session
 
 __all__ = ["Group", "GroupResult", "save"]
@@ -44,6 +48,14 @@ class Group:
     """By character: the ids that its core points at, by type; also of sessions that are gone."""
     absent: frozenset[int] = frozenset()
     """Characters that were looked for and are not loaded."""
+    seals: dict[int | UUID, Seals] = field(default_factory=dict)
+    """Of each character and session: what the snapshot knew of its history."""
+    nonces: frozenset[str] = frozenset()
+    """Of the durable changes that the snapshot holds."""
+    is_settling: bool = False
+    """Whether Redis went back in time, and not all of it is compared yet."""
+    is_recovering: bool = False
+    """Whether PostgreSQL went back in time, and what is live is saved over it."""
 
     def seen(self) -> set[int]:
         """Return the characters of which the snapshot says what they hold, if anything."""
@@ -65,18 +77,67 @@ _SAVEABLE = (Accepted, Saved, Deleted)
 """Decisions that do not keep the rest of a group from being saved."""
 
 
+_Decision = CharacterDecision | SessionDecision
+
+
 @dataclass(frozen=True, slots=True)
 class _Decided:
     """What the rows say of the characters and sessions of some groups."""
 
-    characters: Mapping[int, CharacterDecision]
-    sessions: Mapping[UUID, SessionDecision]
+    characters: dict[int, CharacterDecision]
+    sessions: dict[UUID, SessionDecision]
+
+    def of(self, group: Group) -> list[_Decision]:
+        """Return the decisions on the members of a group."""
+        characters = [self.characters[i] for i in group.characters]
+        return [*characters, *(self.sessions[i] for i in group.sessions)]
 
     def can_save(self, group: Group) -> bool:
         """Return whether nothing keeps a group from being saved whole."""
-        return all(isinstance(self.characters[i], _SAVEABLE) for i in group.characters) and all(
-            isinstance(self.sessions[i], _SAVEABLE) for i in group.sessions
-        )
+        return all(isinstance(decision, _SAVEABLE) for decision in self.of(group))
+
+    def settle(self, group: Group) -> None:
+        """Decide what the members of a group have to decide together."""
+        went_back = [d for d in self.of(group) if isinstance(d, WentBack)]
+        for char_id in group.characters:
+            self.characters[char_id] = _settled(self.characters[char_id], group)
+        if all(_is_same(decision) for decision in self.of(group)):
+            self._adopt(group)
+        elif went_back and group.is_recovering:
+            for session_id in group.sessions:
+                if isinstance(self.sessions[session_id], Unknown):
+                    self.sessions[session_id] = Accepted()
+
+    def _adopt(self, group: Group) -> None:
+        """Take a group that is as its rows for saved, whatever the history of these."""
+        for char_id in group.characters:
+            if isinstance(decision := self.characters[char_id], Unknown):
+                self.characters[char_id] = _adopted(decision)
+        for session_id in group.sessions:
+            if isinstance(row := self.sessions[session_id], Unknown):
+                self.sessions[session_id] = _adopted(row)
+
+
+def _settled(decision: CharacterDecision, group: Group) -> CharacterDecision:
+    """Return a decision on a character, in the light of what is known of both servers."""
+    match decision:
+        case Incomplete(row, is_stump=True) if group.is_settling:
+            return Unknown(row.version, row.seal)
+        case WentBack(row, _) if group.is_recovering:
+            return Accepted(new=row is None)
+        case WentBack(Unknown() as row, is_certain=False):
+            return row
+    return decision
+
+
+def _is_same(decision: _Decision) -> bool:
+    if isinstance(decision, Saved):
+        return not decision.changed
+    return isinstance(decision, Unknown) and decision.same
+
+
+def _adopted(row: Unknown) -> Saved:
+    return Saved(row.version, changed=False, seal=row.seal)
 
 
 def save(
@@ -94,16 +155,20 @@ def save(
     """
     characters = [c for group in groups for c in group.characters.values()]
     sessions = [s for group in groups for s in group.sessions.values()]
+    seals = {member: known for group in groups for member, known in group.seals.items()}
     decided = _Decided(
-        durable.characters.decide(connection, characters, wait=wait),
-        durable.sessions.decide(connection, sessions, wait=wait),
+        durable.characters.decide(connection, characters, seals, wait=wait),
+        durable.sessions.decide(connection, sessions, seals, wait=wait),
     )
+    for group in groups:
+        decided.settle(group)
     saveable = [group for group in groups if decided.can_save(group)]
     held = _held_elsewhere(connection, saveable, decided, types)
     accepted = [group for group in saveable if not held[id(group)]]
-    written = _write_characters(connection, accepted, decided)
-    _write_sessions(connection, accepted, decided, types)
+    written = _write_characters(connection, accepted, decided, seals)
+    _write_sessions(connection, accepted, decided, types, seals)
     _end_memberships(connection, accepted, written, types)
+    durable.receipts.record(connection, [n for group in accepted for n in group.nonces])
     return [_result(group, decided, written, held[id(group)]) for group in groups]
 
 
@@ -152,12 +217,17 @@ def _result(
         if not isinstance(session_decision, Accepted):
             sessions[session_id] = session_decision
         else:
-            sessions[session_id] = Saved(session.version, changed=True) if saved else HeldBack()
+            seal = group.seals[session_id].own
+            is_saved = Saved(session.version, changed=True, seal=seal)
+            sessions[session_id] = is_saved if saved else HeldBack()
     return GroupResult(saved, characters, sessions, held)
 
 
 def _write_characters(
-    connection: Connection, accepted: Sequence[Group], decided: _Decided
+    connection: Connection,
+    accepted: Sequence[Group],
+    decided: _Decided,
+    seals: Mapping[int | UUID, Seals],
 ) -> dict[int, Saved]:
     new: list[Character] = []
     over: list[Character] = []
@@ -165,7 +235,7 @@ def _write_characters(
         decision = decided.characters[character.char_id]
         if isinstance(decision, Accepted):
             (new if decision.new else over).append(character)
-    return durable.characters.write(connection, new, over)
+    return durable.characters.write(connection, new, over, seals)
 
 
 def _write_sessions(
@@ -173,6 +243,7 @@ def _write_sessions(
     accepted: Sequence[Group],
     decided: _Decided,
     types: Mapping[str, SessionOrchestrator],
+    seals: Mapping[int | UUID, Seals],
 ) -> None:
     new: list[Session] = []
     over: list[Session] = []
@@ -188,7 +259,7 @@ def _write_sessions(
     for session_type, sessions in by_type.items():
         payloads |= _payloads(types[session_type], session_type, sessions)
     saved = {char_id for group in accepted for char_id in group.characters}
-    durable.sessions.write(connection, new, over, payloads, saved)
+    durable.sessions.write(connection, new, over, payloads, saved=saved, seals=seals)
     for session_type, sessions in by_type.items():
         with work_of(f"the session type {session_type!r} cannot save it", connection):
             types[session_type].save(connection, sessions)
@@ -221,4 +292,4 @@ def _end_memberships(
     }
     if references:
         saved_sessions = [session_id for group in accepted for session_id in group.sessions]
-        durable.sessions.end_memberships(connection, references, list(types), saved_sessions)
+        durable.memberships.end(connection, references, list(types), saved_sessions)

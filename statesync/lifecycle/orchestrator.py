@@ -27,6 +27,7 @@ from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.backup import Backup
 from statesync.lifecycle.deletion import Deletion, DeletionReport
 from statesync.lifecycle.failpoints import failpoint
+from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.reports import BackupReport
 from statesync.lifecycle.restore import Restore, RestoreReport
 from statesync.sessions.base import SessionOrchestrator, SessionReport, make_orchestrators
@@ -89,15 +90,11 @@ class GameStateOrchestrator:
             )
         self._owns_connections = False
         self._lease_us = lease_us
-        self._backup = Backup(hot, engine, self.sessions, lease_us=lease_us, batch_size=batch_size)
-        self._restore = Restore(
-            hot,
-            engine,
-            self.sessions,
-            batch_size=batch_size,
-            vitals=vitals,
-            fallback_state=fallback_state,
+        planner = Planner(engine, self.sessions, vitals=vitals, fallback_state=fallback_state)
+        self._backup = Backup(
+            hot, engine, self.sessions, planner, lease_us=lease_us, batch_size=batch_size
         )
+        self._restore = Restore(hot, engine, planner, batch_size=batch_size)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from uuid import UUID
@@ -30,25 +29,14 @@ class BackupReport:
     """By type: what became of each session that the core points at."""
 
 
-def saved_report(
-    snapshot: Snapshot,
-    result: GroupResult,
-    char_id: int,
-    *,
-    conflicts: Collection[int | UUID],
-) -> BackupReport:
-    """Return the report on one character of a group that PostgreSQL holds.
-
-    ``conflicts`` are the characters and sessions whose rows were ahead of Redis.
-    """
+def saved_report(snapshot: Snapshot, result: GroupResult, char_id: int) -> BackupReport:
+    """Return the report on one character of a group that PostgreSQL holds."""
     saved = result.characters[char_id]
     if not isinstance(saved, Saved):
         return BackupReport(char_id, BackupOutcome.DELETED)
     refs = [SessionRef(*pair) for pair in snapshot.group.references[char_id].items()]
     sessions = {ref.session_type: _session_outcome(snapshot, result, ref) for ref in refs}
-    if char_id in conflicts or any(UUID(ref.id) in conflicts for ref in refs):
-        outcome = BackupOutcome.CONFLICT
-    elif saved.changed or any(_is_changed(result, ref) for ref in refs):
+    if saved.changed or any(_is_changed(result, ref) for ref in refs):
         outcome = BackupOutcome.SAVED
     else:
         outcome = BackupOutcome.UNCHANGED

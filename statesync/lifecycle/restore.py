@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Engine
 
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.database import QUICK_SECONDS
 from statesync.errors import CorruptState, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
-from statesync.hot.commands.transfer import Peek, RestoreItem, RestoreResult, staged_name
+from statesync.hot.commands.transfer import Peek, RestoreResult
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.failpoints import failpoint
-from statesync.sessions.base import SessionOrchestrator, check_loaded
-from statesync.state.characters import Character, write_character
-from statesync.state.fields import dump_json, printable, printable_cause
+from statesync.lifecycle.plans import Loaded, Plan, Planner, plan_sessions, stage_logs
+from statesync.state.fields import printable, printable_cause
 from statesync.state.outcomes import RestoreOutcome, SessionOutcome
-from statesync.state.references import SessionRef, reference_field
+from statesync.state.references import SessionRef
 from statesync.state.session_types import names
-from statesync.state.sessions import Session, read_references
-from statesync.state.vitals import DeriveVitals
+from statesync.state.sessions import read_references
 
 __all__ = ["Restore", "RestoreReport"]
 
@@ -39,11 +37,8 @@ log = logging.getLogger(__name__)
 _REREAD_ROUNDS = 4
 """How many times rows are read that turn out to be older than what Redis has evicted since."""
 _TOO_OLD = "its row is older than what was evicted from Redis: is PostgreSQL a replica that lags?"
-_UNKNOWN_TYPE = "the session type %r is not registered in this process"
 _READ_TOO_EARLY = "stale"
 """What the script answers for such a row."""
-_LOG_STEP = 1000
-"""How many log entries one script writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +55,6 @@ class RestoreReport:
     """The state it was saved in, if nothing is left of that state's session: it is in the fallback
     state now."""
     error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What a character's core and sessions are to be."""
-
-    core: Mapping[str, Any]
-    version: int | None
-    """None if the core is live and only its sessions are to be restored."""
-    sessions: dict[str, Session] = field(default_factory=dict)
-    """By the name under which the log is staged."""
-    ended: tuple[str, ...] = ()
-    """The types of sessions that the core pointed at and of which nothing is left."""
-    fallback_from: str | None = None
-    changed: bool = False
-    """The core is not what its row says, so it is to be saved."""
 
 
 class _Reports(dict[int, RestoreReport]):
@@ -97,24 +76,15 @@ class Restore:
         self,
         hot: HotStore,
         engine: Engine,
-        types: Mapping[str, SessionOrchestrator],
+        planner: Planner,
         *,
         batch_size: int,
-        vitals: DeriveVitals,
-        fallback_state: str,
     ) -> None:
         self._hot = hot
         self._commands = hot.commands
         self._engine = engine
-        # Core and sessions are read in several statements, which must see one instant.
-        self._one_instant = engine.execution_options(isolation_level="REPEATABLE READ")
-        self._types = types
-        self._type_of_state = {
-            state: session_type for session_type, t in types.items() for state in t.states
-        }
+        self._planner = planner
         self._batch_size = batch_size
-        self._vitals = vitals
-        self._fallback_state = fallback_state
 
     def run(self, ids: Sequence[int], progress: Callable[[int], object]) -> list[RestoreReport]:
         """Restore characters that are absent. Raises ServerUnavailable."""
@@ -158,7 +128,7 @@ class Restore:
         with database.statement(self._engine, answer_seconds=QUICK_SECONDS) as connection:
             rows = durable.characters.load_each(connection, ids, durable.characters.LOAD_ALONE)
         failpoint("loaded")
-        plans = self._plan_all(rows, {}, reports)
+        plans = self._plan_all(Loaded(rows), reports)
         too_early = self._send(plans, reports)
         failpoint("restored")
         others = [char_id for char_id in reports.undecided(ids) if char_id not in too_early]
@@ -176,10 +146,11 @@ class Restore:
         absent = [char_id for char_id, peek in peeks.items() if peek is None]
         if not absent and not lost:
             return []
-        rows, sessions_of = self._load(absent, lost)
-        reports |= {i: RestoreReport(i, RestoreOutcome.NOT_FOUND) for i in absent if i not in rows}
-        plans = self._plan_all(rows, sessions_of, reports)
-        plans |= {i: _plan_sessions(refs, sessions_of, i) for i, refs in lost.items()}
+        loaded = self._planner.load(absent, lost)
+        not_found = [i for i in absent if i not in loaded.rows]
+        reports |= {i: RestoreReport(i, RestoreOutcome.NOT_FOUND) for i in not_found}
+        plans = self._plan_all(loaded, reports)
+        plans |= {i: plan_sessions(refs, loaded, i) for i, refs in lost.items()}
         failpoint("loaded")
         too_early = self._send(plans, reports)
         failpoint("restored")
@@ -212,90 +183,18 @@ class Restore:
                 lost.setdefault(char_id, {})[ref.session_type] = ref.id
         return lost
 
-    def _load(
-        self, absent: Sequence[int], lost: Mapping[int, object]
-    ) -> tuple[dict[int, Character | CorruptState], dict[str, dict[int, Session]]]:
-        """Load absent characters, and by type the sessions of these and of those with lost ones.
-
-        Raises Rejected if a session type cannot load its sessions.
-        """
-        with database.transaction(self._one_instant, answer_seconds=QUICK_SECONDS) as connection:
-            rows = durable.characters.load_each(connection, absent)
-            in_session = durable.sessions.having_open(connection, [*rows, *lost])
-            rows |= _of_unknown_types(in_session, rows, self._types)
-            return rows, self._load_sessions(connection, in_session)
-
-    def _load_sessions(
-        self, connection: Connection, in_session: Mapping[str, Sequence[int]]
-    ) -> dict[str, dict[int, Session]]:
-        """Return the open sessions of characters, by type and character. Raises Rejected."""
-        sessions_of = {}
-        for session_type in in_session.keys() & self._types.keys():
-            problem = f"the session type {session_type!r} cannot load it"
-            with database.work_of(problem, connection):
-                found = self._types[session_type].load(connection, in_session[session_type])
-                check_loaded(found)
-            sessions_of[session_type] = found
-        return sessions_of
-
-    def _plan_all(
-        self,
-        rows: Mapping[int, Character | CorruptState],
-        sessions_of: Mapping[str, Mapping[int, Session]],
-        reports: _Reports,
-    ) -> dict[int, _Plan]:
+    def _plan_all(self, loaded: Loaded, reports: _Reports) -> dict[int, Plan]:
         """Return what characters are to be; report those whose rows cannot be read."""
-        plans: dict[int, _Plan] = {}
-        for char_id, row in rows.items():
-            try:
-                plans[char_id] = self._plan(unwrap(row), sessions_of)
-            except CorruptState as error:
-                reports[char_id] = _failed(char_id, error)
-        return plans
 
-    def _plan(self, row: Character, sessions_of: Mapping[str, Mapping[int, Session]]) -> _Plan:
-        """Return what a character's core and sessions are to be. Raises CorruptState."""
-        core = row.core()
-        sessions: dict[str, Session] = {}
-        ended = []
-        changed = False
-        for session_type in self._types:
-            reference = reference_field(session_type)
-            session = sessions_of.get(session_type, {}).get(row.char_id)
-            if session:
-                sessions[staged_name(session)] = session
-                changed |= core.get(reference) != str(session.id)
-                core[reference] = str(session.id)
-            elif core.get(reference):
-                ended.append(session_type)
-                del core[reference]
-                changed = True
-        fallback_from = None
-        needed_type = self._type_of_state.get(row.state or "")
-        if needed_type and needed_type not in {s.session_type for s in sessions.values()}:
-            fallback_from = row.state
-            core["state"] = self._fallback_state
-            changed = True
-        if row.vitals is None and row.stats:
-            core["vitals"] = self._derive_vitals(row.char_id, row.stats)
-        return _Plan(core, row.version, sessions, tuple(ended), fallback_from, changed)
+        def fail(char_id: int, error: CorruptState) -> None:
+            reports[char_id] = _failed(char_id, error)
 
-    def _derive_vitals(self, char_id: int, stats: Mapping[str, int]) -> Mapping[str, Any]:
-        try:
-            return self._vitals(stats)
-        except Exception as error:
-            reason = f"the game cannot derive it from the stats: {type(error).__name__}: {error}"
-            raise CorruptState(char_id, "vitals", reason) from error
+        return self._planner.plan_all(loaded, fail)
 
-    def _send(self, plans: Mapping[int, _Plan], reports: _Reports) -> list[int]:
+    def _send(self, plans: Mapping[int, Plan], reports: _Reports) -> list[int]:
         """Restore what is planned and report it; returns those whose rows were read too early."""
-        items = [
-            RestoreItem(
-                char_id, plan.version, write_character(plan.core), plan.sessions, plan.changed
-            )
-            for char_id, plan in plans.items()
-        ]
-        staging = self._stage_logs(plans)
+        items = [plan.item(char_id) for char_id, plan in plans.items()]
+        staging = stage_logs(self._commands, plans.values())
         scripts = packed(items, lambda item: 1 + len(item.sessions), SCRIPT_MEMBERS)
         commands: list[Command[Any]] = [*staging, *map(self._commands.restore, scripts)]
         replies = self._hot.run_many(commands)[len(staging) :]
@@ -310,25 +209,7 @@ class Restore:
                 self._report(char_id, plan, result, reports)
         return too_early
 
-    def _stage_logs(self, plans: Mapping[int, _Plan]) -> list[Command[Any]]:
-        """Return what lays down the logs of sessions before these are restored, each log once.
-
-        Of two characters in a session, the second finds it live; if not, both are read again.
-        """
-        staging: list[Command[Any]] = []
-        staged = set()
-        for name, session in chain.from_iterable(p.sessions.items() for p in plans.values()):
-            if not session.log or name in staged:
-                continue
-            staged.add(name)
-            entries = [dump_json(entry) for entry in session.log]
-            staging += [
-                self._commands.stage(name, entries[start : start + _LOG_STEP], start=start)
-                for start in range(0, len(entries), _LOG_STEP)
-            ]
-        return staging
-
-    def _report(self, char_id: int, plan: _Plan, result: RestoreResult, reports: _Reports) -> None:
+    def _report(self, char_id: int, plan: Plan, result: RestoreResult, reports: _Reports) -> None:
         """Report what the script answered: for the core, and for each session of the plan."""
         outcome_text, session_texts = result
         outcomes = zip(plan.sessions.values(), map(SessionOutcome, session_texts), strict=True)
@@ -346,33 +227,6 @@ class Restore:
         sessions |= dict.fromkeys(plan.ended, SessionOutcome.ENDED)
         fallback_from = plan.fallback_from if outcome is RestoreOutcome.RESTORED else None
         reports[char_id] = RestoreReport(char_id, outcome, plan.version, sessions, fallback_from)
-
-
-def _of_unknown_types(
-    in_session: Mapping[str, Sequence[int]],
-    char_ids: Collection[int],
-    types: Mapping[str, SessionOrchestrator],
-) -> dict[int, CorruptState]:
-    """Return why not for characters in an open session of a type that is not registered here."""
-    return {
-        char_id: CorruptState(char_id, reference_field(session_type), _UNKNOWN_TYPE % session_type)
-        for session_type in in_session.keys() - types.keys()
-        for char_id in in_session[session_type]
-        if char_id in char_ids
-    }
-
-
-def _plan_sessions(
-    references: Mapping[str, str], sessions_of: Mapping[str, Mapping[int, Session]], char_id: int
-) -> _Plan:
-    """Return the plan to restore the lost sessions of a live character."""
-    sessions = {
-        staged_name(session): session
-        for session_type, session_id in references.items()
-        if (session := sessions_of.get(session_type, {}).get(char_id))
-        and str(session.id) == session_id
-    }
-    return _Plan({}, None, sessions)
 
 
 def _checked(char_id: int, peek: Peek | None) -> Peek | None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.results import Busy, Saved
+from statesync.durable.results import Busy, Saved, Unknown, WentBack
 from statesync.errors import CorruptState, InvalidField
 from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SessionAck
 from statesync.hot.commands.claims import Claim
@@ -52,6 +52,8 @@ class Snapshot:
     """Why the group cannot be saved."""
     locked: str | None = None
     """Why the group cannot be saved now, if another transaction holds a lock."""
+    in_doubt: bool = False
+    """Whether a commit of it ended without an answer, so that it may still be made."""
 
     @property
     def saved(self) -> bool:
@@ -64,12 +66,24 @@ class Snapshot:
         return self.result is not None and not self.result.saved
 
     @property
+    def is_lost(self) -> bool:
+        """Whether PostgreSQL has refused the group because its rows are of another history."""
+        return self.refused and any(isinstance(result, Unknown) for result in self._results())
+
+    @property
+    def shows_older_postgresql(self) -> bool:
+        """Whether PostgreSQL has refused the group because it has gone back in time itself."""
+        return self.refused and any(isinstance(result, WentBack) for result in self._results())
+
+    def _results(self) -> list[object]:
+        if self.result is None:
+            return []
+        return [*self.result.characters.values(), *self.result.sessions.values()]
+
+    @property
     def is_busy(self) -> bool:
         """Whether PostgreSQL has refused the group because another transaction holds a lock."""
-        if self.result is None:
-            return False
-        results = [*self.result.characters.values(), *self.result.sessions.values()]
-        return any(isinstance(result, Busy) for result in results)
+        return any(isinstance(result, Busy) for result in self._results())
 
     def bytes(self) -> int:
         """Return how many bytes Redis held of the group, without the logs."""
@@ -129,9 +143,20 @@ def decode(raw: RawSnapshot) -> Group:
             blamed = min(_pointing_at(raw, ref), default=min(characters))
             raise CorruptState(blamed, ref.label, reason)
         sessions[session.id] = session
-    references = {char_id: raw.references[char_id] for char_id in characters}
-    absent = frozenset(raw.cores.keys() - characters.keys())
-    return Group(characters, sessions, references, absent)
+    return Group(
+        characters,
+        sessions,
+        references={char_id: raw.references[char_id] for char_id in characters},
+        absent=frozenset(raw.cores.keys() - characters.keys()),
+        seals={_member(name): seals for name, seals in raw.seals.items()},
+        nonces=frozenset(word for text in raw.nonces.values() for word in text.split()),
+        is_settling=raw.is_settling,
+        is_recovering=raw.is_recovering,
+    )
+
+
+def _member(name: str) -> int | UUID:
+    return int(name) if name.isdigit() else UUID(name)
 
 
 def unknown_references(raw: RawSnapshot) -> list[SessionRef]:
@@ -178,12 +203,10 @@ def read_logs(
     engine: Engine,
     types: Mapping[str, SessionOrchestrator],
     snapshots: Sequence[Snapshot],
-    conflicts: Collection[object],
 ) -> None:
     """Add to each session the log entries that PostgreSQL does not have yet.
 
-    A log only grows, so the entries that it had at the snapshot can be read afterwards. If
-    PostgreSQL was ahead of Redis, the whole log is read and compared.
+    A log only grows, so the entries that it had at the snapshot can be read afterwards.
     """
     with_log = [
         (snapshot, session)
@@ -195,14 +218,13 @@ def read_logs(
         return
     with database.transaction(engine) as connection:
         ids = [session.id for _, session in with_log]
-        unreliable = durable.sessions.invalidated(connection, ids)
+        unreliable = durable.digests.invalid(connection, ids)
     saved_ends = _saved_logs(engine, types, with_log)
     for snapshot, session in with_log:
         if snapshot.corrupt:
             continue
         start = saved_ends.get(session.id, 0)
-        read_whole = session.id in conflicts or session.id in unreliable
-        if read_whole or start > session.log_length:
+        if session.id in unreliable or start > session.log_length:
             start = 0
         try:
             snapshot.group.sessions[session.id] = _with_log(hot, session, start)
@@ -272,7 +294,13 @@ def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collectio
     """
     raw, group = snapshot.raw, snapshot.group
     cores = [
-        CoreAck(raw.claims[char_id], group.characters[char_id].version, saved.version)
+        CoreAck(
+            raw.claims[char_id],
+            group.characters[char_id].version,
+            saved.version,
+            saved.seal,
+            raw.nonces.get(char_id, ""),
+        )
         if isinstance(saved, Saved)
         else CoreAck(raw.claims[char_id] if char_id in deleting else Claim(char_id, 0))
         for char_id, saved in result.characters.items()
@@ -283,9 +311,14 @@ def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collectio
     cores += [CoreAck(Claim(char_id, 0)) for char_id in not_loaded]
     sessions = [
         SessionAck(
-            session.session_type, str(session_id), session.version, saved.version, session.closed
+            session.session_type,
+            str(session_id),
+            session.version,
+            saved.version,
+            session.closed,
+            saved.seal,
         )
         for session_id, session in group.sessions.items()
         if isinstance(saved := result.sessions[session_id], Saved)
     ]
-    return GroupAck(raw.at_ms, cores, sessions, raw.ties)
+    return GroupAck(raw.at_ms, cores, sessions, raw.ties, raw.seal)

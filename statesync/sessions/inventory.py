@@ -146,7 +146,7 @@ class InventoryOrchestrator(SessionOrchestrator):
         owner_of = {item_id: owner for item_id, owner in rows if owner not in seen}
         if not owner_of:
             return {}
-        memberships = durable.sessions.memberships(connection, [*set(owner_of.values())])
+        memberships = durable.memberships.current(connection, [*set(owner_of.values())])
         having_open = {m.char_id for m in memberships if m.session_type == self.session_type}
         return {item_id: owner for item_id, owner in owner_of.items() if owner in having_open}
 
@@ -154,9 +154,9 @@ class InventoryOrchestrator(SessionOrchestrator):
         """Have the open inventories of ``owners`` saved again: their rows have lost an item."""
         if not owners:
             return
-        memberships = durable.sessions.memberships(connection, list(owners))
+        memberships = durable.memberships.current(connection, list(owners))
         inventories = [m.session_id for m in memberships if m.session_type == self.session_type]
-        durable.sessions.invalidate(connection, inventories)
+        durable.digests.invalidate(connection, inventories)
 
     def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
         """Return open inventories with the items of their rows, in the order last saved."""

@@ -69,6 +69,8 @@ class Character:
     version: int = 0
     saved_version: int | None = None
     """The newest version known to be in PostgreSQL; None if never saved."""
+    seal: int | None = None
+    """Of a row: the mark of the snapshot that it was saved from, if it is that of its version."""
 
     @property
     def sessions(self) -> dict[str, UUID]:

@@ -1,47 +1,83 @@
 -- Ends the claims of snapshots that are durable. A change made since keeps its dirty mark.
--- If a claim is lost and the row is ahead of the core or session, a worker from before a loss of
--- Redis has written over the present: the character is marked, its next backup finds the conflict.
--- If the save touched no row because nothing had changed, the version that the snapshot raised goes
--- back to the row's, unless it has been raised since.
+-- The seals before the durable one go: no row has them any more. If the save touched no row, because
+-- nothing had changed, its own seal is withdrawn, under the claim, and the version that the snapshot
+-- raised is the row's again, unless it has been raised since. A row whose seal Redis does not know is of another
+-- history: if the claim is still ours it holds the same as Redis, which takes over its seal; if not,
+-- the character is marked, and its next backup settles it.
 -- What was tied at the snapshot is tied no more, unless it has been tied anew since: then its entry
 -- has another token.
 -- A session that was closed at the snapshot is durable now, so it goes, and the references to it,
 -- also those of characters that were not loaded then. Its tombstone stops a slow restore that read
 -- it open.
--- Uses: types
--- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine; then for each group the cores, the sessions,
---       their logs, their tombstones, the ties
--- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, cores (char_id,
---       token, snapshot_version or 0, durable_version or 0), sessions (reference field, id,
---       snapshot_version, durable_version, whether it was closed), ties (id, members: name, number
---       of the key or 0, token); without the last two if it has none
+-- Uses: clock, types, mark, fields, seals
+-- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 seals, 6 nonces; then for each group the cores,
+--       the sessions, their logs, their tombstones, the ties
+-- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, its seal, cores
+--       (char_id, token, snapshot_version or 0, durable_version or 0, the row's seal or "", the
+--       nonces of the snapshot or ""), sessions (reference field, id, snapshot_version,
+--       durable_version, the row's seal or "", whether it was closed), ties (id, members: name,
+--       number of the key or 0, token); without the last two if it has none
 -- Returns: for each group 1 if its first claim was still ours, else 0
 -- Errors: WRONGTYPE with the key's number
-local dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local dirty, claimed, since, quarantine, seals, nonces =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local args = cmsgpack.unpack(ARGV[1])
 local ended, ended_at_ms, saved, clean = {}, {}, {}, {}
+local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
+if refused then return refused end
 
--- Takes in that a version is durable; marks the character if the row is ahead. Returns whether
--- durable_version is news to a core.
-local function acknowledge_version(key, snapshot_version, durable_version, is_ours, char_id)
+-- The entries of all members, and those that this script has changed, by id.
+local words_of, new_words = {}, {}
+local function read_entries()
+  local ids = {}
+  for _, group in ipairs(args.groups) do
+    for _, core in ipairs(group[3]) do ids[#ids + 1] = core[1] end
+    for _, session in ipairs(group[4] or {}) do ids[#ids + 1] = session[2] end
+  end
+  for i, words in ipairs(read_fields(seals, ids)) do words_of[ids[i]] = words end
+end
+read_entries()
+
+-- Takes in which seal a row has. Returns whether the row is of our history.
+local function acknowledge_seal(id, own_seal, durable_seal, is_ours)
+  local words = words_of[id] or ''
+  local is_known = durable_seal == '' or has_word(words, durable_seal)
+  if is_known and durable_seal ~= '' then
+    words = words_from(words, durable_seal)
+  elseif not is_known and is_ours then
+    words = words_of_row(words, durable_seal)
+  end
+  if is_ours and own_seal ~= durable_seal then words = without_word(words, own_seal) end
+  if words ~= (words_of[id] or '') then
+    words_of[id], new_words[id] = words, words
+  end
+  return is_known or is_ours
+end
+
+-- Takes in that a version is durable; marks the character if the row is of another history. Returns
+-- whether it is news to a core.
+local function acknowledge_version(key, id, versions, seal, durable_seal, is_ours, char_id)
+  local snapshot_version, durable_version = unpack(versions)
   if durable_version == '0' then return end
-  local versions = redis.pcall('HMGET', key, 'version', 'saved_version')
-  if versions.err then -- no hash any more: its next backup says so
+  local current = redis.pcall('HMGET', key, 'version', 'saved_version')
+  if current.err then -- no hash any more: its next backup says so
     redis.call('SADD', dirty, char_id)
     return
   end
-  local version, saved_version = versions[1], versions[2]
+  local version, saved_version = current[1], current[2]
   if not version and redis.call('EXISTS', key) == 0 then return end
   local durable_number = tonumber(durable_version)
-  if is_ours and version == snapshot_version and durable_number < tonumber(snapshot_version) then
+  local is_news = (tonumber(saved_version or '') or -1) < durable_number
+  if is_ours and version == snapshot_version and version ~= durable_version then
     version = durable_version
     redis.call('HSET', key, 'version', version)
   end
-  if (tonumber(version or '') or 0) < durable_number then
-    redis.call('SADD', dirty, char_id)
+  local is_behind = not is_ours and (tonumber(version or '') or 0) < durable_number
+  if not acknowledge_seal(id, seal, durable_seal, is_ours) or is_behind then
+    if is_news then mark(dirty, since, char_id) end
     return
   end
-  return (tonumber(saved_version or '') or -1) < durable_number
+  return is_news or is_ours and saved_version ~= durable_version
 end
 
 local function untie(key, tie, members)
@@ -57,22 +93,34 @@ local function untie(key, tie, members)
   end
 end
 
-local function clear_reference(core, field, session_id, char_id, at_ms)
+local function clear_reference(core, field, session_id, char_id)
   if redis.pcall('HGET', core, field) == session_id then
     redis.call('HDEL', core, field)
     redis.pcall('HINCRBY', core, 'version', 1) -- if it is no number, the next backup says so
-    redis.call('SADD', dirty, char_id)
-    redis.call('ZADD', since, 'NX', at_ms, char_id)
+    mark(dirty, since, char_id)
+  end
+end
+
+-- Drops the nonces of a snapshot: they came first.
+local function drop_nonces(char_id, durable)
+  local current = durable ~= '' and redis.call('HGET', nonces, char_id)
+  if current == durable then
+    redis.call('HDEL', nonces, char_id)
+  elseif current and string.sub(current, 1, #durable + 1) == durable .. ' ' then
+    redis.call('HSET', nonces, char_id, string.sub(current, #durable + 2))
   end
 end
 
 -- Ends the claim on a core. Returns whether it was still ours.
-local function acknowledge_core(key, core, at_ms)
-  local char_id, token, snapshot_version, durable_version = core[1], core[2], core[3], core[4]
+local function acknowledge_core(key, core, at_ms, seal)
+  local char_id, token, snapshot_version, durable_version, durable_seal, durable_nonces =
+    unpack(core)
   local is_ours = redis.call('ZSCORE', claimed, char_id) == token
-  if acknowledge_version(key, snapshot_version, durable_version, is_ours, char_id) then
+  local versions = {snapshot_version, durable_version}
+  if acknowledge_version(key, char_id, versions, seal, durable_seal, is_ours, char_id) then
     redis.call('HSET', key, 'saved_version', durable_version)
   end
+  drop_nonces(char_id, durable_nonces)
   if is_ours then
     ended[#ended + 1] = char_id
     ended_at_ms[#ended] = at_ms
@@ -82,39 +130,42 @@ local function acknowledge_core(key, core, at_ms)
 end
 
 -- Acknowledges a group, whose keys follow KEYS[before]. Returns whether its first claim was ours.
-local function acknowledge(before, at_ms, cores, sessions, ties)
+local function acknowledge(before, at_ms, seal, cores, sessions, ties)
   local last_core = before + #cores
   local last_session = last_core + #sessions
   for i = 1, #ties do
     local id, members = unpack(ties[i])
     untie(KEYS[last_core + 3 * #sessions + i], id, members)
   end
-  local is_ours = acknowledge_core(KEYS[before + 1], cores[1], at_ms)
-  for i = 2, #cores do acknowledge_core(KEYS[before + i], cores[i], at_ms) end
+  local is_ours = acknowledge_core(KEYS[before + 1], cores[1], at_ms, seal)
+  for i = 2, #cores do acknowledge_core(KEYS[before + i], cores[i], at_ms, seal) end
   for i = 1, #sessions do
-    local field, id, snapshot_version, durable_version, was_closed = unpack(sessions[i])
+    local field, id, snapshot_version, durable_version, durable_seal, was_closed =
+      unpack(sessions[i])
     local key, log = KEYS[last_core + i], KEYS[last_session + i]
     local tombstone = KEYS[last_session + #sessions + i]
-    acknowledge_version(key, snapshot_version, durable_version, is_ours, cores[1][1])
+    local versions = {snapshot_version, durable_version}
+    acknowledge_version(key, id, versions, seal, durable_seal, is_ours, cores[1][1])
     if is_ours and was_closed then
       for j, core in ipairs(cores) do
-        clear_reference(KEYS[before + j], field, id, core[1], at_ms)
+        clear_reference(KEYS[before + j], field, id, core[1])
       end
       redis.call('DEL', key, log)
       redis.call('SET', tombstone, durable_version, 'PX', args.tombstone_ms)
+      words_of[id], new_words[id] = '', ''
     end
   end
   return is_ours
 end
 
-local refused = marks_error(1, 'set', 'zset', 'zset', 'hash')
-if refused then return refused end
-local NONE, replies, before = {}, {}, 4
+local NONE, replies, before = {}, {}, 6
 for i, group in ipairs(args.groups) do
-  local at_ms, cores, sessions, ties = group[1], group[2], group[3] or NONE, group[4] or NONE
-  replies[i] = acknowledge(before, at_ms, cores, sessions, ties) and 1 or 0
+  local at_ms, seal, cores = group[1], group[2], group[3]
+  local sessions, ties = group[4] or NONE, group[5] or NONE
+  replies[i] = acknowledge(before, at_ms, seal, cores, sessions, ties) and 1 or 0
   before = before + #cores + 3 * #sessions + #ties
 end
+write_words(seals, new_words)
 
 local UNPACKED = 1000 -- unpack gives no more than some thousands at once
 for first = 1, #ended, UNPACKED do

@@ -19,6 +19,7 @@ from statesync.hot.keys import Keys
 from statesync.hot.members import Members
 from statesync.state.fields import MAX_CORE_BYTES
 from statesync.state.references import SessionRef, reference_field
+from statesync.state.seals import FULL_BYTES, Seals, new_seal, seals_of
 from statesync.state.session_types import names
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Later",
     "NeedsKeys",
     "RawSnapshot",
+    "SealsFull",
     "SessionAck",
     "acknowledge",
     "acknowledge_many",
@@ -42,6 +44,11 @@ _SCRIPT_BYTES = 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Later:
     """Why there is no snapshot yet: the groups before it filled the reply. Nothing is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealsFull:
+    """Why there is no snapshot: too many before it ended without an answer. Nothing is done."""
 
 
 class NeedsKeys(NamedTuple):
@@ -65,6 +72,16 @@ class RawSnapshot(NamedTuple):
     """The length of the log, and the hash, which is empty if the session is gone."""
     ties: dict[str, dict[bytes, bytes]]
     """By id: each member's name, and the token of the last change that tied it."""
+    seals: dict[str, Seals]
+    """By id, of each core and session that is there: what it knew of its history."""
+    seal: int
+    """Its own."""
+    nonces: dict[int, str]
+    """By character: the nonces of its durable changes since the last acknowledged snapshot."""
+    is_settling: bool = False
+    """Whether Redis went back in time, and not all of it is compared yet."""
+    is_recovering: bool = False
+    """Whether PostgreSQL went back in time, and what is live is saved over it."""
 
     def members(self) -> frozenset[str]:
         """Return the names of all members of the group, as ``members`` spells them."""
@@ -72,43 +89,53 @@ class RawSnapshot(NamedTuple):
         return frozenset((*map(str, self.cores), *sessions, *self.ties))
 
 
+TriedSnapshot = RawSnapshot | NeedsKeys | Later | SealsFull | StatesyncError
+"""What a try of a snapshot gives."""
+
 _snapshot = load_script("snapshot")
 
 
 def try_snapshots(
     keys: Keys, todo: Sequence[tuple[Claim, Collection[str]]], /, *, lease_us: int
-) -> Command[list[RawSnapshot | NeedsKeys | Later | StatesyncError]]:
+) -> Command[list[TriedSnapshot]]:
     """Read claimed characters, each with its group, at one instant.
 
     Raises all their versions, and claims those that are not claimed yet. Each claim comes with the
     known members of its group; if there are more, nothing is done for it and the result is
     NeedsKeys. Nor is anything done for the groups that the reply has no room for: the result is
-    Later, but never that of the first one. Instead of a snapshot the result may be LeaseLost, or
-    CorruptState if one of the group cannot be read.
+    Later, but never that of the first one. Nor for one that waits for ``cut_seals``: SealsFull.
+    Instead of a snapshot the result may be LeaseLost, or CorruptState if one of the group cannot be
+    read.
     """
     session_types = names()
-    script_keys = [keys.dirty, keys.claimed, keys.since]
-    groups: list[tuple[int, Members]] = []
+    script_keys = [keys.dirty, keys.claimed, keys.since, keys.seals, keys.nonces, keys.servers]
+    groups: list[tuple[int, Members, int]] = []
     packed_groups = []
     for claim, known in todo:
         members = Members(known, first=claim.char_id)
-        groups.append((claim.char_id, members))
+        seal = new_seal()
+        groups.append((claim.char_id, members, seal))
         script_keys += members.keys(keys)
-        packed_groups.append((str(claim.token), *members.listed()[: 1 if members.is_alone else 3]))
+        names_of_members = members.listed()[: 1 if members.is_alone else 3]
+        packed_groups.append((str(claim.token), str(seal), *names_of_members))
     args = {
         "max_bytes": MAX_CORE_BYTES,
         "script_bytes": _SCRIPT_BYTES,
+        "words_bytes": FULL_BYTES,
         "lease_us": lease_us,
         "references": ([*map(reference_field, session_types)], session_types),
         "groups": packed_groups,
     }
     reader = _Reader(script_keys, session_types)
 
-    def parse(reply: Raw) -> list[RawSnapshot | NeedsKeys | Later | StatesyncError]:
+    def parse(reply: Raw) -> list[TriedSnapshot]:
         return list(reader.read(reply, groups))
 
     # Repeatable: the second snapshot is under the same claim and later.
     return Command(_snapshot, script_keys, (pack(args),), parse, repeatable=True)
+
+
+_LATER, _GIVEN = 0, 1
 
 
 class _Reader:
@@ -119,12 +146,12 @@ class _Reader:
         self.fields = [(t, reference_field(t).encode()) for t in session_types]
 
     def read(
-        self, reply: Sequence[Raw], groups: Sequence[tuple[int, Members]]
-    ) -> Iterator[RawSnapshot | NeedsKeys | Later | StatesyncError]:
+        self, reply: Sequence[Raw], groups: Sequence[tuple[int, Members, int]]
+    ) -> Iterator[TriedSnapshot]:
         """Yield what became of each group."""
         parts = iter(reply)
-        at_ms = int(next(parts))
-        for char_id, members in groups:
+        at_ms, *flags = int(next(parts)), bool(next(parts)), bool(next(parts))
+        for char_id, members, seal in groups:
             status = next(parts)
             try:
                 if isinstance(status, bytes):
@@ -132,40 +159,64 @@ class _Reader:
                     yield error_of(message, self.script_keys, char_id)
                 elif isinstance(status, list):
                     yield NeedsKeys(members.with_found(char_id, self.script_keys, status))
-                elif status == 0:
-                    yield Later()
+                elif status == _GIVEN:
+                    yield self.snapshot(at_ms, members, seal, parts)._replace(
+                        is_settling=flags[0], is_recovering=flags[1]
+                    )
                 else:
-                    yield self.snapshot(at_ms, members, parts)
+                    yield Later() if status == _LATER else SealsFull()
             except StatesyncError as error:
                 yield error
 
-    def snapshot(self, at_ms: int, members: Members, parts: Iterator[Raw]) -> RawSnapshot:
+    def snapshot(
+        self, at_ms: int, members: Members, seal: int, parts: Iterator[Raw]
+    ) -> RawSnapshot:
         """Read the snapshot of one group."""
-        claims, cores, references = {}, {}, {}
+        claims, cores, references, nonces = {}, {}, {}, {}
+        seals: dict[str, Seals] = {}
         for char_id in members.characters:
-            token, core = _hash(parts)
-            cores[char_id] = core
-            if core:
-                claims[char_id] = Claim(char_id, int(token))
+            hash_ = _hash(parts)
+            cores[char_id] = hash_.fields
+            if hash_.fields:
+                claims[char_id] = Claim(char_id, int(hash_.detail))
+                seals[str(char_id)] = seals_of(seal, hash_.seals)
+            if hash_.nonces:
+                nonces[char_id] = hash_.nonces.decode(errors="replace")
             references[char_id] = {
-                session_type: core[field].decode()
+                session_type: hash_.fields[field].decode()
                 for session_type, field in self.fields
-                if core.get(field)
+                if hash_.fields.get(field)
             }
-        sessions = {ref: _hash(parts) for ref in members.sessions}
+        sessions = {}
+        for ref in members.sessions:
+            hash_ = _hash(parts)
+            sessions[ref] = (hash_.detail, hash_.fields)
+            if hash_.fields:
+                seals[ref.id] = seals_of(seal, hash_.seals)
         ties = {tie: pairs([*islice(parts, next(parts))]) for tie in members.ties}
-        return RawSnapshot(at_ms, claims, cores, references, sessions, ties)
+        return RawSnapshot(at_ms, claims, cores, references, sessions, ties, seals, seal, nonces)
 
 
-def _hash(parts: Iterator[Raw]) -> tuple[Any, dict[bytes, bytes]]:
-    """Return what comes with a hash, and the hash at its raised version; 0 and {} if it is gone."""
+class _Hash(NamedTuple):
+    """A hash at its raised version, and what comes with it; empty if it is gone."""
+
+    fields: dict[bytes, bytes]
+    detail: Any = 0
+    seals: bytes | None = None
+    nonces: bytes | None = None
+
+
+_GONE = _Hash({})
+
+
+def _hash(parts: Iterator[Raw]) -> _Hash:
     count = next(parts)
     if not count:
-        return 0, {}
-    version, detail = next(parts), next(parts)
+        return _GONE
+    version, detail, seals, nonces = islice(parts, 4)
     fields = pairs([*islice(parts, count)])
     fields[b"version"] = b"%d" % version
-    return detail, fields
+    return _Hash(fields, detail, seals, nonces)
 
 
 def snapshot(
@@ -181,7 +232,7 @@ def snapshot(
         results = attempt.parse(reply)
         assert isinstance(results, list)  # noqa: S101
         (result,) = results
-        assert not isinstance(result, Later)  # noqa: S101
+        assert not isinstance(result, Later | SealsFull)  # noqa: S101
         if isinstance(result, NeedsKeys):
             return snapshot(keys, claim, lease_us=lease_us, known=result.members)
         if isinstance(result, StatesyncError):
@@ -200,6 +251,10 @@ class CoreAck(NamedTuple):
     """Its token is 0 if the character was not loaded at the snapshot."""
     snapshot_version: int = 0
     durable_version: int = 0
+    seal: int | None = None
+    """The row's."""
+    nonces: str = ""
+    """Those of the snapshot; they are in PostgreSQL."""
 
 
 class SessionAck(NamedTuple):
@@ -211,6 +266,8 @@ class SessionAck(NamedTuple):
     durable_version: int
     closed: bool = False
     """Whether it was closed at the snapshot; if it closed since, its end is not durable yet."""
+    seal: int | None = None
+    """The row's."""
 
     @property
     def ref(self) -> SessionRef:
@@ -227,6 +284,8 @@ class GroupAck(NamedTuple):
     sessions: Sequence[SessionAck] = ()
     ties: Mapping[str, Mapping[bytes, bytes]] = {}
     """As they were at the snapshot."""
+    seal: int = 0
+    """The snapshot's own."""
 
     def size(self) -> int:
         """Return about how much work it is to acknowledge it."""
@@ -238,7 +297,7 @@ _acknowledge = load_script("acknowledge")
 
 def acknowledge_many(keys: Keys, groups: Sequence[GroupAck], /) -> Command[list[bool]]:
     """End the claims of groups that are in PostgreSQL. False if the first claim was not ours."""
-    script_keys = [keys.dirty, keys.claimed, keys.since, keys.quarantine]
+    script_keys = [keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.seals, keys.nonces]
     packed_groups = []
     for group in groups:
         packed_groups.append(_packed_group(group, len(script_keys) + 1))
@@ -269,17 +328,25 @@ def _group_keys(keys: Keys, group: GroupAck) -> list[str]:
 def _packed_group(group: GroupAck, first_key: int) -> tuple[Any, ...]:
     """Return a group as ``acknowledge.lua`` reads it; ``first_key`` is the number of its key."""
     cores = [
-        (str(claim.char_id), str(claim.token), str(snapshot_version), str(durable_version))
-        for claim, snapshot_version, durable_version in group.cores
+        (
+            str(core.claim.char_id),
+            str(core.claim.token),
+            str(core.snapshot_version),
+            str(core.durable_version),
+            _word(core.seal),
+            core.nonces,
+        )
+        for core in group.cores
     ]
     if not group.sessions and not group.ties:
-        return group.at_ms, cores
+        return group.at_ms, str(group.seal), cores
     sessions = [
         (
             reference_field(session.session_type),
             session.session_id,
             str(session.snapshot_version),
             str(session.durable_version),
+            _word(session.seal),
             bool(session.closed),
         )
         for session in group.sessions
@@ -291,7 +358,11 @@ def _packed_group(group: GroupAck, first_key: int) -> tuple[Any, ...]:
         (tie, [(n.decode(), number_of.get(n.decode(), 0), t.decode()) for n, t in entries.items()])
         for tie, entries in group.ties.items()
     ]
-    return group.at_ms, cores, sessions, ties
+    return group.at_ms, str(group.seal), cores, sessions, ties
+
+
+def _word(seal: int | None) -> str:
+    return "" if seal is None else str(seal)
 
 
 def acknowledge(
@@ -305,8 +376,9 @@ def acknowledge(
     others: Sequence[CoreAck] = (),
     sessions: Sequence[SessionAck] = (),
     ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
+    seal: int = 0,
 ) -> Command[bool]:
     """End a claim, and those of its group, as ``acknowledge_many`` does."""
-    first = CoreAck(claim, snapshot_version, durable_version)
-    group = GroupAck(at_ms, [first, *others], sessions, ties or {})
+    first = CoreAck(claim, snapshot_version, durable_version, seal or None)
+    group = GroupAck(at_ms, [first, *others], sessions, ties or {}, seal)
     return acknowledge_many(keys, [group]).then(lambda are_ours: are_ours[0])

@@ -72,7 +72,7 @@ def create(
     Fields are given as for ``update``; None is left out. Returns the version, 1. Raises
     CharacterExists, InvalidField, InvalidInput or InvalidCharId.
     """
-    script_keys = (keys.core(check_char_id(char_id)), keys.dirty, keys.since)
+    script_keys = (keys.core(check_char_id(char_id)), keys.dirty, keys.since, keys.seals)
     values = {n: v for n, v in gather_fields(fields, more).items() if v is not None}
     writes = list_writes(encode_character(values))
     receipts = _receipts(char_id) if check_durable(durable) else None

@@ -168,12 +168,13 @@ def forget(keys: Keys, char_id: int, sessions: Sequence[SessionRef], /) -> Comma
     """
     script_keys = [
         *_core_and_marks(keys, char_id),
-        keys.tombstone(char_id),
+        *(keys.tombstone(char_id), keys.seals, keys.nonces),
         *(keys.session(*ref) for ref in sessions),
         *(keys.session_log(*ref) for ref in sessions),
         *(keys.tombstone(session_id) for _, session_id in sessions),
     ]
-    args = (char_id, TOMBSTONE_MS, MAX_VERSION)
+    session_ids = [ref.id for ref in sessions]
+    args: list[str | int] = [char_id, TOMBSTONE_MS, MAX_VERSION, *session_ids]
     # Repeatable: what others write to a deleted character is not saved either.
     return Command(_forget, script_keys, args, bool, char_id, repeatable=True)
 

@@ -4,24 +4,30 @@
 -- The claims cover every change made so far, so the dirty marks are cleared here: a mark that is
 -- set afterwards means a change that this snapshot does not hold. A character that is read without
 -- our claim is claimed here; an older claim on it is superseded.
+-- Each snapshot of a group has a seal. It is added to the entries of its cores and sessions, so that
+-- Redis knows its own history: a row that was saved under another seal is of another one.
 -- If a group has more members than are declared, nothing is done for it: the reply names them. Nor
 -- is anything done for the groups that come once the reply is full.
--- Uses: clock, types, version, members
--- KEYS: 1 dirty, 2 claimed, 3 since, then for each group its cores, sessions, sessions' logs, ties
+-- Uses: clock, types, version, members, fields, seals
+-- KEYS: 1 dirty, 2 claimed, 3 since, 4 seals, 5 nonces, 6 servers, then for each group its cores,
+--       sessions, sessions' logs, ties
 -- ARGV: 1, packed: max_bytes of a hash, script_bytes (the reply is full once its hashes are
---       more), lease_us, references (the fields, and the session type of each), groups (each the
---       token, and the names of characters, sessions, ties, the claimed character first; without
---       the last two if it is alone)
--- Returns: one flat list, to be read from its beginning: at_ms; then for each group 1, its cores
---          (how many texts, version, token, and as texts field, value, …; only 0 if it is gone),
---          its sessions (how many texts, version, length of the log, texts; or 0), its ties (how
---          many texts, texts). Or, instead of these, a list of what else belongs to the group; an
---          error; or 0 if the reply was full. Measured: a packed head beside the texts costs 0.8 µs
---          more a character, of 9;
+--       more), words_bytes (an entry of seals that is longer is full), lease_us, references (the
+--       fields, and the session type of each), groups (each the token, the seal, and the names of
+--       characters, sessions, ties, the claimed character first; without the last two if it is
+--       alone)
+-- Returns: one flat list, to be read from its beginning: at_ms, whether a loss of Redis is being
+--          settled, and one of PostgreSQL; then for each group 1, its cores (how many texts, version, token, seals before this one
+--          or nil, nonces or nil, and as texts field, value, …; only 0 if it is gone), its sessions
+--          (the same, with the length of the log for the token; or 0), its ties (how many texts,
+--          texts). Or, instead of these, a list of what else belongs to the group; an error; or 0
+--          if the reply was full, 2 if the seals are. Measured: a packed head beside the texts
+--          costs 0.8 µs more a character, of 9;
 --          lists within a list cost more still, since Valkey makes a buffer of 16 kB for each
--- Errors: with the key's number WRONGTYPE, for one of the first three; as text, LEASELOST; with
+-- Errors: with the key's number WRONGTYPE, for one of the first six; as text, LEASELOST; with
 --         the key's number TOOLARGE and the largest field, BADVERSION, WRONGTYPE
-local dirty, claimed, since = KEYS[1], KEYS[2], KEYS[3]
+local dirty, claimed, since, seals, nonces, servers =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local args = cmsgpack.unpack(ARGV[1])
 local max_bytes, script_bytes, lease_us = args.max_bytes, args.script_bytes, args.lease_us
 local reference_fields, session_types = unpack(args.references)
@@ -54,18 +60,6 @@ local function read_hash(number)
   return hash, fields, refused
 end
 
-local function need_tie(number, tie)
-  if tie and tie ~= '' then need(tie, number, TIE, tie) end
-end
-
-local function need_sessions(number, fields)
-  for i = 1, #reference_fields do
-    local field = reference_fields[i]
-    local id = fields[field]
-    if id and id ~= '' then need(session_types[i] .. ':' .. id, number, field, id) end
-  end
-end
-
 -- Reads the keys of a group, which follow KEYS[before]. Returns the hashes and the lengths of the
 -- logs, by number of the key; or nothing and why not.
 local function read_group(before, characters, sessions, ties)
@@ -78,7 +72,7 @@ local function read_group(before, characters, sessions, ties)
     hashes[number], refused = hash, refused or why
     need_tie(number, fields[TIE])
     if number <= last_core then
-      need_sessions(number, fields)
+      need_sessions(number, fields, reference_fields, session_types)
     else
       local log = number + #sessions
       need_participants(number, fields.participants or '')
@@ -109,27 +103,64 @@ local function claim(char_id)
   return token
 end
 
-local reply, cleared = {integer(at_ms)}, {}
+local why = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
+if why then return why end
 
--- Gives texts after how many they are; after a version and a detail as well, if these are given.
-local function give(texts, version, detail)
-  local last, count = #reply + 1, #texts
-  reply[last] = count
-  if count == 0 then return end
-  if version then
-    reply[last + 1], reply[last + 2] = version, detail
-    last = last + 2
+-- The entries of all members before this script, and those that it writes, by name.
+local words_of, nonces_of, new_words = {}, {}, {}
+local function read_entries()
+  local names, char_ids = {}, {}
+  for _, group in ipairs(args.groups) do
+    for _, char_id in ipairs(group[3]) do
+      names[#names + 1], char_ids[#char_ids + 1] = char_id, char_id
+    end
+    for _, session in ipairs(group[4] or {}) do names[#names + 1] = id_of(session) end
   end
-  for i = 1, count do reply[last + i] = texts[i] end
+  for i, words in ipairs(read_fields(seals, names)) do words_of[names[i]] = words end
+  for i, text in ipairs(read_fields(nonces, char_ids)) do nonces_of[char_ids[i]] = text end
+end
+read_entries()
+
+local reply, cleared = {integer(at_ms)}, {}
+for i, flag in ipairs({'settling', 'recovering'}) do
+  reply[i + 1] = redis.call('HEXISTS', servers, flag)
 end
 
--- Raises the version of a hash, if it is there.
-local function raise(number, hash)
-  return #hash > 0 and redis.call('HINCRBY', KEYS[number], 'version', 1)
+-- Gives a hash after how many texts it is and what comes with it. Raises its version, and adds the
+-- seal to its entry, if it is there.
+local function give(number, hash, detail, name, seal)
+  local last, count = #reply + 1, #hash
+  reply[last] = count
+  if count == 0 then return end
+  local words = words_of[name]
+  reply[last + 1] = redis.call('HINCRBY', KEYS[number], 'version', 1)
+  reply[last + 2], reply[last + 3], reply[last + 4] = detail, words, nonces_of[name] or false
+  last = last + 4
+  for i = 1, count do reply[last + i] = hash[i] end
+  if not words then
+    new_words[name] = 'bare ' .. seal
+  elseif not has_word(words, seal) then
+    new_words[name] = words .. ' ' .. seal
+  end
+end
+
+local function give_tie(entries)
+  local last = #reply + 1
+  reply[last] = #entries
+  for i = 1, #entries do reply[last + i] = entries[i] end
+end
+
+-- Returns whether the entry of a member of a group has no room for another seal.
+local function is_full(names)
+  for _, name in ipairs(names) do
+    local words = words_of[id_of(name)]
+    if words and #words > args.words_bytes then return true end
+  end
+  return false
 end
 
 -- Gives a group; or returns why not.
-local function snapshot(before, token, characters, sessions, ties)
+local function snapshot(before, token, seal, characters, sessions, ties)
   if given_bytes > script_bytes then return 0 end
   if redis.call('ZSCORE', claimed, characters[1]) ~= token then return 'LEASELOST' end
   number_of, read_bytes = {}, 0
@@ -138,6 +169,7 @@ local function snapshot(before, token, characters, sessions, ties)
   local hashes, log_lengths = read_group(before, characters, sessions, ties)
   if not hashes then return log_lengths end
   if #found > 0 then return found end
+  if is_full(characters) or is_full(sessions) then return 2 end
 
   -- From here on nothing can be refused.
   given_bytes = given_bytes + read_bytes
@@ -149,24 +181,24 @@ local function snapshot(before, token, characters, sessions, ties)
     elseif #hash > 0 then
       token = claim(char_id)
     end
-    give(hash, raise(before + i, hash), token)
+    give(before + i, hash, token, char_id, seal)
   end
   for i = 1, #sessions do
     local number = before + #characters + i
-    give(hashes[number], raise(number, hashes[number]), log_lengths[number])
+    give(number, hashes[number], log_lengths[number], id_of(sessions[i]), seal)
   end
-  for i = 1, #ties do give(hashes[number_of[ties[i]]]) end
+  for i = 1, #ties do give_tie(hashes[number_of[ties[i]]]) end
 end
 
-local why = marks_error(1, 'set', 'zset', 'zset')
-if why then return why end
-local NONE, before = {}, 3
+local NONE, before = {}, 6
 for _, group in ipairs(args.groups) do
-  local token, characters, sessions, ties = group[1], group[2], group[3] or NONE, group[4] or NONE
-  local refused = snapshot(before, token, characters, sessions, ties)
+  local token, seal, characters = group[1], group[2], group[3]
+  local sessions, ties = group[4] or NONE, group[5] or NONE
+  local refused = snapshot(before, token, seal, characters, sessions, ties)
   if refused then reply[#reply + 1] = refused end
   before = before + #characters + 2 * #sessions + #ties
 end
+write_words(seals, new_words)
 for first = 1, #cleared, 1000 do -- unpack gives no more than some thousands at once
   local last = math.min(first + 999, #cleared)
   for i, is_dirty in ipairs(redis.call('SMISMEMBER', dirty, unpack(cleared, first, last))) do

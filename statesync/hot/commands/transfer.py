@@ -14,6 +14,7 @@ from uuid import UUID
 
 from statesync import errors
 from statesync.hot.command import Command, Raw, error_of, flat, load_script, pack
+from statesync.hot.commands.claims import Claim
 from statesync.hot.fields import list_writes
 from statesync.hot.keys import Keys
 from statesync.state.fields import check_char_id
@@ -29,6 +30,8 @@ __all__ = [
     "RestoreItem",
     "RestoreResult",
     "evict",
+    "item_keys",
+    "packed_item",
     "peek",
     "peek_session",
     "reconcile",
@@ -81,7 +84,7 @@ def _try_evict(
 
     script_keys = [
         *(keys.core(char_id), keys.dirty, keys.claimed, keys.since),
-        *(keys.tombstone(char_id), keys.quarantine),
+        *(keys.tombstone(char_id), keys.quarantine, keys.seals, keys.nonces),
         *(keys.session(*ref) for ref in refs),
         *(keys.session_log(*ref) for ref in refs),
         *(keys.tombstone(ref.id) for ref in refs),
@@ -98,7 +101,7 @@ def _try_evict(
     return Command(_evict, script_keys, (pack(args),), parse, char_id, repeatable=True)
 
 
-# What a conflict does
+# What a save does that finds its row ahead
 
 
 _peek_session = load_script("peek_session")
@@ -114,25 +117,50 @@ _reconcile = load_script("reconcile")
 
 
 def reconcile(
-    keys: Keys, char_id: int, /, *, version: int, missing: Mapping[str, str]
+    keys: Keys,
+    claim: Claim,
+    /,
+    *,
+    version: int,
+    missing: Mapping[str, str] | None = None,
+    stump_of: int | None = None,
 ) -> Command[bool]:
-    """Raise a core's version to ``version`` and add the fields it lacks. False if it is gone."""
-    return _reconcile_hash(keys.core(char_id), version, missing, char_id)
+    """Raise a claimed core's version to its row's and add the fields it lacks.
+
+    ``stump_of`` is given if a bare writer has made the core: its row's seal, 0 if that has none.
+    From then on it is saved as the row is. False if the core is gone, the claim is lost, or a
+    loss is being settled: then a stump may be of a history that Redis has forgotten.
+    """
+    key = keys.core(claim.char_id)
+    return _reconciled(keys, key, _Row(claim, version, stump_of), missing or {})
 
 
 def reconcile_session(
-    keys: Keys, session_type: str, session_id: UUID | str, /, *, version: int
+    keys: Keys, claim: Claim, ref: SessionRef, /, *, version: int
 ) -> Command[bool]:
-    """Raise a session's version to ``version``. False if it is gone."""
-    return _reconcile_hash(keys.session(session_type, session_uuid(session_id)), version, {}, 0)
+    """Raise a session's version to its row's, under the claim of a character in its group.
+
+    False if it is gone or the claim is lost.
+    """
+    return _reconciled(keys, keys.session(*ref), _Row(claim, version), {})
 
 
-def _reconcile_hash(
-    key: str, version: int, missing: Mapping[str, str], char_id: int
-) -> Command[bool]:
+class _Row(NamedTuple):
+    """What ``reconcile`` brings a hash up to."""
+
+    claim: Claim
+    version: int
+    stump_of: int | None = None
+
+
+def _reconciled(keys: Keys, key: str, row: _Row, missing: Mapping[str, str]) -> Command[bool]:
+    claim, version, stump_of = row
+    seal = str(stump_of) if stump_of else ""
+    claimed = (str(claim.char_id), str(claim.token))
+    args = pack((*claimed, str(version), seal, stump_of is not None, flat(missing)))
+    script_keys = (key, keys.claimed, keys.seals, keys.servers)
     repeatable = not missing  # a field that it has added may have been deleted since
-    args: list[str | int] = [version, *flat(missing)]
-    return Command(_reconcile, (key,), args, bool, char_id, repeatable=repeatable)
+    return Command(_reconcile, script_keys, (args,), bool, claim.char_id, repeatable=repeatable)
 
 
 # What a restore does
@@ -167,6 +195,8 @@ class RestoreItem(NamedTuple):
     """By the name under which their logs are staged."""
     changed: bool = False
     """Whether the core is not what its row says; then it is marked dirty."""
+    seals: Mapping[int | UUID, int] = {}
+    """The seals of the rows, by id; only of rows that have one."""
 
 
 class CoreOutcome(StrEnum):
@@ -198,13 +228,9 @@ def restore(
 
     Instead of a result there may be CorruptState, if Redis holds something else under a key.
     """
-    script_keys = [keys.dirty, keys.since, keys.stats]
+    script_keys = [keys.dirty, keys.since, keys.stats, keys.seals, keys.servers]
     for item in todo:
-        script_keys += (keys.core(item.char_id), keys.tombstone(item.char_id))
-        for name, session in item.sessions.items():
-            ref = SessionRef(session.session_type, str(session.id))
-            script_keys += (keys.session(*ref), keys.session_log(*ref))
-            script_keys += (keys.tombstone(ref.id), keys.staged(name))
+        script_keys += item_keys(keys, item)
 
     def parse(reply: Raw) -> list[RestoreResult | errors.StatesyncError]:
         return [read(item.char_id, text.decode()) for item, text in zip(todo, reply, strict=True)]
@@ -216,12 +242,21 @@ def restore(
         return RestoreResult(CoreOutcome(core), [*map(SessionOutcome, sessions)])
 
     # Repeatable: what is there by then is left alone.
-    packed_items = pack([*map(_packed_item, todo)])
+    packed_items = pack([*map(packed_item, todo)])
     return Command(_restore, script_keys, (packed_items,), parse, repeatable=True)
 
 
-def _packed_item(item: RestoreItem) -> tuple[Any, ...]:
-    """Return an item as ``restore.lua`` reads it."""
+def item_keys(keys: Keys, item: RestoreItem) -> list[str]:
+    """Return the keys of an item, as ``shared/restore.lua`` takes them."""
+    script_keys = [keys.core(item.char_id), keys.tombstone(item.char_id)]
+    for name, session in item.sessions.items():
+        script_keys += (keys.session(*session.ref), keys.session_log(*session.ref))
+        script_keys += (keys.tombstone(session.ref.id), keys.staged(name))
+    return script_keys
+
+
+def packed_item(item: RestoreItem) -> tuple[Any, ...]:
+    """Return an item as ``shared/restore.lua`` reads it."""
     version = "" if item.version is None else str(item.version)
     fields = list_writes({"version": version, "saved_version": version, **item.core})
     sessions = [
@@ -231,10 +266,12 @@ def _packed_item(item: RestoreItem) -> tuple[Any, ...]:
             str(session.version),
             len(session.log),
             list_writes({"version": str(session.version), **write_session(session)}),
+            str(item.seals.get(session.id, "")),
         )
         for session in item.sessions.values()
     ]
-    return str(item.char_id), version, bool(item.changed), fields, sessions
+    seal = str(item.seals.get(item.char_id, ""))
+    return str(item.char_id), version, bool(item.changed), fields, sessions, seal
 
 
 _peek = load_script("peek")

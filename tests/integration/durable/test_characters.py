@@ -11,10 +11,11 @@ from sqlalchemy import Engine, text
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.results import CharacterResult, Deleted, Incomplete, Raced, Refused, Saved
+from statesync.durable.results import CharacterResult, Deleted, Incomplete, Raced, Saved, Unknown
 from statesync.lifecycle import groups
 from statesync.lifecycle.groups import Group
 from statesync.state.characters import Character
+from statesync.state.seals import CREATED, Seals
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -28,9 +29,15 @@ def character(core: dict[str, Any], version: int = 10, char_id: int = 1) -> Char
     return Character(char_id, fields=own, version=version, **typed)
 
 
+def seals(version: int) -> Seals:
+    """Make the seals of a character that was created here and snapshotted at every version."""
+    return Seals(version, (CREATED, *map(str, range(1, version))))
+
+
 def save(engine: Engine, *snapshots: Character) -> dict[int, CharacterResult]:
     with database.transaction(engine) as connection:
-        outcomes = groups.save(connection, [Group({s.char_id: s}) for s in snapshots], {})
+        todo = [Group({s.char_id: s}, seals={s.char_id: seals(s.version)}) for s in snapshots]
+        outcomes = groups.save(connection, todo, {})
     return {char_id: r for outcome in outcomes for char_id, r in outcome.characters.items()}
 
 
@@ -81,9 +88,9 @@ VARIATIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("change", VARIATIONS, ids=str)
 def test_everything_comes_back(engine: Engine, full_core: FullCore, change: dict[str, Any]) -> None:
     saved = character(full_core(**change))
-    assert save(engine, saved) == {1: Saved(10, changed=True)}
+    assert save(engine, saved) == {1: Saved(10, changed=True, seal=10)}
     loaded = load(engine, 1)[1]
-    assert loaded == replace(saved, saved_version=10)
+    assert loaded == replace(saved, saved_version=10, seal=10)
     assert loaded.core() == full_core(**change)
 
 
@@ -93,13 +100,13 @@ def test_same_state_is_seen_as_the_same(
 ) -> None:
     saved = character(full_core(**change))
     save(engine, saved)
-    assert save(engine, replace(saved, version=11)) == {1: Saved(10, changed=False)}
+    assert save(engine, replace(saved, version=11)) == {1: Saved(10, changed=False, seal=10)}
 
 
 def test_own_field_may_be_named_like_a_core_field_of_extra(engine: Engine) -> None:
     saved = Character(1, state="a", fields={"name": "x", "id": "y"}, version=1)
     save(engine, saved)
-    assert load(engine, 1)[1] == replace(saved, saved_version=1)
+    assert load(engine, 1)[1] == replace(saved, saved_version=1, seal=1)
 
 
 def test_columns_are_what_the_contract_says(engine: Engine, full_core: FullCore) -> None:
@@ -120,15 +127,18 @@ def test_older_version_is_refused(engine: Engine, full_core: FullCore) -> None:
     save(engine, character(full_core(gold="new"), 10))
     before = xmins(engine)
     for older in (1, 9):
-        assert save(engine, character(full_core(gold="old"), older)) == {1: Refused(10)}
+        assert save(engine, character(full_core(gold="old"), older)) == {1: Unknown(10, 10)}
     assert xmins(engine) == before
     assert load(engine, 1)[1].fields["gold"] == "new"
 
 
-def test_same_version_with_other_state_is_refused(engine: Engine, full_core: FullCore) -> None:
+def test_same_version_of_another_history_is_refused(engine: Engine, full_core: FullCore) -> None:
     save(engine, character(full_core(gold="a"), 10))
-    assert save(engine, character(full_core(gold="b"), 10)) == {1: Refused(10)}
-    assert save(engine, character(full_core(gold="a"), 10)) == {1: Saved(10, changed=True)}
+    other = Group({1: character(full_core(gold="b"), 10)}, seals={1: Seals(77, (CREATED,))})
+    with database.transaction(engine) as connection:
+        (result,) = groups.save(connection, [other], {})
+    assert result.characters == {1: Unknown(10, 10)}
+    assert save(engine, character(full_core(gold="a"), 10)) == {1: Saved(10, changed=True, seal=10)}
     assert load(engine, 1)[1].fields["gold"] == "a"
 
 
@@ -177,11 +187,11 @@ def test_batch_tells_each_apart(engine: Engine, full_core: FullCore) -> None:
         character(full_core(5), 1, 5),
     )
     assert results == {
-        1: Saved(11, changed=True),
-        2: Refused(10),
-        3: Saved(10, changed=False),
+        1: Saved(11, changed=True, seal=11),
+        2: Unknown(10, 10),
+        3: Saved(10, changed=False, seal=10),
         4: Deleted(),
-        5: Saved(1, changed=True),
+        5: Saved(1, changed=True, seal=1),
     }
     assert load(engine, 1, 2, 3, 4, 5, 6).keys() == {1, 2, 3, 5}
 
@@ -198,14 +208,14 @@ def test_new_row_raced(engine: Engine, full_core: FullCore) -> None:
 
     thread = threading.Thread(target=second)
     with database.transaction(engine) as first:
-        durable.characters.write(first, [character(full_core(gold="new"), 9)], [])
+        durable.characters.write(first, [character(full_core(gold="new"), 9)], [], {1: seals(9)})
         thread.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         waiting += " AND datname = current_database()"
         while scalar(engine, waiting) == 0:
             assert thread.is_alive()
     thread.join()
-    assert results == [{1: Refused(9)}]
+    assert results == [{1: Unknown(9, 9)}]
     assert load(engine, 1)[1].fields["gold"] == "new"
 
 
@@ -219,24 +229,6 @@ def test_snapshot_that_lost_a_field_does_not_delete_it(
     assert isinstance(result, Incomplete)
     assert result.row.core() == full_core()
     assert load(engine, 1)[1].version == 10
-
-
-def test_conflict_is_recorded_whole_and_once_per_version(
-    engine: Engine, full_core: FullCore
-) -> None:
-    save(engine, character(full_core(), 10))
-    for _ in range(2):
-        with database.transaction(engine) as connection:
-            durable.characters.record_conflict(connection, 1, "why")
-    with engine.begin() as connection:
-        row = connection.execute(text("SELECT * FROM state_conflicts")).mappings().one()
-    assert (row["character_id"], row["version"], row["reason"]) == (1, 10, "why")
-    assert row["state"]["character"]["name"] == "Hero 1"
-    assert row["state"]["stats"]["luck"] == 17
-    save(engine, character(full_core(gold="1"), 11))
-    with database.transaction(engine) as connection:
-        durable.characters.record_conflict(connection, 1, "why")
-    assert scalar(engine, "SELECT count(*) FROM state_conflicts") == 2
 
 
 def test_large_id_and_batch(engine: Engine, full_core: FullCore) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, text
 from statesync import durable
 from statesync.durable import database
 from statesync.state.characters import Character
+from statesync.state.seals import Seals
 from statesync.state.sessions import Session
 
 Decide = Callable[[Connection], object]
@@ -51,10 +52,10 @@ def test_characters(engine: Engine) -> None:
     pair = [Character(char_id, version=1) for char_id in (2, 1)]
     for one in pair:  # one by one, so that the table holds 2 before 1
         with database.transaction(engine) as connection:
-            durable.characters.write(connection, [one], [])
+            durable.characters.write(connection, [one], [], {one.char_id: Seals(1)})
 
     def decide(connection: Connection) -> object:
-        return durable.characters.decide(connection, pair)
+        return durable.characters.decide(connection, pair, dict.fromkeys((1, 2), Seals(2)))
 
     assert not holds_later_row(engine, "characters", 1, 2, decide)
 
@@ -64,9 +65,11 @@ def test_sessions(engine: Engine) -> None:
     pair = [Session("combat", session_id, {}, 1) for session_id in (last, first)]
     for one in pair:
         with database.transaction(engine) as connection:
-            durable.sessions.write(connection, [one], [], {one.id: {}}, ())
+            durable.sessions.write(
+                connection, [one], [], {one.id: {}}, saved=(), seals={one.id: Seals(1)}
+            )
 
     def decide(connection: Connection) -> object:
-        return durable.sessions.decide(connection, pair)
+        return durable.sessions.decide(connection, pair, dict.fromkeys((first, last), Seals(2)))
 
     assert not holds_later_row(engine, "sessions", first, last, decide)

@@ -11,22 +11,29 @@ from statesync import durable
 from statesync.durable import database
 from statesync.durable.results import Raced
 from statesync.state.characters import Character
+from statesync.state.seals import Seals
 from statesync.state.sessions import Session
 
 
 def test_new_row_raced(engine: Engine) -> None:
     session = Session("combat", uuid4(), {}, 1)
     with database.transaction(engine) as connection:
-        durable.sessions.write(connection, [session], [], {session.id: {}}, ())
+        durable.sessions.write(
+            connection, [session], [], {session.id: {}}, saved=(), seals={session.id: Seals(1)}
+        )
     with pytest.raises(Raced), database.transaction(engine) as connection:
-        durable.sessions.write(connection, [session], [], {session.id: {}}, ())
+        durable.sessions.write(
+            connection, [session], [], {session.id: {}}, saved=(), seals={session.id: Seals(1)}
+        )
 
 
 def test_memberships_of_unknown_types_are_left_alone(engine: Engine) -> None:
     session = Session("combat", uuid4(), {}, 1, members=(1,))
     with database.transaction(engine) as connection:
-        durable.characters.write(connection, [Character(1, version=1)], [])
-        durable.sessions.write(connection, [session], [], {session.id: {}}, [1])
+        durable.characters.write(connection, [Character(1, version=1)], [], {1: Seals(1)})
+        durable.sessions.write(
+            connection, [session], [], {session.id: {}}, saved=[1], seals={session.id: Seals(1)}
+        )
         for type_names, stays in ((["scenario"], True), (["scenario", "combat"], False)):
-            durable.sessions.end_memberships(connection, {1: []}, type_names, [])
-            assert bool(durable.sessions.memberships(connection, [1])) is stays
+            durable.memberships.end(connection, {1: []}, type_names, [])
+            assert bool(durable.memberships.current(connection, [1])) is stays

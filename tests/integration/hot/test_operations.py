@@ -270,14 +270,17 @@ def test_restore_refuses_a_row_older_than_the_tombstone(store: Driver) -> None:
 
 
 def test_reconcile_raises_the_version_and_adds_what_lacks(store: Driver) -> None:
-    assert store.reconcile(1, version=9, missing={"state": "a"}) is False
+    old, _ = store.claim(1, lease_us=60_000_000)
+    assert store.reconcile(old, version=9, missing={"state": "a"}) is False
     assert not loaded(store)
     store.create(1, gold=1)
+    claim, _ = store.claim(1, lease_us=60_000_000)
+    assert store.reconcile(old, version=9, missing={"state": "a"}) is False, "the claim is lost"
     for _ in range(2):
-        assert store.reconcile(1, version=9, missing={"gold": "5", "state": "a"}) is True
+        assert store.reconcile(claim, version=9, missing={"gold": "5", "state": "a"}) is True
     read = store.get(1)
     assert (read.version, read.state, read.fields) == (9, "a", {"gold": "1"})
-    store.reconcile(1, version=3, missing={})
+    store.reconcile(claim, version=3)
     assert store.get(1).version == 9, "a version never falls"
 
 

@@ -26,6 +26,7 @@ from statesync.hot.commands import sessions as session_commands
 from statesync.hot.commands.backup import CoreAck, SessionAck
 from statesync.hot.commands.together import Together
 from statesync.hot.commands.transfer import RestoreItem
+from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
 
 if TYPE_CHECKING:
@@ -638,8 +639,12 @@ def test_refusal_of_one_leaves_the_others_alone(store: Driver) -> None:
 
 def test_peek_and_reconcile_of_a_session(store: Driver, fight: UUID) -> None:
     assert store.peek_session("combat", fight) == 1
-    assert store.reconcile_session("combat", fight, version=9)
-    assert store.reconcile_session("combat", fight, version=3)
+    claim, _ = store.claim(1, lease_us=LEASE)
+    ref = SessionRef("combat", str(fight))
+    assert store.reconcile_session(claim, ref, version=9)
+    assert store.reconcile_session(claim, ref, version=3)
     assert store.peek_session("combat", fight) == 9
     assert store.peek_session("combat", uuid4()) == -1
-    assert not store.reconcile_session("combat", uuid4(), version=3)
+    assert not store.reconcile_session(claim, SessionRef("combat", str(uuid4())), version=3)
+    store.claim(1, lease_us=LEASE)
+    assert not store.reconcile_session(claim, ref, version=12)

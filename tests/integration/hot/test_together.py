@@ -401,8 +401,10 @@ def test_trade_of_a_deleted_character_leaves_no_tie(
     with engine.begin() as connection:
         connection.execute(text("UPDATE characters SET deleted_at = now() WHERE id = 1"))
     four.update_together({1: {"gold": 0}, 2: {"gold": 200}})
-    assert [r.outcome for r in orchestrator.backup_many([1, 2])] == ["deleted", "saved"]
+    assert [r.outcome for r in orchestrator.backup_many([1, 2])] == ["conflict", "conflict"]
     assert ties(raw, keys) == []
+    assert gold(four, 2) == [100], "what is tied to it is as its row again"
+    assert four.peek(1) is None
 
 
 def test_durable_needs_a_game_store(four: HotStore, settings: Settings) -> None:

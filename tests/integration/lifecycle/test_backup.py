@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from statesync.durable import database
-from statesync.durable.results import Refused
+from statesync.durable.results import Unknown
 from statesync.errors import (
     CharacterNotLoaded,
     CharacterNotSaved,
@@ -142,7 +142,7 @@ def test_old_snapshot_is_fenced_by_the_row(
     saved = orchestrator.backup_full_state(1)
     with database.transaction(engine) as connection:
         (outcome,) = groups.save(connection, [Group({1: old})], {})
-    assert outcome.characters == {1: Refused(saved.version or 0)}
+    assert outcome.characters == {1: Unknown(saved.version or 0)}
     assert row(engine)["extra"]["gold"] == "new"
 
 

@@ -48,7 +48,7 @@ def take(game: GameStateOrchestrator) -> Group:
     claim, _ = game.hot.claim(1, lease_us=LEASE)
     raw = game.hot.snapshot(claim, lease_us=LEASE)
     snapshot = Snapshot(1, raw, decode(raw))
-    read_logs(game.hot, game.engine, game.sessions, [snapshot], ())
+    read_logs(game.hot, game.engine, game.sessions, [snapshot])
     return snapshot.group
 
 

@@ -113,7 +113,7 @@ def test_log_that_is_cut_after_the_snapshot_is_not_saved(
     orchestrator.hot.update_session("combat", fight, log=["c", "d"])
     snapshot = take(orchestrator, 1)
     raw.ltrim(keys.session_log("combat", str(fight)), 0, 2)
-    read_logs(orchestrator.hot, engine, orchestrator.sessions, [snapshot], ())
+    read_logs(orchestrator.hot, engine, orchestrator.sessions, [snapshot])
     assert snapshot.corrupt is not None
     assert "shorter" in snapshot.corrupt.reason
 
@@ -123,7 +123,7 @@ def test_log_is_compared_whole_if_its_session_is_invalid(
 ) -> None:
     raw.lset(keys.session_log("combat", str(fight)), 0, '"other"')
     with engine.begin() as connection:
-        durable.sessions.invalidate(connection, [fight])
+        durable.digests.invalidate(connection, [fight])
     orchestrator.hot.update_session("combat", fight, log=["c"])
     orchestrator.backup_full_state(1)
     entries = rows(engine, "SELECT entry FROM combat_log ORDER BY seq")
@@ -141,7 +141,7 @@ def test_session_that_ended_keeps_its_time_whenever_it_is_saved(
     for _ in range(2):
         with database.transaction(engine) as connection:
             groups.save(connection, [snapshot.group], orchestrator.sessions)
-            durable.sessions.invalidate(connection, [fight])
+            durable.digests.invalidate(connection, [fight])
         ends += rows(engine, "SELECT closed_at FROM sessions")
         snapshot = take(orchestrator, 1)
     assert ends[0] == ends[1] != (None,)
@@ -157,7 +157,7 @@ def test_core_and_session_are_read_at_one_instant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     evict_all(orchestrator)
-    having_open = durable.sessions.having_open
+    having_open = durable.memberships.having_open
 
     def after_another_save(*args: Any) -> Any:
         with engine.begin() as connection:

@@ -42,7 +42,7 @@ def snapshot(**versions: int) -> Snapshot:
     """Make a snapshot of characters, named ``c1``, ``c2``, …, at versions."""
     characters = {int(name[1:]): version for name, version in versions.items()}
     group = Group({i: Character(i, version=version) for i, version in characters.items()})
-    return Snapshot(min(characters), RawSnapshot(0, {}, {}, {}, {}, {}), group)
+    return Snapshot(min(characters), RawSnapshot(0, {}, {}, {}, {}, {}, {}, 0, {}), group)
 
 
 def test_of_two_snapshots_that_overlap_the_later_one_stays() -> None:

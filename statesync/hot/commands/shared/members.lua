@@ -21,6 +21,19 @@ local function need(name, number, field, value)
   end
 end
 
+local function need_tie(number, tie)
+  if tie and tie ~= '' then need(tie, number, TIE, tie) end
+end
+
+-- fields are those of a core; each reference field leads to sessions of one type.
+local function need_sessions(number, fields, reference_fields, session_types)
+  for i = 1, #reference_fields do
+    local field = reference_fields[i]
+    local id = fields[field]
+    if id and id ~= '' then need(session_types[i] .. ':' .. id, number, field, id) end
+  end
+end
+
 local function need_participants(number, participants)
   for char_id in string.gmatch(participants, '%d+') do
     if not number_of[char_id] then return need(char_id, number, 'participants', participants) end

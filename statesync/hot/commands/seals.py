@@ -1,0 +1,65 @@
+"""Owns what is sent to Redis about seals alone: withdraw, cut, read; and the note of a deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from statesync.hot.command import Command, Raw, load_script, pack
+from statesync.hot.commands.claims import Claim
+from statesync.hot.keys import Keys
+from statesync.state.fields import check_char_id
+from statesync.state.seals import Seals, seals_of
+
+__all__ = ["Withdrawn", "cut_seals", "note_deletion", "read_seals", "withdraw"]
+
+_withdraw = load_script("withdraw")
+
+
+class Withdrawn(NamedTuple):
+    """A snapshot of which nothing was committed. A commit without an answer may still be made."""
+
+    seal: int
+    claims: Sequence[Claim]
+    session_ids: Sequence[str] = ()
+
+
+def withdraw(keys: Keys, snapshots: Sequence[Withdrawn], /) -> Command[None]:
+    """Withdraw seals, of those members whose claims are still ours."""
+    groups = [
+        (str(seal), [(str(claim.char_id), str(claim.token)) for claim in claims], [*session_ids])
+        for seal, claims, session_ids in snapshots
+    ]
+    script_keys = (keys.claimed, keys.seals)
+    return Command(_withdraw, script_keys, (pack(groups),), lambda _: None, repeatable=True)
+
+
+_cut_seals = load_script("cut_seals")
+
+
+def cut_seals(keys: Keys, claim: Claim, newest: Mapping[str, int], /) -> Command[bool]:
+    """Cut the entries of a group to the seals that its rows have now; False if it was lost."""
+    args = pack((str(claim.char_id), str(claim.token), {i: str(s) for i, s in newest.items()}))
+    script_keys = (keys.claimed, keys.seals)
+    return Command(_cut_seals, script_keys, (args,), bool, claim.char_id, repeatable=True)
+
+
+_read_seals = load_script("read_seals")
+
+
+def read_seals(keys: Keys, ids: Sequence[str], /) -> Command[dict[str, Seals]]:
+    """Read what Redis knows of the history of cores and sessions, by id."""
+
+    def parse(reply: Raw) -> dict[str, Seals]:
+        return {i: seals_of(0, raw) for i, raw in zip(ids, reply, strict=True)}
+
+    return Command(_read_seals, (keys.seals,), (pack([*ids]),), parse, repeatable=True)
+
+
+_note_deletion = load_script("note_deletion")
+
+
+def note_deletion(keys: Keys, char_id: int, /) -> Command[None]:
+    """Note that a deletion has begun: then a deleted row does not mean that Redis went back."""
+    args = (check_char_id(char_id),)
+    return Command(_note_deletion, (keys.seals,), args, lambda _: None, char_id, repeatable=True)

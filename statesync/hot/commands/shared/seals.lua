@@ -1,0 +1,71 @@
+-- The entry of a core or session in the seals: words separated by a space, oldest first. A word is
+-- the seal of a snapshot; or a note: "created" (the core knows no row), "bare" (nothing was known at
+-- its first snapshot), "lost" (nor when Redis had gone back), "deleted" (a deletion began).
+
+-- Returns the field of a member: a character's id, or that of a session.
+local function id_of(name) return string.match(name, '[^:]+$') end
+
+local function has_word(words, word)
+  return string.find(' ' .. words .. ' ', ' ' .. word .. ' ', 1, true) ~= nil
+end
+
+local function without_word(words, word)
+  local kept = {}
+  for one in string.gmatch(words, '%S+') do
+    if one ~= word then kept[#kept + 1] = one end
+  end
+  return table.concat(kept, ' ')
+end
+
+-- Returns the words from a seal on, if it is among them; a note of a deletion stays.
+local function words_from(words, seal)
+  local first = string.find(' ' .. words .. ' ', ' ' .. seal .. ' ', 1, true)
+  if not first or first == 1 then return words end
+  local rest = string.sub(words, first)
+  if has_word(string.sub(words, 1, first - 1), 'deleted') then rest = 'deleted ' .. rest end
+  return rest
+end
+
+-- Returns the entry of what is restored from a row; seal is "" if the row has none.
+local function words_of_row(before, seal)
+  local words = seal
+  if before and has_word(before, 'deleted') then
+    words = seal == '' and 'deleted' or 'deleted ' .. seal
+  end
+  return words
+end
+
+-- Reads fields of a hash; false for one that it lacks.
+local function read_fields(key, names)
+  local values = {}
+  for first = 1, #names, 1000 do -- unpack gives no more than some thousands at once
+    local last = math.min(first + 999, #names)
+    for i, value in ipairs(redis.call('HMGET', key, unpack(names, first, last))) do
+      values[first + i - 1] = value
+    end
+  end
+  return values
+end
+
+-- Writes the entry of a member; one without a word goes.
+local function write_entry(seals, id, words)
+  if words == '' then
+    redis.call('HDEL', seals, id)
+  else
+    redis.call('HSET', seals, id, words)
+  end
+end
+
+-- Writes the entries of members, by id.
+local function write_words(seals, words_of)
+  local set, deleted = {}, {}
+  for name, words in pairs(words_of) do
+    if words == '' then
+      deleted[#deleted + 1] = name
+    else
+      set[#set + 1] = name
+      set[#set + 1] = words
+    end
+  end
+  write_fields(seals, {set, deleted})
+end

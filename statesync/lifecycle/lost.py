@@ -1,0 +1,108 @@
+"""Owns what becomes of groups whose rows are of another history than Redis' own.
+
+If our claims have passed on, another worker was faster. If they still hold, one of the servers has
+gone back in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Engine
+
+from statesync.durable.results import Unknown
+from statesync.errors import CorruptState, DatabaseWentBack, LeaseLost
+from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.pending import Pending
+from statesync.lifecycle.plans import Planner
+from statesync.lifecycle.revert import members_to_join, revert
+from statesync.lifecycle.snapshots import Snapshot
+from statesync.sessions.base import SessionOrchestrator
+from statesync.state.outcomes import BackupOutcome
+
+__all__ = ["Lost"]
+
+_BOTH_WENT_BACK = (
+    "both servers went back in time: what Redis holds and what PostgreSQL holds are of different "
+    "histories, and neither is whole"
+)
+
+
+class Lost:
+    """Settles refused groups whose rows are of another history; safe to share by threads."""
+
+    def __init__(
+        self,
+        hot: HotStore,
+        engine: Engine,
+        types: Mapping[str, SessionOrchestrator],
+        planner: Planner,
+    ) -> None:
+        self._hot = hot
+        self._engine = engine
+        self._types = types
+        self._planner = planner
+
+    def settle(self, refused: Sequence[Snapshot], pending: Pending) -> dict[int, frozenset[str]]:
+        """Set lost groups to their rows and report them; those that others hold are left to them.
+
+        Returns the members of groups that have to be seen together with more before that, by
+        character. A group on which both servers went back is marked ``corrupt``. Raises
+        DatabaseWentBack if PostgreSQL did.
+        """
+        ours = [item for item in refused if self._is_lost(item) and self._is_ours(item, pending)]
+        if not ours:
+            return {}
+        joining: dict[int, frozenset[str]] = {}
+        whole = []
+        for snapshot, names in zip(
+            ours, members_to_join(self._engine, ours, self._types), strict=True
+        ):
+            if names:
+                joining |= dict.fromkeys(snapshot.raw.claims, snapshot.raw.members() | names)
+            else:
+                whole.append(snapshot)
+        self._revert(whole, pending)
+        return joining
+
+    def _is_lost(self, snapshot: Snapshot) -> bool:
+        """Return whether Redis has forgotten the history of a group's rows."""
+        if snapshot.corrupt:
+            return False
+        if snapshot.shows_older_postgresql:
+            if not snapshot.is_lost:
+                raise DatabaseWentBack
+            snapshot.corrupt = CorruptState(snapshot.anchor, "", _BOTH_WENT_BACK)
+            return False
+        return snapshot.is_lost
+
+    def _is_ours(self, snapshot: Snapshot, pending: Pending) -> bool:
+        """Return whether all claims on a group are ours; report those that another has taken."""
+        assert snapshot.result  # noqa: S101
+        char_ids = list(snapshot.raw.claims)
+        states = self._hot.run_many([self._hot.commands.sync_state(i) for i in char_ids])
+        taken = [
+            char_id
+            for char_id, state in zip(char_ids, states, strict=True)
+            if char_id not in pending or unwrap(state).token != pending[char_id].token
+        ]
+        for char_id in taken:
+            found = snapshot.result.characters[char_id]
+            if isinstance(found, Unknown) and found.is_deleted:
+                pending.report(char_id, BackupOutcome.DELETED)
+            elif isinstance(found, Unknown):
+                pending.report(char_id, BackupOutcome.STALE, found.version)
+            else:
+                pending.report(char_id, BackupOutcome.SUPERSEDED)
+        return not taken
+
+    def _revert(self, snapshots: Sequence[Snapshot], pending: Pending) -> None:
+        """Set groups to their rows and report their characters."""
+        for snapshot, result in revert(self._hot, self._engine, self._planner, snapshots):
+            if isinstance(result, LeaseLost):
+                self._is_ours(snapshot, pending)
+            elif isinstance(result, CorruptState):
+                snapshot.corrupt = result
+            elif isinstance(result, dict):
+                for char_id, version in result.items():
+                    pending.report(char_id, BackupOutcome.CONFLICT, version)

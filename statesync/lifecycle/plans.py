@@ -1,0 +1,213 @@
+"""Owns what characters and their sessions are to be in Redis, by what PostgreSQL holds of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+
+from statesync import durable
+from statesync.durable import database
+from statesync.durable.database import QUICK_SECONDS
+from statesync.errors import CorruptState
+from statesync.hot.command import Command
+from statesync.hot.commands.transfer import RestoreItem, staged_name
+from statesync.hot.store import Commands, unwrap
+from statesync.sessions.base import SessionOrchestrator, check_loaded
+from statesync.state.characters import Character, write_character
+from statesync.state.fields import dump_json
+from statesync.state.references import reference_field
+from statesync.state.sessions import Session
+from statesync.state.vitals import DeriveVitals
+
+__all__ = ["Loaded", "Plan", "Planner", "plan_sessions", "stage_logs"]
+
+_UNKNOWN_TYPE = "the session type %r is not registered in this process"
+_LOG_STEP = 1000
+"""How many log entries one script writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a character's core and sessions are to be."""
+
+    core: Mapping[str, Any]
+    version: int | None
+    """None if the core is live and only its sessions are to be restored."""
+    sessions: dict[str, Session] = field(default_factory=dict)
+    """By the name under which the log is staged."""
+    seals: Mapping[int | UUID, int] = field(default_factory=dict)
+    """The seals of the rows, by id; only of rows that have one."""
+    ended: tuple[str, ...] = ()
+    """The types of sessions that the core pointed at and of which nothing is left."""
+    fallback_from: str | None = None
+    changed: bool = False
+    """The core is not what its row says, so it is to be saved."""
+
+    def item(self, char_id: int) -> RestoreItem:
+        """Return what restores it."""
+        core = write_character(self.core)
+        return RestoreItem(char_id, self.version, core, self.sessions, self.changed, self.seals)
+
+
+class Loaded(NamedTuple):
+    """What PostgreSQL held of some characters at one instant."""
+
+    rows: dict[int, Character | CorruptState]
+    """By character; of one whose row cannot be read, why not."""
+    sessions: Mapping[str, Mapping[int, Session]] = {}
+    """The open sessions, by type and character."""
+    seals: Mapping[UUID, int] = {}
+    """The seals of the sessions' rows; only of rows that have one."""
+
+
+class Planner:
+    """Loads characters and plans what they are to be; safe to share by threads."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        types: Mapping[str, SessionOrchestrator],
+        *,
+        vitals: DeriveVitals,
+        fallback_state: str,
+    ) -> None:
+        # Core and sessions are read in several statements, which must see one instant.
+        self._one_instant = engine.execution_options(isolation_level="REPEATABLE READ")
+        self._types = types
+        self._type_of_state = {
+            state: session_type for session_type, t in types.items() for state in t.states
+        }
+        self._vitals = vitals
+        self._fallback_state = fallback_state
+
+    def load(self, char_ids: Iterable[int], also_sessions_of: Collection[int] = ()) -> Loaded:
+        """Load characters, and the sessions of these and of some others.
+
+        Raises Rejected if a session type cannot load its sessions, and DatabaseUnavailable.
+        """
+        with database.transaction(self._one_instant, answer_seconds=QUICK_SECONDS) as connection:
+            rows = durable.characters.load_each(connection, char_ids)
+            in_session = durable.memberships.having_open(connection, [*rows, *also_sessions_of])
+            rows |= _of_unknown_types(in_session, rows, self._types)
+            sessions = self._load_sessions(connection, in_session)
+            ids = {s.id for of_type in sessions.values() for s in of_type.values()}
+            return Loaded(rows, sessions, durable.sessions.seals(connection, ids))
+
+    def _load_sessions(
+        self, connection: Connection, in_session: Mapping[str, Sequence[int]]
+    ) -> dict[str, dict[int, Session]]:
+        """Return the open sessions of characters, by type and character. Raises Rejected."""
+        sessions_of = {}
+        for session_type in in_session.keys() & self._types.keys():
+            problem = f"the session type {session_type!r} cannot load it"
+            with database.work_of(problem, connection):
+                found = self._types[session_type].load(connection, in_session[session_type])
+                check_loaded(found)
+            sessions_of[session_type] = found
+        return sessions_of
+
+    def plan_all(
+        self, loaded: Loaded, fail: Callable[[int, CorruptState], object]
+    ) -> dict[int, Plan]:
+        """Return what characters are to be; ``fail`` is told those whose rows cannot be read."""
+        plans: dict[int, Plan] = {}
+        for char_id, row in loaded.rows.items():
+            try:
+                plans[char_id] = self._plan(unwrap(row), loaded)
+            except CorruptState as error:
+                fail(char_id, error)
+        return plans
+
+    def _plan(self, row: Character, loaded: Loaded) -> Plan:
+        """Return what a character's core and sessions are to be. Raises CorruptState."""
+        core = row.core()
+        sessions: dict[str, Session] = {}
+        ended = []
+        changed = False
+        for session_type in self._types:
+            reference = reference_field(session_type)
+            session = loaded.sessions.get(session_type, {}).get(row.char_id)
+            if session:
+                sessions[staged_name(session)] = session
+                changed |= core.get(reference) != str(session.id)
+                core[reference] = str(session.id)
+            elif core.get(reference):
+                ended.append(session_type)
+                del core[reference]
+                changed = True
+        fallback_from = None
+        needed_type = self._type_of_state.get(row.state or "")
+        if needed_type and needed_type not in {s.session_type for s in sessions.values()}:
+            fallback_from = row.state
+            core["state"] = self._fallback_state
+            changed = True
+        if row.vitals is None and row.stats:
+            core["vitals"] = self._derive_vitals(row.char_id, row.stats)
+        seals = _seals(row, sessions.values(), loaded.seals)
+        return Plan(core, row.version, sessions, seals, tuple(ended), fallback_from, changed)
+
+    def _derive_vitals(self, char_id: int, stats: Mapping[str, int]) -> Mapping[str, Any]:
+        try:
+            return self._vitals(stats)
+        except Exception as error:
+            reason = f"the game cannot derive it from the stats: {type(error).__name__}: {error}"
+            raise CorruptState(char_id, "vitals", reason) from error
+
+
+def _seals(
+    row: Character, sessions: Iterable[Session], seals: Mapping[UUID, int]
+) -> dict[int | UUID, int]:
+    found: dict[int | UUID, int] = {s.id: seals[s.id] for s in sessions if s.id in seals}
+    if row.seal is not None:
+        found[row.char_id] = row.seal
+    return found
+
+
+def plan_sessions(references: Mapping[str, str], loaded: Loaded, char_id: int) -> Plan:
+    """Return the plan to restore the lost sessions of a live character."""
+    sessions = {
+        staged_name(session): session
+        for session_type, session_id in references.items()
+        if (session := loaded.sessions.get(session_type, {}).get(char_id))
+        and str(session.id) == session_id
+    }
+    seals: dict[int | UUID, int] = {s: seal for s, seal in loaded.seals.items()}  # noqa: C416
+    return Plan({}, None, sessions, seals)
+
+
+def stage_logs(commands: Commands, plans: Iterable[Plan]) -> list[Command[Any]]:
+    """Return what lays down the logs of sessions before these are restored, each log once.
+
+    Of two characters in a session, the second finds it live; if not, both are read again.
+    """
+    staging: list[Command[Any]] = []
+    staged = set()
+    for name, session in chain.from_iterable(plan.sessions.items() for plan in plans):
+        if not session.log or name in staged:
+            continue
+        staged.add(name)
+        entries = [dump_json(entry) for entry in session.log]
+        staging += [
+            commands.stage(name, entries[start : start + _LOG_STEP], start=start)
+            for start in range(0, len(entries), _LOG_STEP)
+        ]
+    return staging
+
+
+def _of_unknown_types(
+    in_session: Mapping[str, Sequence[int]],
+    char_ids: Collection[int],
+    types: Mapping[str, SessionOrchestrator],
+) -> dict[int, CorruptState]:
+    """Return why not for characters in an open session of a type that is not registered here."""
+    return {
+        char_id: CorruptState(char_id, reference_field(session_type), _UNKNOWN_TYPE % session_type)
+        for session_type in in_session.keys() - types.keys()
+        for char_id in in_session[session_type]
+        if char_id in char_ids
+    }

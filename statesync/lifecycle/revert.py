@@ -1,0 +1,164 @@
+"""Owns the revert: Redis went back in time, so a group is set to its rows, and its play recorded.
+
+PostgreSQL is right, for it is whole: every trade in it, every durable change, every deletion. Only
+all that is tied goes back together: one side alone would lose an item, or double it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from statesync import durable
+from statesync.durable import database
+from statesync.durable.conflicts import LostState
+from statesync.durable.results import Unknown
+from statesync.errors import CorruptState, LeaseLost, StatesyncError
+from statesync.hot.commands.revert import Dropped, DroppedHash
+from statesync.hot.commands.revert import Revert as RevertedGroup
+from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.failpoints import failpoint
+from statesync.lifecycle.plans import Plan, Planner, stage_logs
+from statesync.lifecycle.snapshots import Snapshot
+from statesync.state.references import SessionRef
+from statesync.state.seals import DELETED
+
+__all__ = ["members_to_join", "record_dropped", "revert"]
+
+log = logging.getLogger(__name__)
+
+_REASON = "Redis went back in time; PostgreSQL held another history, which is live now"
+_NO_TEXT = str.maketrans({"\0": "\\x00"})
+"""PostgreSQL stores no NUL."""
+
+
+def members_to_join(
+    engine: Engine, snapshots: Sequence[Snapshot], registered: Iterable[str]
+) -> list[set[str]]:
+    """Return of each snapshot the members that its rows bind to it and that it does not hold.
+
+    Whoever shares a session in PostgreSQL has to be set to the same instant.
+    """
+    char_ids = [char_id for snapshot in snapshots for char_id in snapshot.group.characters]
+    with database.transaction(engine) as connection:
+        refs: dict[int, set[SessionRef]] = {}
+        for char_id, session_type, session_id in durable.memberships.current(connection, char_ids):
+            if session_type in registered:
+                refs.setdefault(char_id, set()).add(SessionRef(session_type, str(session_id)))
+        ids = {UUID(ref.id) for found in refs.values() for ref in found}
+        members_of = durable.memberships.members(connection, ids)
+    joining = []
+    for snapshot in snapshots:
+        bound = {ref for char_id in snapshot.group.characters for ref in refs.get(char_id, ())}
+        participants = {str(i) for ref in bound for i in members_of[UUID(ref.id)]}
+        names = {ref.member for ref in bound} | participants
+        joining.append(names - snapshot.raw.members())
+    return joining
+
+
+def revert(
+    hot: HotStore, engine: Engine, planner: Planner, snapshots: Sequence[Snapshot]
+) -> Iterator[tuple[Snapshot, dict[int, int | None] | StatesyncError | None]]:
+    """Set groups to their rows, each in one step under its claims, and record what was live.
+
+    Gives for each the versions of its characters now, None of those that PostgreSQL does not have;
+    or None if it has changed meanwhile; or LeaseLost; or CorruptState if a row cannot be restored.
+    Raises ServerUnavailable.
+    """
+    for snapshot in snapshots:
+        log.warning(
+            "characters %s: Redis went back in time; they are set to what PostgreSQL holds",
+            sorted(snapshot.raw.claims),
+        )
+        yield snapshot, _revert_one(hot, planner, snapshot)
+        failpoint("reverted")
+    record_dropped(hot, engine)
+
+
+def _revert_one(
+    hot: HotStore, planner: Planner, snapshot: Snapshot
+) -> dict[int, int | None] | StatesyncError | None:
+    failed: list[CorruptState] = []
+    try:
+        loaded = planner.load(snapshot.raw.claims)
+    except database.Rejected as error:
+        return CorruptState(snapshot.anchor, "", str(error))
+    plans = planner.plan_all(loaded, lambda _, error: failed.append(error))
+    if failed:
+        return failed[0]
+    for reply in hot.run_many(stage_logs(hot.commands, plans.values())):
+        unwrap(reply)
+    group = RevertedGroup(
+        snapshot.raw.members(),
+        {char_id: claim.token for char_id, claim in snapshot.raw.claims.items()},
+        [char_id for char_id in snapshot.raw.claims if _is_noted(snapshot, char_id)],
+        [plan.item(char_id) for char_id, plan in plans.items()],
+        _dropped(snapshot),
+    )
+    try:
+        if not hot.revert(group):
+            return None
+    except (LeaseLost, CorruptState) as error:
+        return error
+    return {char_id: _version(plans, char_id) for char_id in snapshot.raw.claims}
+
+
+def _is_noted(snapshot: Snapshot, char_id: int) -> bool:
+    return snapshot.raw.seals[str(char_id)].has(DELETED)
+
+
+def _version(plans: Mapping[int, Plan], char_id: int) -> int | None:
+    return plans[char_id].version if char_id in plans else None
+
+
+def _dropped(snapshot: Snapshot) -> Dropped:
+    """Return what is kept of a group until it is recorded."""
+    sessions = [ref.member for ref in snapshot.raw.sessions]
+    return Dropped(_divergence(snapshot), (*map(str, snapshot.raw.cores), *sessions))
+
+
+def _divergence(snapshot: Snapshot) -> int:
+    """Return the number of the loss: the seal that Redis did not know, the same at each try."""
+    assert snapshot.result  # noqa: S101
+    results = [*snapshot.result.characters.values(), *snapshot.result.sessions.values()]
+    unknown = [result for result in results if isinstance(result, Unknown)]
+    return min(-row.version if row.seal is None else row.seal for row in unknown)
+
+
+def record_dropped(hot: HotStore, engine: Engine) -> int:
+    """Record in PostgreSQL what reverts took out of play, also those of workers that died.
+
+    Returns how many cores and sessions that were. Safe to run twice and side by side.
+    """
+    recorded = 0
+    for dropped_id, dropped in hot.list_dropped().items():
+        found = hot.read_dropped(dropped_id, dropped.members)
+        lost = [_lost_state(dropped, name, one) for name, one in found.items()]
+        with database.transaction(engine) as connection:
+            durable.conflicts.record(connection, lost)
+        failpoint("recorded")
+        hot.discard_dropped(dropped_id, dropped.members)
+        recorded += len(lost)
+    return recorded
+
+
+def _lost_state(dropped: Dropped, name: str, found: DroppedHash) -> LostState:
+    fields = {_text(field): _text(value) for field, value in found.fields.items()}
+    version = int(fields["version"]) if fields.get("version", "").isdigit() else 0
+    ref = SessionRef.from_member(name)
+    if ref is None:
+        state: dict[str, Any] = {"core": fields}
+        char_id, session_id = int(name), None
+    else:
+        state = {"session_type": ref.session_type, "session": fields}
+        state["log"] = [_text(entry) for entry in found.log]
+        char_id, session_id = min(dropped.char_ids), UUID(ref.id)
+    return LostState(char_id, session_id, version, dropped.divergence, _REASON, state)
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode(errors="backslashreplace").translate(_NO_TEXT)
