@@ -165,7 +165,6 @@ _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
     "BADLIST": lambda char_id, key, _: corrupt(
         char_id, key, "participants", "must be a list of different character ids, such as [1,2]"
     ),
-    "WENTBACK": lambda _char, _key, _: errors.DatabaseWentBack(),
     "GROUPTOOLARGE": lambda _char, _key, ids: errors.GroupTooLarge(tuple(map(int, ids.split()))),
 }
 

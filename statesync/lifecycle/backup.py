@@ -40,6 +40,7 @@ from statesync.lifecycle.snapshots import (
     decode,
     merge,
     read_logs,
+    undecoded,
     unknown_references,
 )
 from statesync.sessions.base import SessionOrchestrator
@@ -141,7 +142,7 @@ class _Batch:
             joining = self.lost.settle(refused, self.pending)
             self.known_members |= joining
             round_number += not (grown or joining)
-            reconcile(self.hot, refused, self.pending)
+            reconcile(self.hot, self.engine, refused, self.pending)
             for snapshot in refused:
                 self.quarantine_if_corrupt(snapshot)
                 if snapshot.locked:
@@ -158,6 +159,7 @@ class _Batch:
         while waiting:
             snapshots, later = self.take_snapshots(waiting)
             failpoint("snapshot")
+            self.lost.look_at_corrupt(snapshots)
             read_logs(self.hot, self.engine, self.types, snapshots)
             self.commit.run(snapshots, wait=wait)
             self.acknowledge(snapshots)
@@ -251,9 +253,8 @@ class _Batch:
         self.known_members |= dict.fromkeys(raw.claims, raw.members())
         try:
             add(snapshots, Snapshot(claim.char_id, raw, decode(raw)))
-        except CorruptState:
-            self.withdraw([raw])
-            raise
+        except CorruptState as error:
+            add(snapshots, Snapshot(claim.char_id, raw, undecoded(raw), corrupt=error))
 
     def make_room(self, claim: Claim) -> None:
         """Cut the seals of a group whose earlier saves ended without an answer."""

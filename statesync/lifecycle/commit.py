@@ -56,7 +56,8 @@ class Commit:
         A locked row holds up no other: only with ``wait`` is it waited for, when the others are
         acknowledged. Raises ServerUnavailable.
         """
-        valid = [snapshot for snapshot in snapshots if not snapshot.corrupt]
+        undecided = (snapshot for snapshot in snapshots if snapshot.result is None)
+        valid = [snapshot for snapshot in undecided if not snapshot.corrupt]
         for part in packed(valid, self._size, _TRANSACTION_BYTES):
             self._commit(part, wait=wait)
 

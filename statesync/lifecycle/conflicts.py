@@ -8,25 +8,38 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from sqlalchemy import Engine
+
 from statesync.durable.results import Behind, Incomplete
 from statesync.hot.command import Command
 from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.servers import count_sweep
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.characters import write_character
 
 __all__ = ["reconcile"]
 
 
-def reconcile(hot: HotStore, refused: Sequence[Snapshot], pending: Mapping[int, Claim]) -> None:
+def reconcile(
+    hot: HotStore, engine: Engine, refused: Sequence[Snapshot], pending: Mapping[int, Claim]
+) -> None:
     """Bring the cores and sessions of refused snapshots up to their rows, under our claims.
 
     Versions rise to the rows', and cores get the fields that they lack. A claim that is lost ends
-    it: another worker saves the character.
+    it: another worker saves the character. Before what a bare writer has made is laid over a row,
+    the servers are asked whether one went back: then it may be of a history that is forgotten.
     """
+    if any(_has_stump(snapshot) for snapshot in refused):
+        count_sweep(hot, engine)
     commands = [command for snapshot in refused for command in _commands(hot, snapshot, pending)]
     for reply in hot.run_many(commands):
         unwrap(reply)
+
+
+def _has_stump(snapshot: Snapshot) -> bool:
+    decisions = snapshot.result.characters.values() if snapshot.result else ()
+    return any(isinstance(one, Incomplete) and one.is_stump for one in decisions)
 
 
 def _commands(

@@ -10,17 +10,32 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Engine
 
-from statesync.durable.results import Unknown
+from statesync import durable
+from statesync.durable import database
+from statesync.durable.fence import Head, RowHead, Verdict, judge
+from statesync.durable.results import CharacterResult, HeldBack, Unknown
 from statesync.errors import CorruptState, DatabaseWentBack, LeaseLost
 from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.pending import Pending
 from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.revert import members_to_join, revert
+from statesync.lifecycle.servers import note_postgresql_went_back, note_redis_went_back
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.outcomes import BackupOutcome
 
 __all__ = ["Lost"]
+
+
+def _result(snapshot: Snapshot, char_id: int, row: RowHead | None) -> CharacterResult:
+    """Return what the fence says of a core that cannot be decoded."""
+    core, seals = snapshot.group.characters[char_id], snapshot.group.seals[char_id]
+    verdict = judge(Head(core.version, core.saved_version, seals), row)
+    if row and verdict is Verdict.UNKNOWN:
+        return Unknown(row.version, row.valid_seal, is_deleted=row.is_deleted)
+    return HeldBack()
+
 
 _BOTH_WENT_BACK = (
     "both servers went back in time: what Redis holds and what PostgreSQL holds are of different "
@@ -65,12 +80,30 @@ class Lost:
         self._revert(whole, pending)
         return joining
 
+    def look_at_corrupt(self, snapshots: Sequence[Snapshot]) -> None:
+        """Take corrupt groups whose rows are of another history for refused: these rows are right.
+
+        What cannot be decoded is recorded as it is. The other corrupt groups stay what they are.
+        """
+        corrupt = [snapshot for snapshot in snapshots if snapshot.corrupt]
+        if not corrupt:
+            return
+        char_ids = [char_id for snapshot in corrupt for char_id in snapshot.group.characters]
+        with database.transaction(self._engine) as connection:
+            rows = durable.heads.of_characters(connection, char_ids)
+        for snapshot in corrupt:
+            results = {i: _result(snapshot, i, rows.get(i)) for i in snapshot.group.characters}
+            if any(isinstance(result, Unknown) for result in results.values()):
+                snapshot.corrupt = None
+                snapshot.result = GroupResult(saved=False, characters=results, sessions={})
+
     def _is_lost(self, snapshot: Snapshot) -> bool:
         """Return whether Redis has forgotten the history of a group's rows."""
         if snapshot.corrupt:
             return False
         if snapshot.shows_older_postgresql:
             if not snapshot.is_lost:
+                note_postgresql_went_back(self._hot, self._engine)
                 raise DatabaseWentBack
             snapshot.corrupt = CorruptState(snapshot.anchor, "", _BOTH_WENT_BACK)
             return False
@@ -98,6 +131,8 @@ class Lost:
 
     def _revert(self, snapshots: Sequence[Snapshot], pending: Pending) -> None:
         """Set groups to their rows and report their characters."""
+        if snapshots:
+            note_redis_went_back(self._hot, self._engine)
         for snapshot, result in revert(self._hot, self._engine, self._planner, snapshots):
             if isinstance(result, LeaseLost):
                 self._is_ours(snapshot, pending)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.heads import RowHead
+from statesync.durable.fence import RowHead
 from statesync.hot.commands.operators import Found
 from statesync.hot.commands.servers import CoreHead
 from statesync.hot.store import HotStore, unwrap
@@ -157,7 +157,7 @@ def _is_as_row(version: bytes | None, seals: bytes | None, row: RowHead | None) 
     """
     if row is None or row.is_deleted or version != str(row.version).encode():
         return False
-    return row.seal is None or seals is None or str(row.seal).encode() in seals.split()
+    return not row.is_sealed or seals is None or str(row.seal).encode() in seals.split()
 
 
 def _ids_in(participants: bytes) -> list[int]:

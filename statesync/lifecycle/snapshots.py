@@ -29,6 +29,7 @@ __all__ = [
     "decode",
     "merge",
     "read_logs",
+    "undecoded",
     "unknown_references",
 ]
 
@@ -157,6 +158,21 @@ def decode(raw: RawSnapshot) -> Group:
 
 def _member(name: str) -> int | UUID:
     return int(name) if name.isdigit() else UUID(name)
+
+
+def undecoded(raw: RawSnapshot) -> Group:
+    """Return a group that cannot be decoded: only who is in it, at which versions."""
+    return Group(
+        {char_id: _head(char_id, core) for char_id, core in raw.cores.items() if core},
+        absent=frozenset(char_id for char_id, core in raw.cores.items() if not core),
+        seals={_member(name): seals for name, seals in raw.seals.items()},
+    )
+
+
+def _head(char_id: int, core: Mapping[bytes, bytes]) -> Character:
+    saved = core.get(b"saved_version", b"")
+    saved_version = int(saved) if saved.isdigit() else None
+    return Character(char_id, version=int(core[b"version"]), saved_version=saved_version)
 
 
 def unknown_references(raw: RawSnapshot) -> list[SessionRef]:
