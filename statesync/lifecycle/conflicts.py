@@ -47,14 +47,16 @@ def _commands(
 ) -> Iterable[Command[Any]]:
     if snapshot.result is None or snapshot.is_lost:
         return
+    seal = snapshot.raw.seal
     for char_id, decision in snapshot.result.characters.items():
         claim = pending.get(char_id)
         if claim and isinstance(decision, Behind):
-            yield hot.commands.reconcile(claim, version=decision.version)
+            yield hot.commands.reconcile(claim, seal=seal, version=decision.version)
         elif claim and isinstance(decision, Incomplete):
             row = decision.row
             yield hot.commands.reconcile(
                 claim,
+                seal=seal,
                 version=row.version,
                 missing=write_character(row.core()),
                 stump_of=(row.seal or 0) if decision.is_stump else None,
@@ -63,4 +65,4 @@ def _commands(
     for session_id, found in snapshot.result.sessions.items():
         if anchor and isinstance(found, Behind):
             ref = snapshot.group.sessions[session_id].ref
-            yield hot.commands.reconcile_session(anchor, ref, version=found.version)
+            yield hot.commands.reconcile_session(anchor, ref, seal=seal, version=found.version)

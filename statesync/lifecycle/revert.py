@@ -25,7 +25,6 @@ from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.plans import Plan, Planner, stage_logs
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.references import SessionRef
-from statesync.state.seals import DELETED
 
 __all__ = ["members_to_join", "record_dropped", "revert"]
 
@@ -95,7 +94,6 @@ def _revert_one(
     group = RevertedGroup(
         snapshot.raw.members(),
         {char_id: claim.token for char_id, claim in snapshot.raw.claims.items()},
-        [char_id for char_id in snapshot.raw.claims if _is_noted(snapshot, char_id)],
         [plan.item(char_id) for char_id, plan in plans.items()],
         _dropped(snapshot),
     )
@@ -105,10 +103,6 @@ def _revert_one(
     except (LeaseLost, CorruptState) as error:
         return error
     return {char_id: _version(plans, char_id) for char_id in snapshot.raw.claims}
-
-
-def _is_noted(snapshot: Snapshot, char_id: int) -> bool:
-    return snapshot.raw.seals[str(char_id)].has(DELETED)
 
 
 def _version(plans: Mapping[int, Plan], char_id: int) -> int | None:

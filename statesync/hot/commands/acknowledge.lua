@@ -3,7 +3,8 @@
 -- nothing had changed, its own seal is withdrawn, under the claim, and the version that the snapshot
 -- raised is the row's again, unless it has been raised since. A row whose seal Redis does not know is of another
 -- history: if the claim is still ours it holds the same as Redis, which takes over its seal; if not,
--- the character is marked, and its next backup settles it.
+-- the character is marked, and its next backup settles it. A claim of a Redis that has forgotten our
+-- snapshot, since it went back meanwhile, is not ours: its own seal is not among those of the core.
 -- What was tied at the snapshot is tied no more, unless it has been tied anew since: then its entry
 -- has another token.
 -- A session that was closed at the snapshot is durable now, so it goes, and the references to it,
@@ -65,6 +66,7 @@ local function acknowledge_version(key, id, versions, seal, durable_seal, is_our
     return
   end
   local version, saved_version = current[1], current[2]
+  is_ours = is_ours and has_word(words_of[id] or '', seal)
   if not version and redis.call('EXISTS', key) == 0 then return end
   local durable_number = tonumber(durable_version)
   local is_news = (tonumber(saved_version or '') or -1) < durable_number
@@ -138,15 +140,19 @@ local function acknowledge(before, at_ms, seal, cores, sessions, ties)
     untie(KEYS[last_core + 3 * #sessions + i], id, members)
   end
   local is_ours = acknowledge_core(KEYS[before + 1], cores[1], at_ms, seal)
-  for i = 2, #cores do acknowledge_core(KEYS[before + i], cores[i], at_ms, seal) end
+  local any_ours = is_ours -- whoever has a claim on a member has all of the group
+  for i = 2, #cores do
+    any_ours = acknowledge_core(KEYS[before + i], cores[i], at_ms, seal) or any_ours
+  end
   for i = 1, #sessions do
     local field, id, snapshot_version, durable_version, durable_seal, was_closed =
       unpack(sessions[i])
     local key, log = KEYS[last_core + i], KEYS[last_session + i]
     local tombstone = KEYS[last_session + #sessions + i]
     local versions = {snapshot_version, durable_version}
-    acknowledge_version(key, id, versions, seal, durable_seal, is_ours, cores[1][1])
-    if is_ours and was_closed then
+    local is_remembered = any_ours and has_word(words_of[id] or '', seal)
+    acknowledge_version(key, id, versions, seal, durable_seal, any_ours, cores[1][1])
+    if is_remembered and was_closed then
       for j, core in ipairs(cores) do
         clear_reference(KEYS[before + j], field, id, core[1])
       end

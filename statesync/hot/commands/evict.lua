@@ -5,26 +5,29 @@
 -- Nothing is done if the core points at other sessions than expected, or a session names a
 -- character that is not among the others: the reply says what is so, for the next try.
 -- Uses: types, keys, references
--- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 tombstone, 6 quarantine, 7 seals, 8 nonces; then the
---       sessions, their logs, their tombstones; then the others' cores
+-- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 tombstone, 6 quarantine, 7 seals, 8 nonces,
+--       9 servers; then the sessions, their logs, their tombstones; then the others' cores
 -- ARGV: 1, packed: char_id, tombstone_ms, references (each a field and what it should hold),
 --       sessions (how many), others (char_ids)
 -- Returns: 1 if the core is gone; 0 if it, or a session that would go with it, has unsaved
 --          changes; or -1, what the fields hold, and the sessions' participants
--- Errors: WRONGTYPE with the key's number
+-- Errors: WENTBACK; WRONGTYPE with the key's number
 local core, dirty, claimed, since, tombstone, quarantine, seals, nonces =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local servers = KEYS[9]
 local args = cmsgpack.unpack(ARGV[1])
-local next_keys, count = keys_after(8), args.sessions
+local next_keys, count = keys_after(9), args.sessions
 local sessions, logs, tombstones = next_keys(count), next_keys(count), next_keys(count)
 local core_of = {[args.char_id] = core}
 for i, other in ipairs(next_keys(#args.others)) do core_of[args.others[i]] = other end
 
-local refused = marks_error(1, 'hash', 'set', 'zset', 'zset', 'string', 'hash', 'hash', 'hash')
+local refused = marks_error(1, 'hash', 'set', 'zset', 'zset', 'string', 'hash')
+  or marks_error(7, 'hash', 'hash', 'hash')
 for i = 1, 2 * count do
-  refused = refused or type_error(8 + i, i <= count and 'hash' or 'list')
+  refused = refused or type_error(9 + i, i <= count and 'hash' or 'list')
 end
 if refused then return refused end
+if redis.call('HEXISTS', servers, 'recovering') == 1 then return redis.error_reply('WENTBACK') end
 if redis.call('EXISTS', core) == 0 then return {1} end
 local session_ids, as_expected = read_references(core, args.references)
 local participants = {}

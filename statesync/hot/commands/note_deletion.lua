@@ -1,16 +1,21 @@
--- Notes that a deletion of a character has begun: a row that is deleted is so by us.
--- Uses: types, seals
--- KEYS: 1 seals
+-- Notes that a deletion of a character has begun: a row that is deleted is so by us. Ends a claim on
+-- it, since the snapshot of that claim does not know.
+-- Uses: types, mark, seals
+-- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 seals
 -- ARGV: 1 char_id
 -- Returns: 1
 -- Errors: WRONGTYPE with the key's number
-local seals, char_id = KEYS[1], ARGV[1]
-local refused = type_error(1, 'hash')
+local core, dirty, claimed, since, seals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6]
+local char_id = ARGV[1]
+local refused = marks_error(2, 'set', 'zset', 'zset', 'hash', 'hash')
 if refused then return refused end
 local words = redis.call('HGET', seals, char_id)
 if not words then
   redis.call('HSET', seals, char_id, 'deleted')
 elseif not has_word(words, 'deleted') then
   redis.call('HSET', seals, char_id, words .. ' deleted')
+end
+if redis.call('ZREM', claimed, char_id) == 1 and redis.call('EXISTS', core) == 1 then
+  mark(dirty, since, char_id)
 end
 return 1

@@ -2,24 +2,28 @@
 -- that it lacks. A core that was made by a bare writer becomes one that is saved as the row is.
 -- Uses: types, fields, seals
 -- KEYS: 1 core or session, 2 claimed, 3 seals, 4 servers
--- ARGV: 1, packed: char_id and token of the claim, the row's version, its seal or "" and whether
---       the hash is a core that nothing is known of; then the fields it may lack: field, value, …
--- Returns: 1; 0 if it is gone, the claim is lost, or a loss is being settled and nothing is known
---          of the core
+-- ARGV: 1, packed: char_id and token of the claim, the hash's id, the seal of its snapshot, the
+--       row's version, its seal or "", whether the hash is a core that nothing is known of, and the
+--       fields it may lack: field, value, …
+-- Returns: 1; 0 if it is gone, the claim is lost, the snapshot is forgotten, or a loss is being
+--          settled and nothing is known of the core
 -- Errors: WRONGTYPE with the key's number
 local hash, claimed, seals, servers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local char_id, token, row_version, seal, is_stump, missing = unpack(cmsgpack.unpack(ARGV[1]))
+local char_id, token, id, own_seal, row_version, seal, is_stump, missing =
+  unpack(cmsgpack.unpack(ARGV[1]))
 local refused = marks_error(1, 'hash', 'zset', 'hash', 'hash')
 if refused then return refused end
 if redis.call('EXISTS', hash) == 0 then return 0 end
 if redis.call('ZSCORE', claimed, char_id) ~= token then return 0 end
-if is_stump and redis.call('HEXISTS', servers, 'settling') == 1 then return 0 end
+local words = redis.call('HGET', seals, id) or ''
+if not has_word(words, own_seal) then return 0 end
+local is_settling = redis.call('HEXISTS', servers, 'settling') == 1
+if is_stump and (is_settling or has_word(words, 'lost')) then return 0 end
 local version = tonumber(redis.call('HGET', hash, 'version') or '') or 0
 if version < tonumber(row_version) then redis.call('HSET', hash, 'version', row_version) end
 for i = 1, #missing, 2 do redis.call('HSETNX', hash, missing[i], missing[i + 1]) end
 if is_stump then
   redis.call('HSET', hash, 'saved_version', row_version)
-  local words = words_of_row(redis.call('HGET', seals, char_id), seal)
-  write_entry(seals, char_id, words)
+  write_entry(seals, id, words_of_row(words, seal))
 end
 return 1

@@ -7,10 +7,10 @@
 --       its cores, sessions and logs the key to which it is moved; and as for restore the keys of
 --       what is restored
 -- ARGV: 1, packed: members (the names of characters, sessions, ties), tokens (by char_id, of those
---       that are loaded), noted (by char_id, those whose deletion was known), references (the fields, and the session type of each), dropped_id, entry
+--       that are loaded), references (the fields, and the session type of each), dropped_id, entry
 --       (what is kept under it), tombstones (a version for each core and session), tombstone_ms,
 --       channel, message, items (as restore takes them)
--- Returns: 1; 0 if the group has grown, a deletion has begun, or a staged log is not whole
+-- Returns: 1; 0 if the group has grown or a staged log is not whole
 -- Errors: LEASELOST; WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local seals, nonces, dropped, stats = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -26,8 +26,6 @@ for _, char_id in ipairs(characters) do
   if token and redis.call('ZSCORE', claimed, char_id) ~= token then
     return redis.error_reply('LEASELOST')
   end
-  local words = redis.call('HGET', seals, char_id)
-  if words and has_word(words, 'deleted') and not args.noted[char_id] then return 0 end
 end
 
 -- Whether the group is still the one that was read. What is no hash belongs to nothing else.

@@ -39,8 +39,6 @@ class Revert(NamedTuple):
     members: frozenset[str]
     tokens: Mapping[int, int]
     """The claims on its characters, of all that are loaded."""
-    noted: Sequence[int]
-    """Characters whose deletion was known when the group was read."""
     items: Sequence[RestoreItem]
     """The rows of those."""
     dropped: Dropped
@@ -76,7 +74,6 @@ def revert(keys: Keys, group: Revert, /) -> Command[bool]:
     args = {
         "members": members.listed(),
         "tokens": {str(char_id): str(token) for char_id, token in group.tokens.items()},
-        "noted": {str(char_id): True for char_id in group.noted},
         "references": ([*map(reference_field, session_types)], session_types),
         "dropped_id": dropped_id,
         "entry": msgspec.json.encode(group.dropped).decode(),

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from statesync.hot.command import Command, Raw, load_script, pack
 from statesync.hot.commands.claims import Claim
 from statesync.hot.keys import Keys
-from statesync.state.fields import check_char_id
 from statesync.state.seals import Seals, seals_of
 
-__all__ = ["Withdrawn", "cut_seals", "note_deletion", "read_seals", "withdraw"]
+__all__ = ["Withdrawn", "cut_seals", "read_seals", "withdraw"]
 
 _withdraw = load_script("withdraw")
 
@@ -54,12 +53,3 @@ def read_seals(keys: Keys, ids: Sequence[str], /) -> Command[dict[str, Seals]]:
         return {i: seals_of(0, raw) for i, raw in zip(ids, reply, strict=True)}
 
     return Command(_read_seals, (keys.seals,), (pack([*ids]),), parse, repeatable=True)
-
-
-_note_deletion = load_script("note_deletion")
-
-
-def note_deletion(keys: Keys, char_id: int, /) -> Command[None]:
-    """Note that a deletion has begun: then a deleted row does not mean that Redis went back."""
-    args = (check_char_id(char_id),)
-    return Command(_note_deletion, (keys.seals,), args, lambda _: None, char_id, repeatable=True)

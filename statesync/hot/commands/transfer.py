@@ -84,7 +84,7 @@ def _try_evict(
 
     script_keys = [
         *(keys.core(char_id), keys.dirty, keys.claimed, keys.since),
-        *(keys.tombstone(char_id), keys.quarantine, keys.seals, keys.nonces),
+        *(keys.tombstone(char_id), keys.quarantine, keys.seals, keys.nonces, keys.servers),
         *(keys.session(*ref) for ref in refs),
         *(keys.session_log(*ref) for ref in refs),
         *(keys.tombstone(ref.id) for ref in refs),
@@ -121,43 +121,49 @@ def reconcile(
     claim: Claim,
     /,
     *,
+    seal: int,
     version: int,
     missing: Mapping[str, str] | None = None,
     stump_of: int | None = None,
 ) -> Command[bool]:
     """Raise a claimed core's version to its row's and add the fields it lacks.
 
+    ``seal`` is that of the snapshot that found it: a Redis that has forgotten it does nothing.
+
     ``stump_of`` is given if a bare writer has made the core: its row's seal, 0 if that has none.
     From then on it is saved as the row is. False if the core is gone, the claim is lost, or a
     loss is being settled: then a stump may be of a history that Redis has forgotten.
     """
     key = keys.core(claim.char_id)
-    return _reconciled(keys, key, _Row(claim, version, stump_of), missing or {})
+    row = _Row(claim, str(claim.char_id), seal, version, stump_of)
+    return _reconciled(keys, key, row, missing or {})
 
 
 def reconcile_session(
-    keys: Keys, claim: Claim, ref: SessionRef, /, *, version: int
+    keys: Keys, claim: Claim, ref: SessionRef, /, *, seal: int, version: int
 ) -> Command[bool]:
     """Raise a session's version to its row's, under the claim of a character in its group.
 
     False if it is gone or the claim is lost.
     """
-    return _reconciled(keys, keys.session(*ref), _Row(claim, version), {})
+    return _reconciled(keys, keys.session(*ref), _Row(claim, ref.id, seal, version), {})
 
 
 class _Row(NamedTuple):
-    """What ``reconcile`` brings a hash up to."""
+    """What ``reconcile`` brings a hash up to, and by which snapshot that was found."""
 
     claim: Claim
+    id: str
+    snapshot_seal: int
     version: int
     stump_of: int | None = None
 
 
 def _reconciled(keys: Keys, key: str, row: _Row, missing: Mapping[str, str]) -> Command[bool]:
-    claim, version, stump_of = row
+    claim, member, snapshot_seal, version, stump_of = row
     seal = str(stump_of) if stump_of else ""
-    claimed = (str(claim.char_id), str(claim.token))
-    args = pack((*claimed, str(version), seal, stump_of is not None, flat(missing)))
+    found_by = (str(claim.char_id), str(claim.token), member, str(snapshot_seal))
+    args = pack((*found_by, str(version), seal, stump_of is not None, flat(missing)))
     script_keys = (key, keys.claimed, keys.seals, keys.servers)
     repeatable = not missing  # a field that it has added may have been deleted since
     return Command(_reconcile, script_keys, (args,), bool, claim.char_id, repeatable=repeatable)

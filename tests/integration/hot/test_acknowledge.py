@@ -34,7 +34,9 @@ def snapshot(store: Driver, claim: Claim) -> RawSnapshot:
 
 def test_saved_one_is_clean(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
     assert (
-        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        store.acknowledge(
+            claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+        )
         is True
     )
     sync_state = store.sync_state(1)
@@ -48,7 +50,9 @@ def test_mark_set_after_the_snapshot_stays(
     store.raw.hset(store.keys.core(1), "gold", 2)
     store.raw.sadd(store.keys.dirty, 1)
     assert (
-        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        store.acknowledge(
+            claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+        )
         is True
     )
     sync_state = store.sync_state(1)
@@ -57,13 +61,17 @@ def test_mark_set_after_the_snapshot_stays(
 
 def test_run_twice_does_no_harm(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
     assert (
-        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        store.acknowledge(
+            claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+        )
         is True
     )
     store.update(1, gold=2)
     before = (store.sync_state(1), store.get(1))
     assert (
-        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        store.acknowledge(
+            claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+        )
         is False
     )
     assert (store.sync_state(1), store.get(1)) == before
@@ -72,7 +80,9 @@ def test_run_twice_does_no_harm(store: Driver, claim: Claim, snapshot: RawSnapsh
 def test_token_not_ours_ends_no_claim(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
     new, _ = store.claim(1, lease_us=LEASE)
     assert (
-        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        store.acknowledge(
+            claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+        )
         is False
     )
     assert store.sync_state(1).token == new.token
@@ -80,32 +90,40 @@ def test_token_not_ours_ends_no_claim(store: Driver, claim: Claim, snapshot: Raw
 
 
 def test_saved_version_never_falls(store: Driver, claim: Claim, snapshot: RawSnapshot) -> None:
-    store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+    store.acknowledge(
+        claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+    )
     again, _ = store.claim(1, lease_us=LEASE)
     assert again != claim
-    store.acknowledge(claim, snapshot_version=1, durable_version=1, at_ms=snapshot.at_ms)
+    store.acknowledge(
+        claim, snapshot_version=1, durable_version=1, at_ms=snapshot.at_ms, seal=snapshot.seal
+    )
     assert store.get(1).saved_version == 2
 
 
 def test_unchanged_one_goes_back_to_its_version(
     store: Driver, claim: Claim, snapshot: RawSnapshot
 ) -> None:
-    store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+    store.acknowledge(
+        claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+    )
     again, _ = store.claim(1, lease_us=LEASE)
-    store.snapshot(again)
+    seal = store.snapshot(again).seal
     assert store.get(1).version == 3
-    store.acknowledge(again, snapshot_version=3, durable_version=2, at_ms=snapshot.at_ms)
+    store.acknowledge(again, snapshot_version=3, durable_version=2, at_ms=snapshot.at_ms, seal=seal)
     assert (store.get(1).version, store.get(1).saved_version) == (2, 2)
 
 
 def test_version_raised_since_does_not_go_back(
     store: Driver, claim: Claim, snapshot: RawSnapshot
 ) -> None:
-    store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+    store.acknowledge(
+        claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+    )
     again, _ = store.claim(1, lease_us=LEASE)
-    store.snapshot(again)
+    seal = store.snapshot(again).seal
     store.update(1, gold=5)
-    store.acknowledge(again, snapshot_version=3, durable_version=2, at_ms=snapshot.at_ms)
+    store.acknowledge(again, snapshot_version=3, durable_version=2, at_ms=snapshot.at_ms, seal=seal)
     assert store.get(1).version == 4
     assert store.sync_state(1).dirty
 
@@ -114,10 +132,14 @@ def test_saved_one_leaves_the_quarantine(
     store: Driver, claim: Claim, snapshot: RawSnapshot
 ) -> None:
     store.raw.hset(store.keys.quarantine, "1", "{}")
-    store.acknowledge(claim, snapshot_version=0, durable_version=0, at_ms=snapshot.at_ms)
+    store.acknowledge(
+        claim, snapshot_version=0, durable_version=0, at_ms=snapshot.at_ms, seal=snapshot.seal
+    )
     assert store.sync_state(1).quarantine is not None
     again, _ = store.claim(1, lease_us=LEASE)
-    store.acknowledge(again, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+    store.acknowledge(
+        again, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+    )
     assert store.sync_state(1).quarantine is None
 
 
@@ -126,7 +148,9 @@ def test_core_that_is_gone_is_not_made_again(
 ) -> None:
     store.raw.delete(store.keys.core(1))
     assert (
-        store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+        store.acknowledge(
+            claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+        )
         is True
     )
     assert not store.raw.exists(store.keys.core(1))

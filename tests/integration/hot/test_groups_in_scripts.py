@@ -103,50 +103,55 @@ def test_changes_of_bare_writers_have_an_age(traders: Driver) -> None:
 
 def test_core_that_is_no_hash_any_more_is_marked(traders: Driver) -> None:
     claim, _ = traders.claim(3, lease_us=LEASE)
-    traders.snapshot(claim)
+    seal = traders.snapshot(claim).seal
     traders.raw.delete(traders.keys.core(3))
     traders.raw.set(traders.keys.core(3), "x")
-    assert traders.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=1)
+    assert traders.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=1, seal=seal)
     assert traders.sync_state(3).dirty, "its next backup says so"
 
 
-def close(store: Driver, fight: UUID) -> tuple[Claim, SessionAck]:
-    """Close a fight of character 3 and take its snapshot."""
+def close(store: Driver, fight: UUID) -> tuple[Claim, SessionAck, int]:
+    """Close a fight of character 3 and take its snapshot; returns its seal, too."""
     store.close_session("combat", fight)
     claim, _ = store.claim(3, lease_us=LEASE)
-    store.snapshot(claim, lease_us=LEASE)
-    return claim, SessionAck("combat", str(fight), 3, 3, closed=True)
+    seal = store.snapshot(claim, lease_us=LEASE).seal
+    return claim, SessionAck("combat", str(fight), 3, 3, closed=True), seal
 
 
 def test_cleared_reference_is_at_a_version_of_its_own(traders: Driver) -> None:
-    claim, closed = close(traders, traders.open_session("combat", [3], {}))
+    claim, closed, seal = close(traders, traders.open_session("combat", [3], {}))
     version = traders.get(3).version
     assert traders.acknowledge(
-        claim, snapshot_version=version, durable_version=version, at_ms=1, sessions=[closed]
+        claim,
+        snapshot_version=version,
+        durable_version=version,
+        at_ms=1,
+        sessions=[closed],
+        seal=seal,
     )
     core = traders.get(3)
     assert (core.sessions, core.version, core.saved_version) == ({}, version + 1, version)
 
 
 def test_end_of_a_session_leaves_the_next_one_alone(traders: Driver) -> None:
-    claim, closed = close(traders, traders.open_session("combat", [3], {}))
+    claim, closed, seal = close(traders, traders.open_session("combat", [3], {}))
     following = uuid4()
     traders.raw.hset(traders.keys.core(3), "combat_session_id", str(following))
     assert traders.acknowledge(
-        claim, snapshot_version=3, durable_version=3, at_ms=1, sessions=[closed]
+        claim, snapshot_version=3, durable_version=3, at_ms=1, sessions=[closed], seal=seal
     )
     assert traders.get(3).sessions == {"combat": following}
 
 
 def test_cleared_reference_leaves_an_older_change_its_age(traders: Driver) -> None:
     fight = traders.open_session("combat", [3], {})
-    claim, closed = close(traders, fight)
+    claim, closed, seal = close(traders, fight)
     late = traders.keys.core(4)  # it logs in while the session closes, and is played
     traders.raw.hset(late, mapping={"combat_session_id": str(fight), "version": 1})
     traders.raw.sadd(traders.keys.dirty, 4)
     traders.raw.zadd(traders.keys.since, {"4": 5})
     cores = [CoreAck(claim, 3, 3), CoreAck(Claim(4, 0))]
-    assert traders.acknowledge_many([GroupAck(1_000_000, cores, [closed])]) == [True]
+    assert traders.acknowledge_many([GroupAck(1_000_000, cores, [closed], seal=seal)]) == [True]
     assert not traders.raw.hexists(late, "combat_session_id")
     assert traders.sync_state(4).since_ms == 5
 

@@ -182,7 +182,9 @@ def test_evict_deletes_only_what_is_saved(store: Driver) -> None:
     claim, _ = store.claim(1, lease_us=60_000_000)
     snapshot = store.snapshot(claim)
     assert store.evict(1) is False
-    assert store.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms)
+    assert store.acknowledge(
+        claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
+    )
     store.raw.sadd(store.keys.dirty, 1)
     assert store.evict(1) is False, "a bare writer marks without raising the version"
     store.raw.srem(store.keys.dirty, 1)
@@ -271,16 +273,23 @@ def test_restore_refuses_a_row_older_than_the_tombstone(store: Driver) -> None:
 
 def test_reconcile_raises_the_version_and_adds_what_lacks(store: Driver) -> None:
     old, _ = store.claim(1, lease_us=60_000_000)
-    assert store.reconcile(old, version=9, missing={"state": "a"}) is False
+    assert store.reconcile(old, seal=1, version=9, missing={"state": "a"}) is False
     assert not loaded(store)
     store.create(1, gold=1)
     claim, _ = store.claim(1, lease_us=60_000_000)
-    assert store.reconcile(old, version=9, missing={"state": "a"}) is False, "the claim is lost"
+    seal = store.snapshot(claim).seal
+    assert store.reconcile(claim, seal=1, version=9) is False, "it knows no such snapshot"
+    assert store.reconcile(old, seal=1, version=9, missing={"state": "a"}) is False, (
+        "the claim is lost"
+    )
     for _ in range(2):
-        assert store.reconcile(claim, version=9, missing={"gold": "5", "state": "a"}) is True
+        assert (
+            store.reconcile(claim, seal=seal, version=9, missing={"gold": "5", "state": "a"})
+            is True
+        )
     read = store.get(1)
     assert (read.version, read.state, read.fields) == (9, "a", {"gold": "1"})
-    store.reconcile(claim, version=3)
+    store.reconcile(claim, seal=seal, version=3)
     assert store.get(1).version == 9, "a version never falls"
 
 

@@ -457,6 +457,7 @@ def test_acknowledge_ends_all_claims_and_gives_versions_back(
         snapshot_version=3,
         durable_version=3,
         at_ms=snapshot.at_ms,
+        seal=snapshot.seal,
         others=others,
         sessions=sessions,
     )
@@ -471,6 +472,7 @@ def test_acknowledge_ends_all_claims_and_gives_versions_back(
             snapshot_version=4,
             durable_version=3,
             at_ms=snapshot.at_ms,
+            seal=snapshot.seal,
             others=others,
             sessions=sessions,
         )
@@ -488,22 +490,24 @@ def test_acknowledge_clears_a_closed_session_away(
     snapshot = store.snapshot(claim, lease_us=LEASE)
     others = [CoreAck(snapshot.claims[i], 3, 3) for i in (2, BIG)]
     sessions = [SessionAck("combat", str(fight), 4, 4, closed=True)]
-    newer, _ = store.claim(1, lease_us=LEASE)
+    newer = {i: store.claim(i, lease_us=LEASE).claim for i in party}
     assert not store.acknowledge(
         claim,
         snapshot_version=3,
         durable_version=3,
         at_ms=snapshot.at_ms,
+        seal=snapshot.seal,
         others=others,
         sessions=sessions,
     )
     assert store.get(1).sessions == {"combat": fight}, "not under a claim that is lost"
     assert store.acknowledge(
-        newer,
+        newer[1],
         snapshot_version=3,
         durable_version=3,
         at_ms=snapshot.at_ms,
-        others=others,
+        seal=snapshot.seal,
+        others=[CoreAck(newer[i], 3, 3) for i in (2, BIG)],
         sessions=sessions,
     )
     assert store.get(1).sessions == {}
@@ -640,11 +644,14 @@ def test_refusal_of_one_leaves_the_others_alone(store: Driver) -> None:
 def test_peek_and_reconcile_of_a_session(store: Driver, fight: UUID) -> None:
     assert store.peek_session("combat", fight) == 1
     claim, _ = store.claim(1, lease_us=LEASE)
+    seal = store.snapshot(claim, lease_us=LEASE).seal
     ref = SessionRef("combat", str(fight))
-    assert store.reconcile_session(claim, ref, version=9)
-    assert store.reconcile_session(claim, ref, version=3)
+    assert store.reconcile_session(claim, ref, seal=seal, version=9)
+    assert store.reconcile_session(claim, ref, seal=seal, version=3)
     assert store.peek_session("combat", fight) == 9
     assert store.peek_session("combat", uuid4()) == -1
-    assert not store.reconcile_session(claim, SessionRef("combat", str(uuid4())), version=3)
+    assert not store.reconcile_session(
+        claim, SessionRef("combat", str(uuid4())), seal=seal, version=3
+    )
     store.claim(1, lease_us=LEASE)
-    assert not store.reconcile_session(claim, ref, version=12)
+    assert not store.reconcile_session(claim, ref, seal=seal, version=12)

@@ -357,6 +357,7 @@ def test_what_is_tied_anew_after_the_snapshot_stays_tied(
         snapshot_version=3,
         durable_version=3,
         at_ms=snapshot.at_ms,
+        seal=snapshot.seal,
         others=[other],
         ties=snapshot.ties,
     )

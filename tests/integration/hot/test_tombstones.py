@@ -35,9 +35,11 @@ def restore_late(store: Driver, quest: UUID, char_id: int = 2) -> str:
 def test_session_that_has_ended(store: Driver, quest: UUID) -> None:
     store.close_session("scenario", quest)
     claim, _ = store.claim(1, lease_us=60_000_000)
-    at_ms = store.snapshot(claim).at_ms
+    snapshot = store.snapshot(claim)
     ended = SessionAck("scenario", str(quest), 3, 3, closed=True)
-    store.acknowledge(claim, snapshot_version=3, durable_version=3, at_ms=at_ms, sessions=[ended])
+    store.acknowledge(
+        claim, snapshot_version=3, durable_version=3, seal=snapshot.seal, sessions=[ended]
+    )
     assert restore_late(store, quest) == "stale"
     assert not store.raw.exists(store.keys.session("scenario", str(quest)))
 
