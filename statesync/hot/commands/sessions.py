@@ -67,7 +67,8 @@ def open_session(
 
     ``fields`` are the session's own; ``core`` and keywords are written to each participant as
     ``update`` does, such as ``state="combat"``. Returns the session's id, a new one unless given.
-    Raises CharacterNotLoaded, InSession, SessionExists, InvalidSessionType, InvalidField,
+    Opened twice with the same it is opened once; SessionExists if the id is that of another one, or
+    of a closed one. Raises CharacterNotLoaded, InSession, InvalidSessionType, InvalidField,
     InvalidInput, InvalidCharId or CorruptState; then nothing is written.
     """
     participants = list(dict.fromkeys(check_char_id(char_id) for char_id in char_ids))

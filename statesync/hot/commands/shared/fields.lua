@@ -13,3 +13,15 @@ local function write_fields(key, writes)
   in_parts('HSET', key, set)
   if deleted then in_parts('HDEL', key, deleted) end
 end
+
+-- Returns whether a hash holds the fields as they are written, and none of the deleted ones.
+local function holds(key, writes)
+  local set, deleted = writes[1], writes[2] or {}
+  for i = 1, #set, 2 do
+    if redis.call('HGET', key, set[i]) ~= set[i + 1] then return false end
+  end
+  for _, field in ipairs(deleted) do
+    if redis.call('HEXISTS', key, field) == 1 then return false end
+  end
+  return true
+end
