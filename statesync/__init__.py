@@ -14,6 +14,7 @@ from statesync.game.client import LoggedIn
 from statesync.game.login import LoginService
 from statesync.game.store import GameStore
 from statesync.hot.commands.together import Together
+from statesync.hot.reverts import Reverted
 from statesync.lifecycle.orchestrator import (
     BackupReport,
     DeletionReport,
@@ -29,6 +30,7 @@ from statesync.state.outcomes import (
     RestoreOutcome,
     SessionOutcome,
 )
+from statesync.state.receipts import Receipt
 from statesync.state.session_types import register
 from statesync.state.sessions import Session
 
@@ -47,8 +49,10 @@ __all__ = [
     "GameStore",
     "LoggedIn",
     "LoginService",
+    "Receipt",
     "RestoreOutcome",
     "RestoreReport",
+    "Reverted",
     "Session",
     "SessionOrchestrator",
     "SessionOutcome",

@@ -1,19 +1,64 @@
-"""Owns the receipts of durable changes: which of them PostgreSQL holds, by nonce."""
+"""Owns the receipts of durable changes: which of them PostgreSQL holds, by nonce.
+
+The transaction that saves a change writes its nonce, so the nonce is there if and only if the
+change is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime, timedelta
 
-from sqlalchemy import Connection
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import Connection, bindparam, delete, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY, UUID, insert
 
-from statesync.durable.tables import durable_changes
+from statesync.durable.tables import durable_changes, server_counters
+from statesync.state.receipts import RETENTION_SECONDS
 
-__all__ = ["record"]
+__all__ = ["find", "lost_since", "purge", "record"]
+
+_AT_ONCE = 10_000
+"""Upper bound on the nonces that one call deletes: less than a second's work."""
+
+_since = func.now() - literal(timedelta(seconds=RETENTION_SECONDS))
+_nonces = bindparam("nonces", type_=ARRAY(UUID(as_uuid=False)))
+_RECORD = (
+    insert(durable_changes)
+    .from_select(["nonce"], select(func.unnest(_nonces)))
+    .on_conflict_do_nothing()
+)
+_FIND = select(durable_changes.c.nonce).where(durable_changes.c.nonce == func.any(_nonces))
+_OLD = (
+    select(durable_changes.c.nonce)
+    .where(durable_changes.c.committed_at < _since)
+    .order_by(durable_changes.c.committed_at)
+    .limit(_AT_ONCE)
+    .with_for_update(skip_locked=True)  # sweeps of two workers do not wait for each other
+)
+_PURGE = delete(durable_changes).where(durable_changes.c.nonce.in_(_OLD))
+_LOST = select(server_counters.c.lost_at).where(
+    server_counters.c.key_prefix == bindparam("prefix"), server_counters.c.lost_at > _since
+)
 
 
 def record(connection: Connection, nonces: Collection[str]) -> None:
-    """Note, in the transaction that saves them, that durable changes are in PostgreSQL."""
-    if nonces:
-        rows = [{"nonce": nonce} for nonce in nonces]
-        connection.execute(upsert(durable_changes).on_conflict_do_nothing(), rows)
+    """Note that changes are in PostgreSQL, in the transaction that saves them."""
+    if nonces:  # in one order: no deadlock with another save of the same
+        connection.execute(_RECORD, {"nonces": sorted(set(nonces))})
+
+
+def find(connection: Connection, nonces: Collection[str]) -> set[str]:
+    """Return those of the nonces that PostgreSQL has."""
+    found = connection.execute(_FIND, {"nonces": list(nonces)})
+    return {nonce.hex for (nonce,) in found}
+
+
+def purge(connection: Connection) -> int:
+    """Delete nonces that are older than their retention; returns how many. It may leave some."""
+    return connection.execute(_PURGE).rowcount
+
+
+def lost_since(connection: Connection, prefix: str) -> datetime | None:
+    """Return when a server was last found to have gone back in time, if within the retention."""
+    lost_at: datetime | None = connection.execute(_LOST, {"prefix": prefix}).scalar()
+    return lost_at

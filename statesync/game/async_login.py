@@ -11,6 +11,7 @@ from statesync.game.client import LoggedIn
 from statesync.hot.fields import gather_fields
 from statesync.lifecycle.orchestrator import BackupReport
 from statesync.state.characters import FieldValue
+from statesync.state.receipts import Receipt
 
 __all__ = ["AsyncLoginService"]
 
@@ -48,8 +49,9 @@ class AsyncLoginService:
         /,
         *,
         durable: bool = False,
+        receipt: bool = False,
         **more: FieldValue,
-    ) -> int:
+    ) -> Receipt:
         """Write a character's state, and other fields as ``update`` does, and enqueue its backup.
 
         Returns its new version. With ``durable`` it returns when PostgreSQL has the change, and
@@ -60,7 +62,7 @@ class AsyncLoginService:
         if "state" in changes:
             raise InvalidInput("the new state is the second argument; it is no field here")
         changes["state"] = new_state
-        version = await self._store.update(char_id, changes, durable=durable)
+        version = await self._store.update(char_id, changes, durable=durable, receipt=receipt)
         if not durable:
             await asyncio.to_thread(self._client.enqueue_backup, char_id)
         return version

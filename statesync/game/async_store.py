@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
@@ -13,10 +13,12 @@ from statesync.game.group_commit import DURABLE_SECONDS
 from statesync.hot.command import Command
 from statesync.hot.commands.sessions import FullState
 from statesync.hot.commands.together import Together
+from statesync.hot.reverts import Reverted
 from statesync.hot.store import GameCommands
 from statesync.settings import Settings
 from statesync.state.characters import Character, FieldValue
 from statesync.state.fields import check_char_id
+from statesync.state.receipts import Receipt
 from statesync.state.sessions import Session
 
 __all__ = ["AsyncGameStore"]
@@ -48,14 +50,15 @@ class AsyncGameStore:
         /,
         *,
         durable: bool = False,
+        receipt: bool = False,
         **more: FieldValue,
-    ) -> int:
+    ) -> Receipt:
         """Create the core of a new character. Returns its version, 1.
 
         Takes fields as ``update`` does. Raises CharacterExists, InvalidField, InvalidCharId or
         NotDurable.
         """
-        return await self._hot.create(char_id, fields, durable=durable, **more)
+        return await self._hot.create(char_id, fields, durable=durable, receipt=receipt, **more)
 
     async def get(self, char_id: int, /) -> Character:
         """Read a loaded character. Raises CharacterNotLoaded, InvalidCharId or CorruptState."""
@@ -75,8 +78,9 @@ class AsyncGameStore:
         /,
         *,
         durable: bool = False,
+        receipt: bool = False,
         **more: FieldValue,
-    ) -> int:
+    ) -> Receipt:
         """Write fields of a loaded character. Returns its new version.
 
         ``location``, ``bio``, ``stats`` and ``vitals`` are mappings and replace the whole field;
@@ -85,14 +89,16 @@ class AsyncGameStore:
         option, such as ``durable``, goes into the mapping. Raises CharacterNotLoaded, InvalidField,
         InvalidCharId or CorruptState, and nothing is written; or NotDurable.
         """
-        return await self._hot.update(char_id, fields, durable=durable, **more)
+        return await self._hot.update(char_id, fields, durable=durable, receipt=receipt, **more)
 
-    async def mark_dirty(self, char_id: int, /, *, durable: bool = False) -> int:
+    async def mark_dirty(
+        self, char_id: int, /, *, durable: bool = False, receipt: bool = False
+    ) -> Receipt:
         """Mark a loaded character, so that the next sweep saves it. Returns its new version.
 
         Raises CharacterNotLoaded, InvalidCharId, CorruptState or NotDurable.
         """
-        return await self._hot.mark_dirty(char_id, durable=durable)
+        return await self._hot.mark_dirty(char_id, durable=durable, receipt=receipt)
 
     async def update_together(
         self,
@@ -100,7 +106,8 @@ class AsyncGameStore:
         /,
         *,
         durable: bool = False,
-    ) -> dict[int, int]:
+        receipt: bool = False,
+    ) -> dict[int, Receipt]:
         """Change several characters and sessions: all of it, or nothing; saved in one transaction.
 
         ``changes`` is a ``Together``, or fields by character: ``{1: {"gold": 9}, 2: {"gold": 1}}``.
@@ -109,7 +116,7 @@ class AsyncGameStore:
         SessionClosed, GroupTooLarge, InvalidInput or CorruptState, and nothing is written; or
         NotDurable.
         """
-        return await self._hot.update_together(changes, durable=durable)
+        return await self._hot.update_together(changes, durable=durable, receipt=receipt)
 
     # Sessions
 
@@ -145,7 +152,8 @@ class AsyncGameStore:
         *,
         log: Sequence[Any] = (),
         durable: bool = False,
-    ) -> int:
+        receipt: bool = False,
+    ) -> Receipt:
         """Write fields of a session and append ``log`` entries. Returns its new version.
 
         Raises SessionNotFound, SessionNotLoaded if no loaded character is in it, SessionClosed,
@@ -153,27 +161,45 @@ class AsyncGameStore:
         NotDurable.
         """
         return await self._hot.update_session(
-            session_type, session_id, fields, log=log, durable=durable
+            session_type, session_id, fields, log=log, durable=durable, receipt=receipt
         )
 
     async def join_session(
-        self, session_type: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
-    ) -> int:
+        self,
+        session_type: str,
+        session_id: UUID | str,
+        char_id: int,
+        /,
+        *,
+        durable: bool = False,
+        receipt: bool = False,
+    ) -> Receipt:
         """Take a loaded character into a session. Returns the session's new version.
 
         Raises CharacterNotLoaded, InSession, and what ``update_session`` raises.
         """
-        return await self._hot.join_session(session_type, session_id, char_id, durable=durable)
+        return await self._hot.join_session(
+            session_type, session_id, char_id, durable=durable, receipt=receipt
+        )
 
     async def leave_session(
-        self, session_type: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
-    ) -> int:
+        self,
+        session_type: str,
+        session_id: UUID | str,
+        char_id: int,
+        /,
+        *,
+        durable: bool = False,
+        receipt: bool = False,
+    ) -> Receipt:
         """Take a character out of a session; the last one to leave closes it.
 
         Returns the session's new version. Raises GroupTooLarge, and what ``update_session`` raises;
         of a closed session, nothing.
         """
-        return await self._hot.leave_session(session_type, session_id, char_id, durable=durable)
+        return await self._hot.leave_session(
+            session_type, session_id, char_id, durable=durable, receipt=receipt
+        )
 
     async def close_session(
         self,
@@ -183,13 +209,16 @@ class AsyncGameStore:
         /,
         *,
         durable: bool = False,
-    ) -> int:
+        receipt: bool = False,
+    ) -> Receipt:
         """Close a session, with a last change if given: from now on nothing in it changes.
 
         The next backup of a participant saves it for good and takes it out of Redis. Returns its
         version. Raises what ``update_session`` raises; a closed session stays as it is.
         """
-        return await self._hot.close_session(session_type, session_id, fields, durable=durable)
+        return await self._hot.close_session(
+            session_type, session_id, fields, durable=durable, receipt=receipt
+        )
 
     async def get_session(self, session_type: str, session_id: UUID | str, /) -> Session:
         """Read a session, without the entries of its log.
@@ -235,6 +264,15 @@ class AsyncGameStore:
         """
         receipts = {check_char_id(char_id): version}
         await asyncio.wrap_future(self._client.group_commit.wait_for(receipts, timeout))
+
+    def reverts(self) -> AsyncIterator[Reverted]:
+        """Yield what was set to PostgreSQL's state because Redis had gone back in time.
+
+        As it happens, from the first step on, until the store is closed. The game drops what it has
+        in memory of these characters and sessions. After an outage of Redis it goes on; what was
+        reverted meanwhile is not told. Raises InvalidInput if the store is closed.
+        """
+        return self._hot.reverts()
 
     async def aclose(self) -> None:
         """Finish what callers wait for, and close the connections."""

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from statesync.errors import InvalidInput
+from statesync.state.receipts import new_nonce
 
-__all__ = ["check_durable", "gather_fields", "list_writes"]
+__all__ = ["check_option", "gather_fields", "list_writes", "nonce_if"]
 
 
 def list_writes(encoded: Mapping[str, str | None]) -> tuple[list[str], ...]:
@@ -33,11 +34,16 @@ def gather_fields(fields: Mapping[str, Any] | None, more: Mapping[str, Any]) -> 
     return {**fields, **more}
 
 
-def check_durable(durable: object) -> bool:
-    """Return the option ``durable`` if it is a bool; if not, raises InvalidInput."""
-    if not isinstance(durable, bool):
+def check_option(name: str, value: object) -> bool:
+    """Return an option if it is a bool; if not, raises InvalidInput."""
+    if not isinstance(value, bool):
         raise InvalidInput(
-            f"durable is an option, True or False, not {durable!r:.60}; "
-            'put a field of that name in the mapping: {"durable": …}'
+            f"{name} is an option, True or False, not {value!r:.60}; "
+            f'put a field of that name in the mapping: {{"{name}": …}}'
         )
-    return durable
+    return value
+
+
+def nonce_if(receipt: object) -> str | None:
+    """Return a nonce for a change if the option ``receipt`` asks for one. Raises InvalidInput."""
+    return new_nonce() if check_option("receipt", receipt) else None

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, Protocol, Self, TypeVar
+from functools import partial
+from typing import Any, Self, TypeVar
 
 from redis import BlockingConnectionPool
 from redis.asyncio.connection import BlockingConnectionPool as AsyncPool
@@ -20,7 +21,6 @@ from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, Respon
 from redis.retry import Retry
 
 from statesync.errors import (
-    GroupTooLarge,
     InvalidInput,
     RedisUnavailable,
     SettingsError,
@@ -29,56 +29,14 @@ from statesync.errors import (
 from statesync.hot.command import Command
 from statesync.hot.keys import Keys
 from statesync.hot.operations import AsyncOperations, Commands, GameCommands, SyncOperations
+from statesync.hot.reverts import AsyncListener, Listener, Reverted
+from statesync.hot.runs import Committer, Run
 from statesync.hot.trouble import is_loading, is_replica, tell
 from statesync.settings import Settings, mask_or_hide
 
-__all__ = ["AsyncHotStore", "Commands", "Committer", "GameCommands", "HotStore", "unwrap"]
+__all__ = ["AsyncHotStore", "Commands", "GameCommands", "HotStore", "unwrap"]
 
 T = TypeVar("T")
-
-
-class Committer(Protocol):
-    """Saves characters for operations that wait for it; a ``GameStore`` has one."""
-
-    def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
-        """Save characters from now on; the Future is done when their versions are in PostgreSQL.
-
-        It fails with NotDurable.
-        """
-        ...
-
-
-class _Run:
-    """Some Commands on their way, until none is left to send."""
-
-    def __init__(self, todo: Sequence[Command[Any]], committer: Committer | None) -> None:
-        if committer is None and any(command.receipts for command in todo):
-            raise InvalidInput("durable=True needs a GameStore: a HotStore knows only Redis")
-        self.committer = committer
-        self.results: list[Any] = [None] * len(todo)
-        self.left = dict(enumerate(todo))
-        self.saving: dict[int, Future[None]] = {}
-        """By position: what is saved before the result counts."""
-
-    def read(self, replies: Sequence[Any], read: Callable[[Command[Any], Any], Any]) -> None:
-        """Take the replies in; what is ``left`` is to be sent next, or once more."""
-        again = {}
-        for (i, command), reply in zip(self.left.items(), replies, strict=True):
-            self.results[i] = result = read(command, reply)
-            if isinstance(result, Command):
-                again[i] = result
-            elif self.committer and isinstance(result, GroupTooLarge):
-                again[i] = command
-                self.saving[i] = self.committer.submit(dict.fromkeys(result.char_ids, 0))
-            elif self.committer and command.receipts and not isinstance(result, StatesyncError):
-                self.saving[i] = self.committer.submit(command.receipts(reply))
-        self.left = again
-
-    def saved(self, i: int, error: StatesyncError | None) -> None:
-        """Take in that what a Command waited for is saved, or why not."""
-        del self.saving[i]
-        if error:  # a change that a tie was too large for stays refused
-            self.results[i] = self.results[i] if self.left.pop(i, None) else error
 
 
 class _Connection:
@@ -96,7 +54,7 @@ class _Connection:
         """Return a pool. Raises SettingsError: redis-py names an option that it does not have."""
         try:
             pool = pool_class.from_url(url, retry=retry, **_OPTIONS)
-            pool.connection_class(**pool.connection_kwargs)  # connects nothing
+            _connection(pool)
         except (TypeError, ValueError) as error:
             reason = str(error).rpartition("() ")[2]
             raise SettingsError(
@@ -228,6 +186,11 @@ async def _read_reply_async(connection: _PyConnection) -> Any:
         return error
 
 
+def _connection(pool: Any) -> _PyConnection:
+    """Return a connection of its own, not the pool's; nothing is connected yet."""
+    return pool.connection_class(**pool.connection_kwargs)
+
+
 class HotStore(_Connection, SyncOperations):
     """Redis, for threads: every operation of ``commands`` as a method, thread-safe."""
 
@@ -235,6 +198,7 @@ class HotStore(_Connection, SyncOperations):
         super().__init__(url, prefix)
         retry = Retry(_BACKOFF, _RETRIES)  # to connect: redis-py itself sends no Command again
         self._pool: Any = self._made(BlockingConnectionPool, url, retry)
+        self._listener = Listener(partial(_connection, self._pool), self.keys.reverted)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> HotStore:
@@ -252,7 +216,7 @@ class HotStore(_Connection, SyncOperations):
         If the connection breaks, they are sent again only if all of them may be run twice; if not,
         RedisUnavailable is raised: each of them may or may not have been made.
         """
-        run = _Run(todo, self.committer)
+        run = Run(todo, self.committer)
         for _ in range(_MAX_TRIES):
             run.read(self._replies(list(run.left.values())), self._read)
             for i, saving in list(run.saving.items()):
@@ -297,9 +261,18 @@ class HotStore(_Connection, SyncOperations):
             time.sleep(_BACKOFF.compute(_RETRIES - tries_left))
         raise AssertionError("the last try returns or raises")
 
+    def reverts(self) -> Iterator[Reverted]:
+        """Yield what is set to PostgreSQL's state since Redis had gone back in time, as it happens.
+
+        It waits for the next one until the store is closed. Raises InvalidInput if it is.
+        """
+        self._check_open()
+        return self._listener.listen()
+
     def close(self) -> None:
         """Close the connections; from now on every operation raises InvalidInput."""
         self._closed = True
+        self._listener.close()
         self._pool.disconnect()
 
     def __enter__(self) -> Self:
@@ -316,6 +289,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
         super().__init__(url, prefix)
         retry = AsyncRetry(_BACKOFF, _RETRIES)
         self._pool: Any = self._made(AsyncPool, url, retry)
+        self._listener = AsyncListener(partial(_connection, self._pool), self.keys.reverted)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> AsyncHotStore:
@@ -328,7 +302,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
 
     async def run_many(self, todo: Sequence[Command[T]]) -> list[T | StatesyncError]:
         """Run Commands in order in one round trip, as ``HotStore.run_many`` does."""
-        run = _Run(todo, self.committer)
+        run = Run(todo, self.committer)
         for _ in range(_MAX_TRIES):
             run.read(await self._replies(list(run.left.values())), self._read)
             for i, saving in list(run.saving.items()):
@@ -371,9 +345,15 @@ class AsyncHotStore(_Connection, AsyncOperations):
             await asyncio.sleep(_BACKOFF.compute(_RETRIES - tries_left))
         raise AssertionError("the last try returns or raises")
 
+    def reverts(self) -> AsyncIterator[Reverted]:
+        """Yield what is reverted, as ``HotStore.reverts`` does."""
+        self._check_open()
+        return self._listener.listen()
+
     async def aclose(self) -> None:
         """Close the connections; from now on every operation raises InvalidInput."""
         self._closed = True
+        await self._listener.aclose()
         await self._pool.disconnect()
 
     async def __aenter__(self) -> Self:

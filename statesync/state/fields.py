@@ -81,9 +81,9 @@ def parse_char_id(text: str) -> int:
 
 def check_version(version: object) -> int:
     """Return ``version`` if it is an integer from 0 to 2**53 - 1; InvalidInput if not."""
-    if type(version) is not int or not 0 <= version <= MAX_VERSION:
-        raise InvalidInput(f"{version!r:.60} is not a version: it must be an integer from 0")
-    return version
+    if isinstance(version, int) and type(version) is not bool and 0 <= version <= MAX_VERSION:
+        return version
+    raise InvalidInput(f"{version!r:.60} is not a version: it must be an integer from 0")
 
 
 # JSON

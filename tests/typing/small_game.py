@@ -16,7 +16,9 @@ from statesync import (
     GameStore,
     LoggedIn,
     LoginService,
+    Receipt,
     RestoreOutcome,
+    Reverted,
     Session,
     SessionOrchestrator,
     Settings,
@@ -52,7 +54,7 @@ class Hall:
     def fight(self, party: Sequence[int]) -> UUID:
         fight = self.store.open_session("combat", party, {"monsters": [{"hp": 30}]}, state="combat")
         version = self.store.update_session("combat", fight, {"monsters": []}, log=[{"hit": 30}])
-        assert_type(version, int)
+        assert_type(version, Receipt)
         self.store.close_session("combat", fight, {"result": "won"})
         for char_id in party:
             self.service.change_state(char_id, "town", {"durable": 3}, wins=1)
@@ -65,8 +67,8 @@ class Hall:
             versions = self.store.update_together(trade, durable=True)
         except (errors.PreconditionFailed, errors.NotDurable):
             return False
-        assert_type(versions, dict[int, int])
-        return self.store.is_durable(buyer, versions[buyer])
+        assert_type(versions, dict[int, Receipt])
+        return bool(self.store.is_durable(buyer, versions[buyer]))
 
     def round(self, char_id: int, fight: UUID) -> str:
         moved, character, session = self.store.run_many(
@@ -81,6 +83,21 @@ class Hall:
                 raise result
         assert isinstance(character, Character)
         return str(character.fields.get("gold", "no gold"))
+
+    def follow_reverts(self) -> None:
+        for reverted in self.store.reverts():
+            assert_type(reverted, Reverted)
+            self.forget(reverted.char_ids)
+
+    def forget(self, char_ids: Sequence[int]) -> None:
+        for char_id in char_ids:
+            receipt = self.store.mark_dirty(char_id, receipt=True)
+            assert_type(receipt.nonce, str | None)
+            self.store.wait_durable(char_id, Receipt(receipt, char_id, receipt.nonce))
+
+
+async def follow_reverts(store: AsyncGameStore) -> list[int]:
+    return [len(reverted.sessions) async for reverted in store.reverts()]
 
 
 async def play(settings: Settings, char_id: int) -> int:

@@ -32,7 +32,7 @@ _RULES = [
     (r"``async with``", "``with``"),
     (r"\bawait ", ""),
     (r"\basync_(store|login)\b", r"\1"),
-    (r"\bAsync(Game|Login)", r"\1"),
+    (r"\bAsync(Game|Login|Iterator)", r"\1"),
     (r"\bfor asyncio\b", "for threads"),
     (r"shared by its tasks", "shared by its threads"),
 ]
@@ -60,7 +60,7 @@ def test_sync_face_is_made_from_the_async_one(name: str) -> None:
 GAME_OPERATIONS = {
     *("create", "get", "get_full_state", "update", "mark_dirty", "update_together"),
     *("open_session", "update_session", "join_session", "leave_session", "close_session"),
-    *("get_session", "read_log", "run_many", "is_durable", "wait_durable"),
+    *("get_session", "read_log", "run_many", "is_durable", "wait_durable", "reverts"),
 }
 
 

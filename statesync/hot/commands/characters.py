@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 
 from statesync import errors
 from statesync.hot.command import Command, Raw, load_script, pack, pairs
-from statesync.hot.fields import check_durable, gather_fields, list_writes
+from statesync.hot.fields import check_option, gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
 from statesync.state.characters import Character, FieldValue, decode_character, encode_character
 from statesync.state.fields import check_char_id
+from statesync.state.receipts import Receipt
 
 __all__ = ["create", "get", "mark_dirty", "update"]
 
@@ -24,35 +25,50 @@ def update(
     /,
     *,
     durable: bool = False,
+    receipt: bool = False,
     **more: FieldValue,
-) -> Command[int]:
+) -> Command[Receipt]:
     """Write fields of a loaded character and mark it dirty, in one atomic step.
 
     ``location``, ``bio``, ``stats`` and ``vitals`` are mappings and replace the whole field;
     ``state`` and session ids are strings; any other field is the game's own, a string or a
     number; None deletes it. Fields come in a mapping, or as keywords if their name is no option.
-    Returns the character's new version. Raises CharacterNotLoaded, InvalidField, InvalidInput,
+    Returns the character's new version; with ``receipt`` also a nonce, by which one can ask later
+    whether PostgreSQL has the change. Raises CharacterNotLoaded, InvalidField, InvalidInput,
     InvalidCharId or CorruptState; then nothing is written. With ``durable`` it returns when
     PostgreSQL has the change, or raises NotDurable.
     """
-    script_keys = (keys.core(check_char_id(char_id)), keys.dirty, keys.since)
+    script_keys = [keys.core(check_char_id(char_id)), keys.dirty, keys.since]
     encoded = encode_character(gather_fields(fields, more))
-    args = (char_id, pack(list_writes(encoded))) if encoded else (char_id,)
-    receipts = _receipts(char_id) if check_durable(durable) else None
+    args: list[int | bytes | str] = [char_id]
+    nonce = nonce_if(receipt)
+    if encoded or nonce:
+        args.append(pack(list_writes(encoded)))
+    if nonce:
+        script_keys.append(keys.nonces)
+        args.append(nonce)
+    receipts = _receipts(char_id) if check_option("durable", durable) else None
     repeatable = not encoded  # what it writes might undo what another has written in between
-    return Command(_update, script_keys, args, int, char_id, receipts, repeatable)
+    parse = _receipt(char_id, nonce)
+    return Command(_update, script_keys, args, parse, char_id, receipts, repeatable)
+
+
+def _receipt(char_id: int, nonce: str | None) -> Callable[[Raw], Receipt]:
+    return lambda version: Receipt(version, char_id, nonce)
 
 
 def _receipts(char_id: int) -> Callable[[Raw], dict[int, int]]:
     return lambda version: {char_id: int(version)}
 
 
-def mark_dirty(keys: Keys, char_id: int, /, *, durable: bool = False) -> Command[int]:
+def mark_dirty(
+    keys: Keys, char_id: int, /, *, durable: bool = False, receipt: bool = False
+) -> Command[Receipt]:
     """Mark a loaded character dirty, so that the next sweep saves it; returns its version.
 
     Raises CharacterNotLoaded, InvalidCharId or CorruptState.
     """
-    return update(keys, char_id, durable=durable)
+    return update(keys, char_id, durable=durable, receipt=receipt)
 
 
 _create = load_script("create")
@@ -65,19 +81,23 @@ def create(
     /,
     *,
     durable: bool = False,
+    receipt: bool = False,
     **more: FieldValue,
-) -> Command[int]:
+) -> Command[Receipt]:
     """Create the core of a new character and mark it dirty, in one atomic step.
 
     Fields are given as for ``update``; None is left out. Returns the version, 1. Raises
     CharacterExists, InvalidField, InvalidInput or InvalidCharId.
     """
-    script_keys = (keys.core(check_char_id(char_id)), keys.dirty, keys.since, keys.seals)
+    core = keys.core(check_char_id(char_id))
+    script_keys = (core, keys.dirty, keys.since, keys.seals, keys.nonces)
     values = {n: v for n, v in gather_fields(fields, more).items() if v is not None}
     writes = list_writes(encode_character(values))
-    receipts = _receipts(char_id) if check_durable(durable) else None
+    nonce = nonce_if(receipt)
+    args = (char_id, pack(writes), nonce) if nonce else (char_id, pack(writes))
+    receipts = _receipts(char_id) if check_option("durable", durable) else None
     # Not repeatable: what it has made may have changed since, or be gone.
-    return Command(_create, script_keys, (char_id, pack(writes)), int, char_id, receipts)
+    return Command(_create, script_keys, args, _receipt(char_id, nonce), char_id, receipts)
 
 
 _get = load_script("get")

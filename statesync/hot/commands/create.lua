@@ -2,12 +2,12 @@
 -- the id, the core is of another history.
 -- Sent twice it does no harm: what the first run made counts as created.
 -- Uses: types, mark, fields
--- KEYS: 1 core, 2 dirty, 3 since, 4 seals
--- ARGV: 1 char_id, 2 the fields, packed
+-- KEYS: 1 core, 2 dirty, 3 since, 4 seals, 5 nonces
+-- ARGV: 1 char_id, 2 the fields, packed, 3 the nonce, if there is one
 -- Returns: the version, 1
 -- Errors: EXISTS; WRONGTYPE with the key's number
-local core, dirty, since, seals = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local char_id, writes = ARGV[1], cmsgpack.unpack(ARGV[2])
+local core, dirty, since, seals, nonces = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local char_id, writes, nonce = ARGV[1], cmsgpack.unpack(ARGV[2]), ARGV[3]
 
 local function is_same()
   local set = unpack(writes)
@@ -21,12 +21,12 @@ local function is_same()
 end
 
 if redis.call('EXISTS', core) == 1 and not is_same() then return redis.error_reply('EXISTS') end
-local refused = marks_error(2, 'set', 'zset', 'hash')
+local refused = marks_error(2, 'set', 'zset', 'hash', 'hash')
 if refused then return refused end
 if redis.call('EXISTS', core) == 0 then
   redis.call('HSET', seals, char_id, 'created')
   redis.call('HSET', core, 'version', 1)
   write_fields(core, writes)
 end
-mark(dirty, since, char_id)
+mark(dirty, since, char_id, nonces, nonce)
 return 1

@@ -20,7 +20,7 @@ from statesync.errors import (
 )
 from statesync.hot.command import Command, Raw, load_script, pack, pairs
 from statesync.hot.commands.together import Action, Together, change
-from statesync.hot.fields import check_durable, gather_fields, list_writes
+from statesync.hot.fields import check_option, gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members
 from statesync.state.characters import (
@@ -30,6 +30,7 @@ from statesync.state.characters import (
     encode_character,
 )
 from statesync.state.fields import check_char_id, json_value
+from statesync.state.receipts import Receipt
 from statesync.state.references import SessionRef, reference_field, session_uuid
 from statesync.state.session_types import find_type, names
 from statesync.state.sessions import Session, decode_session, encode_session, read_references
@@ -83,12 +84,12 @@ def open_session(
         "core_fields": list_writes(encode_character(gather_fields(core, more))),
     }
     cores = map(keys.core, participants)
-    script_keys = (keys.session(*ref), keys.dirty, keys.since, *cores)
+    script_keys = (keys.session(*ref), keys.dirty, keys.since, keys.nonces, *cores)
 
     def receipts(_: Raw) -> dict[int, int]:
         return dict.fromkeys(participants, 0)
 
-    save = receipts if check_durable(durable) else None
+    save = receipts if check_option("durable", durable) else None
     # Not repeatable: a participant may have left since, or the session be closed and gone.
     command = Command(_open_session, script_keys, (pack(args),), int, participants[0], save)
     return command.then(lambda _: UUID(ref.id))
@@ -115,7 +116,8 @@ def update_session(
     *,
     log: Sequence[Any] = (),
     durable: bool = False,
-) -> Command[int]:
+    receipt: bool = False,
+) -> Command[Receipt]:
     """Write fields of a session, append ``log`` entries, and mark all participants dirty.
 
     One atomic step. Returns the session's version. Raises SessionNotFound, SessionNotLoaded if no
@@ -124,7 +126,7 @@ def update_session(
     raises NotDurable.
     """
     todo = Together().update_session(session_type, session_id, fields, log=log).changes
-    return change(keys, todo, durable=durable).then(_only)
+    return change(keys, todo, durable=durable, nonce=nonce_if(receipt)).then(_only)
 
 
 def close_session(
@@ -135,7 +137,8 @@ def close_session(
     /,
     *,
     durable: bool = False,
-) -> Command[int]:
+    receipt: bool = False,
+) -> Command[Receipt]:
     """Close a session, with a last change if given: from now on nothing in it changes.
 
     The next backup of a participant saves it for good, clears the references to it and deletes it
@@ -145,12 +148,12 @@ def close_session(
     todo = Together().close_session(session_type, session_id, fields).changes
     for one in todo.values():
         one.action = Action.CLOSE_IF_OPEN
-    return change(keys, todo, durable=durable).then(_only)
+    return change(keys, todo, durable=durable, nonce=nonce_if(receipt)).then(_only)
 
 
-def _only(versions: Mapping[str, int]) -> int:
-    (version,) = versions.values()
-    return version
+def _only(receipts: Mapping[str, Receipt]) -> Receipt:
+    (receipt,) = receipts.values()
+    return receipt
 
 
 _change_participants = load_script("change_participants")
@@ -164,20 +167,22 @@ def change_participants(
     *,
     leaves: bool,
     durable: bool = False,
+    nonce: str | None = None,
     known: frozenset[str] = frozenset(),
     token: str = "",
-) -> Command[int]:
+) -> Command[Receipt]:
     """Take a character into a session, or out of it. Returns the session's version."""
     token = token or str(uuid4())
     members = Members({ref.member, token, *known}, first=char_id)
-    script_keys = [keys.dirty, keys.since, *members.keys(keys)]
-    again = partial(change_participants, keys, ref, char_id, leaves=leaves, durable=durable)
+    script_keys = [keys.dirty, keys.since, keys.nonces, *members.keys(keys)]
+    again = partial(change_participants, keys, ref, char_id, leaves=leaves, nonce=nonce)
 
-    def parse(reply: Raw) -> int | Command[int]:
+    def parse(reply: Raw) -> Receipt | Command[Receipt]:
         is_changed, result = reply
         if is_changed:
-            return int(result)
-        return again(known=members.with_found(char_id, script_keys, result), token=token)
+            return Receipt(int(result), None, nonce)
+        found = members.with_found(char_id, script_keys, result)
+        return again(known=found, durable=durable, token=token)
 
     def receipts(_: Raw) -> dict[int, int]:
         return dict.fromkeys(members.characters, 0)
@@ -191,33 +196,52 @@ def change_participants(
         "reference_field": reference_field(ref.session_type),
         "char_id": str(char_id),
         "leaves": leaves,
+        **({"nonce": nonce} if nonce else {}),
     }
-    save = receipts if check_durable(durable) else None
+    save = receipts if check_option("durable", durable) else None
     # Not repeatable: the character may have left, or joined anew, since.
     return Command(_change_participants, script_keys, (pack(args),), parse, char_id, save)
 
 
 def join_session(
-    keys: Keys, session_type: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
-) -> Command[int]:
+    keys: Keys,
+    session_type: str,
+    session_id: UUID | str,
+    char_id: int,
+    /,
+    *,
+    durable: bool = False,
+    receipt: bool = False,
+) -> Command[Receipt]:
     """Take a loaded character into a session. Returns the session's version.
 
     Raises CharacterNotLoaded, InSession and what ``update_session`` does.
     """
     ref = _checked_ref(session_type, session_id)
-    return change_participants(keys, ref, check_char_id(char_id), leaves=False, durable=durable)
+    check_char_id(char_id)
+    nonce = nonce_if(receipt)
+    return change_participants(keys, ref, char_id, leaves=False, durable=durable, nonce=nonce)
 
 
 def leave_session(
-    keys: Keys, session_type: str, session_id: UUID | str, char_id: int, /, *, durable: bool = False
-) -> Command[int]:
+    keys: Keys,
+    session_type: str,
+    session_id: UUID | str,
+    char_id: int,
+    /,
+    *,
+    durable: bool = False,
+    receipt: bool = False,
+) -> Command[Receipt]:
     """Take a character out of a session; the last one to leave closes it.
 
     A character that leaves is tied to the session until both are saved. Returns the session's
     version. Raises GroupTooLarge, and what ``update_session`` does except SessionClosed.
     """
     ref = _checked_ref(session_type, session_id)
-    return change_participants(keys, ref, check_char_id(char_id), leaves=True, durable=durable)
+    check_char_id(char_id)
+    nonce = nonce_if(receipt)
+    return change_participants(keys, ref, char_id, leaves=True, durable=durable, nonce=nonce)
 
 
 def _checked_ref(session_type: str, session_id: UUID | str) -> SessionRef:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
@@ -11,11 +11,12 @@ from uuid import UUID, uuid4
 
 from statesync.errors import InvalidField, InvalidInput, PreconditionFailed
 from statesync.hot.command import Command, Raw, load_script, pack
-from statesync.hot.fields import check_durable, gather_fields, list_writes
+from statesync.hot.fields import check_option, gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members
 from statesync.state.characters import CORE_FIELDS, JSON_FIELDS, FieldValue, encode_character
 from statesync.state.fields import check_char_id, load_json
+from statesync.state.receipts import Receipt
 from statesync.state.references import SessionRef, reference_field, session_uuid
 from statesync.state.session_types import find_type
 from statesync.state.sessions import encode_log, encode_session, json_fields
@@ -152,9 +153,9 @@ class Together:
 def _expect_version(change: Change, version: int | None) -> None:
     if version is None:
         return
-    if type(version) is not int or version < 0:
+    if not isinstance(version, int) or type(version) is bool or version < 0:
         raise InvalidInput(f"the expected version must be an integer from 0, not {version!r}")
-    change.preconditions["version"] = str(version)
+    change.preconditions["version"] = str(int(version))
 
 
 def _session_fields(session_type: str, fields: Mapping[str, Any]) -> dict[str, str]:
@@ -169,7 +170,8 @@ def update_together(
     /,
     *,
     durable: bool = False,
-) -> Command[dict[int, int]]:
+    receipt: bool = False,
+) -> Command[dict[int, Receipt]]:
     """Change several characters and sessions in one atomic step: all of it, or nothing.
 
     ``changes`` is a ``Together``, or fields by character: ``{1: {"gold": 90}, 2: {"gold": 110}}``.
@@ -195,10 +197,10 @@ def update_together(
     _check_sessions(todo)
     changed = [n for n, one in todo.items() if n.isdigit() and one.action != Action.EXPECT]
 
-    def by_character(versions: Mapping[str, int]) -> dict[int, int]:
-        return {int(name): versions[name] for name in changed}
+    def by_character(receipts: Mapping[str, Receipt]) -> dict[int, Receipt]:
+        return {int(name): receipts[name] for name in changed}
 
-    return change(keys, todo, durable=durable).then(by_character)
+    return change(keys, todo, durable=durable, nonce=nonce_if(receipt)).then(by_character)
 
 
 def _check_sessions(todo: Mapping[str, Change]) -> None:
@@ -223,22 +225,29 @@ def change(
     /,
     *,
     durable: bool = False,
+    nonce: str | None = None,
     known: frozenset[str] = frozenset(),
     token: str = "",
-) -> Command[dict[str, int]]:
+) -> Command[dict[str, Receipt]]:
     """Change members in one atomic step. Returns the version of each, by name."""
     token = token or str(uuid4())
     members = Members({*todo, *known, token})
-    script_keys = [keys.dirty, keys.since, keys.idempotency(token), *members.keys(keys)]
+    script_keys = [
+        keys.dirty,
+        keys.since,
+        keys.idempotency(token),
+        keys.nonces,
+        *members.keys(keys),
+    ]
     anchor = members.characters[0] if members.characters else 0
-    again = partial(change, keys, durable=durable, token=token)
+    again = partial(change, keys, durable=durable, nonce=nonce, token=token)
 
-    def parse(reply: Raw) -> dict[str, int] | Command[dict[str, int]]:
+    def parse(reply: Raw) -> dict[str, Receipt] | Command[dict[str, Receipt]]:
         status, *rest = reply
         if status == 0:
             return again(todo, known=members.with_found(anchor, script_keys, rest[0]))
         if status == 1:
-            return dict(zip(todo, map(int, rest[0]), strict=True))
+            return _receipts(todo, rest[0], nonce)
         position, field_name, raw = rest
         name = list(todo)[position]
         as_found = _as_found(name, todo[name], field_name.decode(), raw)
@@ -251,10 +260,17 @@ def change(
     def saves(name: str) -> bool:
         return name not in todo or todo[name].action != Action.EXPECT
 
-    args = (pack(_script_args(members, todo, token)),)
-    save = receipts if check_durable(durable) else None
+    args = (pack(_script_args(members, todo, token, nonce)),)
+    save = receipts if check_option("durable", durable) else None
     repeatable = _is_answered_once(todo)
     return Command(_update_together, script_keys, args, parse, anchor, save, repeatable)
+
+
+def _receipts(names: Iterable[str], versions: Raw, nonce: str | None) -> dict[str, Receipt]:
+    return {
+        name: Receipt(int(version), int(name) if name.isdigit() else None, nonce)
+        for name, version in zip(names, versions, strict=True)
+    }
 
 
 def _is_answered_once(todo: Mapping[str, Change]) -> bool:
@@ -269,7 +285,9 @@ def _is_answered_once(todo: Mapping[str, Change]) -> bool:
     return not is_plain
 
 
-def _script_args(members: Members, todo: Mapping[str, Change], token: str) -> dict[str, Any]:
+def _script_args(
+    members: Members, todo: Mapping[str, Change], token: str, nonce: str | None
+) -> dict[str, Any]:
     """Return what ``update_together.lua`` unpacks."""
     changes = [
         {
@@ -291,6 +309,7 @@ def _script_args(members: Members, todo: Mapping[str, Change], token: str) -> di
         "new_tie": token,
         "idempotency_ms": _IDEMPOTENCY_MS if _is_answered_once(todo) else 0,
         "changes": changes,
+        **({"nonce": nonce} if nonce else {}),
     }
 
 

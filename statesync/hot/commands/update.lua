@@ -1,12 +1,13 @@
 -- Writes and deletes fields of a loaded character, raises its version and marks it dirty.
 -- Without any field it only marks.
 -- Uses: types, mark, fields
--- KEYS: 1 core, 2 dirty, 3 since
--- ARGV: 1 char_id, 2 the fields to write and to delete, packed, if there are any
+-- KEYS: 1 core, 2 dirty, 3 since; 4 nonces, if there is a nonce
+-- ARGV: 1 char_id, 2 the fields to write and to delete, packed, 3 the nonce; the last two if there
+--       are any
 -- Returns: the new version
 -- Errors: NOTLOADED, BADVERSION, WRONGTYPE; WRONGTYPE with the number of another key
-local core, dirty, since = KEYS[1], KEYS[2], KEYS[3]
-local char_id, writes = ARGV[1], ARGV[2]
+local core, dirty, since, nonces = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local char_id, writes, nonce = ARGV[1], ARGV[2], ARGV[3]
 
 if redis.call('EXISTS', core) == 0 then return redis.error_reply('NOTLOADED') end
 local version = redis.pcall('HINCRBY', core, 'version', 1)
@@ -15,9 +16,9 @@ if type(version) ~= 'number' then
   local bad = string.find(version.err, 'not an integer') or string.find(version.err, 'overflow')
   return bad and redis.error_reply('BADVERSION') or version
 end
-if not pcall(mark, dirty, since, char_id) then
+if not pcall(mark, dirty, since, char_id, nonces, nonce) then
   redis.call('HINCRBY', core, 'version', -1)
-  return type_error(2, 'set') or type_error(3, 'zset')
+  return type_error(2, 'set') or type_error(3, 'zset') or type_error(4, 'hash')
 end
 if writes then write_fields(core, cmsgpack.unpack(writes)) end
 return version

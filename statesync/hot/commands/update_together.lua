@@ -3,21 +3,21 @@
 -- Nothing is done if more belongs to the group than is declared: the reply says what, for the next
 -- try. Sent twice it does no harm: the second time it answers as the first time.
 -- Uses: clock, types, version, mark, fields, members, tie
--- KEYS: 1 dirty, 2 since, 3 idempotency; then the cores, the sessions, their logs, the ties
+-- KEYS: 1 dirty, 2 since, 3 idempotency, 4 nonces; then the cores, the sessions, their logs, the ties
 -- ARGV: 1, packed: members (the names of characters, sessions, ties), max_tied, new_tie (its id),
---       idempotency_ms (how long the answer is kept, or 0), changes (each with its name, its action
---       "expect", "write", "close" or "close_if_open", preconditions (field, text; false if it must
---       be absent), fields, log; a session's with reference_field and session_id)
+--       nonce (or none), idempotency_ms (how long the answer is kept, or 0), changes (each with its
+--       name, its action "expect", "write", "close" or "close_if_open", preconditions (field, text;
+--       false if it must be absent), fields, log; a session's with reference_field and session_id)
 -- Returns: 1 and the new versions in the order of the changes; or 0 and what else belongs to it; or
 --          2, the number of the change, the field that is not as expected, what it holds if at all
 -- Errors: with the key's number NOTLOADED, SESSIONGONE, SESSIONCLOSED, SESSIONNOTLOADED, BADLIST,
 --         BADVERSION, WRONGTYPE; GROUPTOOLARGE with the characters to save first
-local dirty, since, idempotency = KEYS[1], KEYS[2], KEYS[3]
+local dirty, since, idempotency, nonces = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local args = cmsgpack.unpack(ARGV[1])
 local characters, sessions, ties = unpack(args.members)
 local changes = args.changes
 
-local refused = marks_error(1, 'set', 'zset', 'string')
+local refused = marks_error(1, 'set', 'zset', 'string', 'hash')
 if refused then return refused end
 local answer = args.idempotency_ms > 0 and redis.call('GET', idempotency)
 if answer then
@@ -25,16 +25,17 @@ if answer then
   for version in string.gmatch(answer, '%d+') do versions[#versions + 1] = version end
   return {1, versions}
 end
-number_members(3, characters, sessions, ties)
+number_members(4, characters, sessions, ties)
 refused = members_error(characters, sessions, ties)
 if refused then return refused end
 
--- Adds to a change its number, is_session, participants, and writes: whether it writes anything.
+-- Adds to a change its number, is_session, participants, and writes: whether it writes anything. A
+-- session that is closed already is not written; with a nonce its participants are marked for it.
 -- Returns the reply that refuses it, if any.
 local function check(change)
   local number = number_of[change.name]
   local key = KEYS[number]
-  change.number, change.is_session = number, number > 3 + #characters
+  change.number, change.is_session = number, number > 4 + #characters
   if redis.call('EXISTS', key) == 0 then
     return redis.error_reply((change.is_session and 'SESSIONGONE ' or 'NOTLOADED ') .. number)
   end
@@ -49,7 +50,7 @@ local function check(change)
     local value = redis.call('HGET', key, field)
     if value ~= expected then return {2, change.position, field, value} end
   end
-  if change.writes and change.is_session then
+  if change.is_session and (change.writes or (args.nonce and change.action ~= 'expect')) then
     change.participants = redis.call('HGET', key, 'participants') or ''
     refused = participants_error(number, change.participants)
     if refused then return refused end
@@ -73,7 +74,7 @@ local function add(name)
   if not is_tied[name] and redis.call('EXISTS', KEYS[number_of[name]]) == 1 then
     is_tied[name] = true
     tied[#tied + 1] = name
-    is_saved = is_saved or number_of[name] <= 3 + #characters
+    is_saved = is_saved or number_of[name] <= 4 + #characters
   end
 end
 if #written > 1 then
@@ -108,17 +109,28 @@ local function write(change)
     redis.call('RPUSH', KEYS[change.number + #sessions], entry)
   end
   if change.action ~= 'write' then redis.call('HSET', key, 'closed_at', integer(now_ms())) end
-  if not change.is_session then mark(dirty, since, change.name) end
-  for id in string.gmatch(change.participants or '', '%d+') do
-    if redis.call('EXISTS', KEYS[number_of[id]]) == 1 then mark(dirty, since, id) end
-  end
+  if not change.is_session then mark(dirty, since, change.name, nonces, args.nonce) end
   return integer(version)
+end
+
+-- Marks the participants of a session. The nonce goes to those with whom it is saved: who is tied to
+-- it, or points at it.
+local function mark_participants(change)
+  for id in string.gmatch(change.participants or '', '%d+') do
+    local core, nonce = KEYS[number_of[id]], args.nonce
+    if nonce and not plan then
+      local reference = redis.call('HGET', core, change.reference_field)
+      nonce = reference == change.session_id and nonce
+    end
+    if redis.call('EXISTS', core) == 1 then mark(dirty, since, id, nonces, nonce) end
+  end
 end
 
 local versions = {}
 for i, change in ipairs(changes) do
   versions[i] = change.writes and write(change)
     or redis.call('HGET', KEYS[change.number], 'version') or '0'
+  mark_participants(change)
 end
 if plan then tie(plan, tied, args.new_tie) end
 if args.idempotency_ms > 0 then

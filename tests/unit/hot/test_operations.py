@@ -29,8 +29,8 @@ def test_signature_is_that_of_the_function_without_its_keys(cls: type[Any]) -> N
     store = cls("redis://localhost:1")
     built = str(inspect.signature(characters.update)).replace("keys: 'Keys', ", "")
     shown = str(inspect.signature(store.update))
-    assert shown == built.replace("Command[int]", "int")
-    assert "durable: 'bool' = False" in shown
+    assert shown == built.replace("Command[Receipt]", "Receipt")
+    assert "durable: 'bool' = False, receipt: 'bool' = False" in shown
     assert store.update.__name__ == "update"
     assert store.update.__doc__ == cls.update.__doc__ == characters.update.__doc__
     assert next(iter(inspect.signature(cls.update).parameters)) == "self"

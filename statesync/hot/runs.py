@@ -1,0 +1,56 @@
+"""Owns Commands on their way: what is sent next, and what is saved before a result counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Protocol
+
+from statesync.errors import GroupTooLarge, InvalidInput, StatesyncError
+from statesync.hot.command import Command
+
+__all__ = ["Committer", "Run"]
+
+
+class Committer(Protocol):
+    """Saves characters for operations that wait for it; a ``GameStore`` has one."""
+
+    def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
+        """Save characters from now on; the Future is done when their versions are in PostgreSQL.
+
+        It fails with NotDurable.
+        """
+        ...
+
+
+class Run:
+    """Some Commands on their way, until none is left to send."""
+
+    def __init__(self, todo: Sequence[Command[Any]], committer: Committer | None) -> None:
+        if committer is None and any(command.receipts for command in todo):
+            raise InvalidInput("durable=True needs a GameStore: a HotStore knows only Redis")
+        self.committer = committer
+        self.results: list[Any] = [None] * len(todo)
+        self.left = dict(enumerate(todo))
+        self.saving: dict[int, Future[None]] = {}
+        """By position: what is saved before the result counts."""
+
+    def read(self, replies: Sequence[Any], read: Callable[[Command[Any], Any], Any]) -> None:
+        """Take the replies in; what is ``left`` is to be sent next, or once more."""
+        again = {}
+        for (i, command), reply in zip(self.left.items(), replies, strict=True):
+            self.results[i] = result = read(command, reply)
+            if isinstance(result, Command):
+                again[i] = result
+            elif self.committer and isinstance(result, GroupTooLarge):
+                again[i] = command
+                self.saving[i] = self.committer.submit(dict.fromkeys(result.char_ids, 0))
+            elif self.committer and command.receipts and not isinstance(result, StatesyncError):
+                self.saving[i] = self.committer.submit(command.receipts(reply))
+        self.left = again
+
+    def saved(self, i: int, error: StatesyncError | None) -> None:
+        """Take in that what a Command waited for is saved, or why not."""
+        del self.saving[i]
+        if error:  # a change that a tie was too large for stays refused
+            self.results[i] = self.results[i] if self.left.pop(i, None) else error
