@@ -42,7 +42,7 @@ from statesync.state.references import reference_field
 from statesync.state.seals import Seals
 from statesync.state.sessions import Session
 
-__all__ = ["decide", "open_sessions", "reseal", "seals", "versions", "write"]
+__all__ = ["decide", "open_sessions", "open_versions", "reseal", "seals", "write"]
 
 _COLUMNS = ("session_type", "payload", "version", "digest", "closed_at", "seal", "seal_version")
 _batch = recordset(sessions, "id", _COLUMNS)
@@ -140,6 +140,8 @@ def _decision(session: Session, seals: Seals, row: RowHead, *, is_same: bool) ->
     if verdict is Verdict.REPEATED:
         return Saved(row.version, changed=True, seal=row.valid_seal)
     if verdict is Verdict.UNKNOWN:
+        # A digest has no more of a log than its length.
+        is_same = is_same and not session.log_length
         return Unknown(row.version, row.valid_seal, same=is_same)
     if verdict is Verdict.BEHIND:
         return Behind(row.version)
@@ -203,13 +205,16 @@ def reseal(connection: Connection, words: Mapping[UUID, Collection[int]]) -> Non
             connection.execute(update(sessions).where(sessions.c.id == row.id).values(values))
 
 
-def versions(connection: Connection, session_ids: Iterable[str]) -> dict[str, int]:
-    """Return the versions at which sessions are saved, by id."""
+def open_versions(connection: Connection, session_ids: Iterable[UUID]) -> dict[UUID, int]:
+    """Return the versions at which sessions are saved, by id; only of those that are open."""
+    ids = list(session_ids)
+    if not ids:
+        return {}
     query = select(sessions.c.id, sessions.c.version).where(
-        sessions.c.id == func.any(bindparam("ids"))
+        sessions.c.id == func.any(bindparam("ids")), sessions.c.closed_at.is_(None)
     )
-    ids = [UUID(text) for text in session_ids]
-    return {str(row.id): row.version for row in connection.execute(query, {"ids": ids})}
+    found = connection.execute(query, {"ids": ids})
+    return {row.id: row.version for row in found}
 
 
 def open_sessions(

@@ -143,6 +143,7 @@ class _Batch:
             self.known_members |= joining
             round_number += not (grown or joining)
             reconcile(self.hot, self.engine, refused, self.pending)
+            self.withdraw(refused)
             for snapshot in refused:
                 self.quarantine_if_corrupt(snapshot)
                 if snapshot.locked:
@@ -261,15 +262,14 @@ class _Batch:
         members = Members(self.known_members.get(claim.char_id, frozenset()), first=claim.char_id)
         make_room(self.hot, self.engine, self.pending, claim, members)
 
-    def withdraw(self, snapshots: Sequence[RawSnapshot]) -> None:
-        """Withdraw the seals of snapshots of which nothing is committed, for certain."""
-        if snapshots:
-            self.hot.withdraw(
-                [
-                    Withdrawn(raw.seal, [*raw.claims.values()], [ref.id for ref in raw.sessions])
-                    for raw in snapshots
-                ]
-            )
+    def withdraw(self, snapshots: Sequence[Snapshot]) -> None:
+        """Withdraw the seals of snapshots of which nothing is committed, if that is certain."""
+        withdrawn = [
+            Withdrawn(raw.seal, [*raw.claims.values()], [ref.id for ref in raw.sessions])
+            for raw in (snapshot.raw for snapshot in snapshots if not snapshot.in_doubt)
+        ]
+        if withdrawn:
+            self.hot.withdraw(withdrawn)
 
     def leave_unknown(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         """Give back the groups with a live session of a type that is not registered here.
@@ -293,8 +293,7 @@ class _Batch:
 
     def acknowledge(self, snapshots: Sequence[Snapshot]) -> None:
         """Report and acknowledge what is decided; what is to be reconciled stays ``pending``."""
-        not_saved = (item for item in snapshots if item.refused or item.corrupt)
-        self.withdraw([item.raw for item in not_saved if not item.in_doubt])
+        self.withdraw([item for item in snapshots if item.corrupt])
         acks = []
         for snapshot in snapshots:
             self.quarantine_if_corrupt(snapshot)

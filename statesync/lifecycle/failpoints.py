@@ -15,9 +15,9 @@ __all__ = ["FAILPOINTS", "failpoint"]
 
 FAILPOINTS = (
     *("swept", "claimed", "snapshot", "written", "committed", "acknowledged"),
-    *("loaded", "restored", "evicting"),
+    *("reverted", "recorded", "loaded", "restored", "evicting"),
 )
-"""What ``STOP_SYNC_AT`` may name: steps of a sweep, a backup, a restore, an eviction."""
+"""What ``STOP_SYNC_AT`` may name: steps of a sweep, a backup, a revert, a restore, an eviction."""
 
 
 def failpoint(name: str) -> None:

@@ -63,6 +63,8 @@ class Loaded(NamedTuple):
     """The open sessions, by type and character."""
     seals: Mapping[UUID, int] = {}
     """The seals of the sessions' rows; only of rows that have one."""
+    open_versions: Mapping[UUID, int] = {}
+    """The versions of the sessions that were asked for, if they are open."""
 
 
 class Planner:
@@ -85,8 +87,16 @@ class Planner:
         self._vitals = vitals
         self._fallback_state = fallback_state
 
-    def load(self, char_ids: Iterable[int], also_sessions_of: Collection[int] = ()) -> Loaded:
+    def load(
+        self,
+        char_ids: Iterable[int],
+        also_sessions_of: Collection[int] = (),
+        *,
+        session_ids: Collection[UUID] = (),
+    ) -> Loaded:
         """Load characters, and the sessions of these and of some others.
+
+        Of ``session_ids`` it says at which versions they are open.
 
         Raises Rejected if a session type cannot load its sessions, and DatabaseUnavailable.
         """
@@ -96,7 +106,10 @@ class Planner:
             rows |= _of_unknown_types(in_session, rows, self._types)
             sessions = self._load_sessions(connection, in_session)
             ids = {s.id for of_type in sessions.values() for s in of_type.values()}
-            return Loaded(rows, sessions, durable.sessions.seals(connection, ids))
+            seals = durable.sessions.seals(connection, ids)
+            return Loaded(
+                rows, sessions, seals, durable.sessions.open_versions(connection, session_ids)
+            )
 
     def _load_sessions(
         self, connection: Connection, in_session: Mapping[str, Sequence[int]]

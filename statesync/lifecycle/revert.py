@@ -22,8 +22,10 @@ from statesync.hot.commands.revert import Dropped, DroppedHash
 from statesync.hot.commands.revert import Revert as RevertedGroup
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.failpoints import failpoint
-from statesync.lifecycle.plans import Plan, Planner, stage_logs
+from statesync.lifecycle.plans import Loaded, Plan, Planner, stage_logs
 from statesync.lifecycle.snapshots import Snapshot
+from statesync.state.characters import Character
+from statesync.state.fields import MAX_VERSION
 from statesync.state.references import SessionRef
 
 __all__ = ["members_to_join", "record_dropped", "revert"]
@@ -31,6 +33,7 @@ __all__ = ["members_to_join", "record_dropped", "revert"]
 log = logging.getLogger(__name__)
 
 _REASON = "Redis went back in time; PostgreSQL held another history, which is live now"
+_DIGITS = len(str(MAX_VERSION)) + 1
 _NO_TEXT = str.maketrans({"\0": "\\x00"})
 """PostgreSQL stores no NUL."""
 
@@ -49,11 +52,13 @@ def members_to_join(
             if session_type in registered:
                 refs.setdefault(char_id, set()).add(SessionRef(session_type, str(session_id)))
         ids = {UUID(ref.id) for found in refs.values() for ref in found}
+        ids |= {session_id for snapshot in snapshots for session_id in _session_ids(snapshot)}
         members_of = durable.memberships.members(connection, ids)
     joining = []
     for snapshot in snapshots:
         bound = {ref for char_id in snapshot.group.characters for ref in refs.get(char_id, ())}
-        participants = {str(i) for ref in bound for i in members_of[UUID(ref.id)]}
+        session_ids = {*(UUID(ref.id) for ref in bound), *_session_ids(snapshot)}
+        participants = {str(i) for session_id in session_ids for i in members_of[session_id]}
         names = {ref.member for ref in bound} | participants
         joining.append(names - snapshot.raw.members())
     return joining
@@ -83,8 +88,11 @@ def _revert_one(
 ) -> dict[int, int | None] | StatesyncError | None:
     failed: list[CorruptState] = []
     try:
-        loaded = planner.load(snapshot.raw.claims)
+        loaded = planner.load(snapshot.raw.claims, session_ids=_session_ids(snapshot))
     except database.Rejected as error:
+        if error.locked:
+            snapshot.locked = f"its rows are locked: {error}"
+            return None
         return CorruptState(snapshot.anchor, "", str(error))
     plans = planner.plan_all(loaded, lambda _, error: failed.append(error))
     if failed:
@@ -95,6 +103,7 @@ def _revert_one(
         snapshot.raw.members(),
         {char_id: claim.token for char_id, claim in snapshot.raw.claims.items()},
         [plan.item(char_id) for char_id, plan in plans.items()],
+        _row_versions(snapshot, loaded),
         _dropped(snapshot),
     )
     try:
@@ -103,6 +112,17 @@ def _revert_one(
     except (LeaseLost, CorruptState) as error:
         return error
     return {char_id: _version(plans, char_id) for char_id in snapshot.raw.claims}
+
+
+def _session_ids(snapshot: Snapshot) -> list[UUID]:
+    return [UUID(ref.id) for ref in snapshot.raw.sessions]
+
+
+def _row_versions(snapshot: Snapshot, loaded: Loaded) -> dict[str, int]:
+    """Return the versions of rows by the names of members."""
+    rows = {str(i): row.version for i, row in loaded.rows.items() if isinstance(row, Character)}
+    refs = {UUID(ref.id): ref.member for ref in snapshot.raw.sessions}
+    return rows | {refs[i]: version for i, version in loaded.open_versions.items()}
 
 
 def _version(plans: Mapping[int, Plan], char_id: int) -> int | None:
@@ -132,8 +152,12 @@ def record_dropped(hot: HotStore, engine: Engine) -> int:
     for dropped_id, dropped in hot.list_dropped().items():
         found = hot.read_dropped(dropped_id, dropped.members)
         lost = [_lost_state(dropped, name, one) for name, one in found.items()]
-        with database.transaction(engine) as connection:
-            durable.conflicts.record(connection, lost)
+        try:
+            with database.transaction(engine) as connection:
+                durable.conflicts.record(connection, lost)
+        except database.Rejected as error:
+            log.warning("what characters %s lost is not recorded: %s", dropped.char_ids, error)
+            continue
         failpoint("recorded")
         hot.discard_dropped(dropped_id, dropped.members)
         recorded += len(lost)
@@ -142,7 +166,8 @@ def record_dropped(hot: HotStore, engine: Engine) -> int:
 
 def _lost_state(dropped: Dropped, name: str, found: DroppedHash) -> LostState:
     fields = {_text(field): _text(value) for field, value in found.fields.items()}
-    version = int(fields["version"]) if fields.get("version", "").isdigit() else 0
+    text = fields.get("version", "")
+    version = int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else 0
     ref = SessionRef.from_member(name)
     if ref is None:
         state: dict[str, Any] = {"core": fields}

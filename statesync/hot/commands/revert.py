@@ -41,6 +41,8 @@ class Revert(NamedTuple):
     """The claims on its characters, of all that are loaded."""
     items: Sequence[RestoreItem]
     """The rows of those."""
+    row_versions: Mapping[str, int]
+    """By name, the versions of the rows of its characters and open sessions."""
     dropped: Dropped
 
 
@@ -55,9 +57,7 @@ def revert(keys: Keys, group: Revert, /) -> Command[bool]:
     """
     members = Members(group.members)
     characters, sessions, _ = members.listed()
-    rows = {str(item.char_id): item.version for item in group.items}
-    for session in (s for item in group.items for s in item.sessions.values()):
-        rows[session.ref.member] = session.version
+    versions = group.row_versions
     dropped_id = str(uuid4())
     script_keys = [
         *(keys.dirty, keys.claimed, keys.since, keys.quarantine),
@@ -77,7 +77,7 @@ def revert(keys: Keys, group: Revert, /) -> Command[bool]:
         "references": ([*map(reference_field, session_types)], session_types),
         "dropped_id": dropped_id,
         "entry": msgspec.json.encode(group.dropped).decode(),
-        "tombstones": [str(rows.get(name) or MAX_VERSION) for name in (*characters, *sessions)],
+        "tombstones": [str(versions.get(name, MAX_VERSION)) for name in (*characters, *sessions)],
         "tombstone_ms": TOMBSTONE_MS,
         "channel": keys.reverted,
         "message": dump_json(message),
