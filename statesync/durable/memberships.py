@@ -142,8 +142,8 @@ def end(
     references: Mapping[int, Collection[str]],
     type_names: Collection[str],
     saved: Iterable[UUID],
-) -> None:
-    """Take characters out of the sessions that their cores do not point at any more.
+) -> list[Membership]:
+    """Take characters out of the sessions that their cores do not point at any more; return these.
 
     ``references`` are the session ids that each core points at. ``saved`` are sessions whose own
     snapshot says who is in them; they are left alone, as are types not in ``type_names``. A session
@@ -158,12 +158,13 @@ def end(
         and str(membership.session_id) not in references[membership.char_id]
     ]
     if not ended:
-        return
+        return []
     rows = [{"session_id": m.session_id, "character_id": m.char_id} for m in ended]
     session_ids = [m.session_id for m in ended]
     connection.execute(_LEAVE_BATCH, {"rows": rows})
     digests.invalidate(connection, session_ids)
     connection.execute(_CLOSE_EMPTY, {"ids": session_ids})
+    return ended
 
 
 def current(connection: Connection, char_ids: Sequence[int]) -> list[Membership]:

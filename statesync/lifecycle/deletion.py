@@ -13,6 +13,9 @@ The order of the steps makes it safe, at any moment and after a crash at any poi
    also takes over any other worker's claim, and ends it.
 4. **Redis: core and marks go**, in one script, with a tombstone that outlives any slow restore.
 
+A process that lacks the type of a live session of the character refuses: it could not take the
+character out of it, and the next save by another process would bring its membership back.
+
 After a crash the character may be deleted in PostgreSQL and still be in Redis, where nothing of it
 is saved any more. Run the deletion again: each step does what is left to do.
 """
@@ -20,31 +23,46 @@ is saved any more. Run the deletion again: each step does what is left to do.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, String, cast, func, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    String,
+    cast,
+    func,
+    literal,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONPATH
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable import database
+from statesync.durable.memberships import Membership
 from statesync.durable.tables import characters, session_characters, sessions
 from statesync.errors import (
+    CharacterNotLoaded,
     CorruptState,
     DatabaseUnavailable,
     GroupTooLarge,
     InvalidInput,
+    InvalidSessionType,
     SessionClosed,
     SessionNotFound,
     SessionNotLoaded,
 )
 from statesync.hot.store import HotStore
+from statesync.sessions.base import SessionOrchestrator, pass_on
 from statesync.state.fields import check_char_id, printable
 from statesync.state.outcomes import DeletionOutcome
 from statesync.state.references import SessionRef, session_uuid
 from statesync.state.session_types import names
+from statesync.state.sessions import unknown_references
 
 __all__ = ["Deletion", "DeletionReport"]
 
@@ -64,21 +82,31 @@ class DeletionReport:
 class Deletion:
     """Deletes characters; ``backup`` saves one, as the orchestrator does."""
 
-    def __init__(self, hot: HotStore, engine: Engine, backup: Callable[[int], object]) -> None:
+    def __init__(
+        self,
+        hot: HotStore,
+        engine: Engine,
+        types: Mapping[str, SessionOrchestrator],
+        backup: Callable[[int], object],
+    ) -> None:
         self._hot = hot
         self._engine = engine
+        self._types = types
         self._backup = backup
 
     def run(self, char_id: int) -> DeletionReport:
-        """Delete one character. Raises InvalidCharId and ServerUnavailable."""
+        """Delete one character. Raises InvalidCharId, InvalidSessionType, ServerUnavailable."""
         check_char_id(char_id)
         self._hot.note_deletion(char_id)
         is_loaded = self._hot.peek(char_id) is not None
+        if is_loaded:
+            self._check_types(char_id, self._unknown_references(char_id))
         try:
             with database.transaction(self._engine) as connection:
-                memberships = _delete_row(connection, char_id, is_loaded=is_loaded)
+                memberships = self._delete_row(connection, char_id, is_loaded=is_loaded)
         except database.Rejected as error:
-            raise DatabaseUnavailable(f"character {char_id} is locked: {error}") from None
+            reason = f"character {char_id} cannot be deleted now: {error}"
+            raise DatabaseUnavailable(reason) from None
         if memberships is None:
             return DeletionReport(char_id, DeletionOutcome.NOT_FOUND, [])
         left_refs, shared_ids = memberships
@@ -93,6 +121,39 @@ class Deletion:
             self._backup(char_id)
         self._hot.forget(char_id, [ref for ref in refs if ref.id not in shared_ids])
         return DeletionReport(char_id, DeletionOutcome.DELETED, [ref.label for ref in refs])
+
+    def _unknown_references(self, char_id: int) -> list[SessionRef]:
+        """Return what a core points at of types that are not registered, if it can be read."""
+        try:
+            return unknown_references(self._hot.get(char_id).fields)
+        except (CharacterNotLoaded, CorruptState):
+            return []
+
+    def _check_types(self, char_id: int, refs: Iterable[SessionRef]) -> None:
+        """Refuse what is in a live session of a type that is not registered here."""
+        for ref in refs:
+            if ref.session_type not in self._types and self._hot.peek_session(*ref) >= 0:
+                raise InvalidSessionType(
+                    f"character {char_id} is in {ref.label}, and the session type "
+                    f"{ref.session_type!r} is not registered in this process: delete the "
+                    "character in one that knows it"
+                )
+
+    def _delete_row(
+        self, connection: Connection, char_id: int, *, is_loaded: bool
+    ) -> tuple[list[SessionRef], set[str]] | None:
+        """Set ``deleted_at`` and end the memberships; None if there is no row.
+
+        Returns the open sessions that it was in, and the ids of those that stay open.
+        """
+        if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
+            return None
+        refs = _open_sessions(connection, char_id)
+        self._check_types(char_id, refs)
+        shared_ids = _end_memberships(connection, char_id, [UUID(ref.id) for ref in refs])
+        left = [Membership(char_id, ref.session_type, UUID(ref.id)) for ref in refs]
+        pass_on(connection, self._types, left)
+        return refs, shared_ids
 
     def _leave(self, ref: SessionRef, char_id: int) -> None:
         """Take the character out of a session in Redis; if its tie is full, after a backup."""
@@ -117,15 +178,6 @@ def _session_refs(references: Mapping[str, str]) -> list[SessionRef]:
     return refs
 
 
-def _delete_row(
-    connection: Connection, char_id: int, *, is_loaded: bool
-) -> tuple[list[SessionRef], set[str]] | None:
-    """Set ``deleted_at`` and end the memberships, as ``_end_memberships`` says; None if no row."""
-    if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
-        return None
-    return _end_memberships(connection, char_id)
-
-
 def _mark_deleted(connection: Connection, char_id: int, *, is_loaded: bool) -> bool:
     """Set ``deleted_at``. False if there is no row; a loaded character gets one."""
     moment = func.coalesce(characters.c.deleted_at, func.now())
@@ -139,34 +191,42 @@ def _mark_deleted(connection: Connection, char_id: int, *, is_loaded: bool) -> b
     return True
 
 
-def _end_memberships(connection: Connection, char_id: int) -> tuple[list[SessionRef], set[str]]:
-    """Take a character out of its open sessions, and close those without another participant.
-
-    Returns these sessions, and the ids of those that stay open.
-    """
-    mine = (session_characters.c.character_id == char_id) & session_characters.c.left_at.is_(None)
+def _open_sessions(connection: Connection, char_id: int) -> list[SessionRef]:
+    """Lock the open sessions that a character is in, and return them."""
     query = (
         select(sessions.c.session_type, sessions.c.id)
-        .where(sessions.c.id.in_(select(session_characters.c.session_id).where(mine)))
+        .where(sessions.c.id.in_(select(session_characters.c.session_id).where(_is_in(char_id))))
         # Backups lock in the same order: characters, sessions by id, memberships.
         .order_by(sessions.c.id)
         .with_for_update()
     )
-    open_sessions = [(session_type, i) for session_type, i in connection.execute(query)]
-    ids = [session_id for _, session_id in open_sessions]
-    connection.execute(update(session_characters).where(mine).values(left_at=func.now()))
-    _remove_from_payloads(connection, ids, char_id)
+    return [SessionRef(session_type, str(i)) for session_type, i in connection.execute(query)]
+
+
+def _is_in(char_id: int) -> ColumnElement[bool]:
+    mine = session_characters.c.character_id == char_id
+    return mine & session_characters.c.left_at.is_(None)
+
+
+def _end_memberships(
+    connection: Connection, char_id: int, session_ids: Collection[UUID]
+) -> set[str]:
+    """Take a character out of its open sessions, and close those without another participant.
+
+    Returns the ids of those that stay open.
+    """
+    connection.execute(update(session_characters).where(_is_in(char_id)).values(left_at=func.now()))
+    _remove_from_payloads(connection, session_ids, char_id)
     still_in = select(session_characters.c.session_id).where(
-        session_characters.c.session_id.in_(ids), session_characters.c.left_at.is_(None)
+        session_characters.c.session_id.in_(session_ids), session_characters.c.left_at.is_(None)
     )
     shared = set(connection.execute(still_in).scalars())
     connection.execute(
         update(sessions)
-        .where(sessions.c.id.in_(set(ids) - shared), sessions.c.closed_at.is_(None))
+        .where(sessions.c.id.in_(set(session_ids) - shared), sessions.c.closed_at.is_(None))
         .values(closed_at=func.now())
     )
-    refs = [SessionRef(session_type, str(i)) for session_type, i in open_sessions]
-    return refs, {str(session_id) for session_id in shared}
+    return {str(session_id) for session_id in shared}
 
 
 def _remove_from_payloads(

@@ -29,7 +29,7 @@ from statesync.durable.results import (
     Unknown,
     WentBack,
 )
-from statesync.sessions.base import HeldElsewhere, SessionOrchestrator
+from statesync.sessions.base import HeldElsewhere, SessionOrchestrator, pass_on
 from statesync.state.characters import Character
 from statesync.state.fields import dump_json
 from statesync.state.seals import Seals
@@ -166,8 +166,8 @@ def save(
     held = _held_elsewhere(connection, saveable, decided, types)
     accepted = [group for group in saveable if not held[id(group)]]
     written = _write_characters(connection, accepted, decided, seals)
-    _write_sessions(connection, accepted, decided, types, seals)
     _end_memberships(connection, accepted, written, types)
+    _write_sessions(connection, accepted, decided, types, seals)
     durable.receipts.record(connection, [n for group in accepted for n in group.nonces])
     return [_result(group, decided, written, held[id(group)]) for group in groups]
 
@@ -194,7 +194,7 @@ def _held_elsewhere(
             held = types[session_type].held_elsewhere(connection, sessions, others[session_type])
         for one in held:
             group = group_of.get(one.char_id)
-            if group and (one.is_live or one.other_id not in group.seen()):
+            if group and (one.is_live or one.other_id not in group.characters):
                 found[id(group)].append(one)
     return found
 
@@ -283,7 +283,10 @@ def _end_memberships(
     written: Mapping[int, Saved],
     types: Mapping[str, SessionOrchestrator],
 ) -> None:
-    """Take the written characters out of the sessions that they do not point at any more."""
+    """Take the written characters out of the sessions that they do not point at any more.
+
+    What they kept for the others there is passed on before they are saved with other sessions.
+    """
     references = {
         char_id: set(group.references.get(char_id, {}).values())
         for group in accepted
@@ -292,4 +295,5 @@ def _end_memberships(
     }
     if references:
         saved_sessions = [session_id for group in accepted for session_id in group.sessions]
-        durable.memberships.end(connection, references, list(types), saved_sessions)
+        left = durable.memberships.end(connection, references, list(types), saved_sessions)
+        pass_on(connection, types, left)

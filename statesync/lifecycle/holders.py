@@ -37,6 +37,9 @@ def reasons_for_both(snapshot: Snapshot) -> dict[int, CorruptState]:
             for char_id, other_id in (held[:2], held[1::-1]):
                 reason = f"{held.thing} of character {other_id}"
                 reasons.setdefault(char_id, CorruptState(char_id, held.field, reason))
+        elif held.other_id in snapshot.group.absent and not held.is_live:
+            reason = f"{held.thing} of character {held.other_id}, which is not loaded"
+            reasons.setdefault(held.char_id, CorruptState(held.char_id, held.field, reason))
     return reasons
 
 
@@ -50,7 +53,7 @@ def tie_holders(hot: HotStore, snapshot: Snapshot) -> None:
     new = [
         pair
         for pair in pairs
-        if pair[1] in snapshot.group.characters
+        if snapshot.group.characters.keys() >= set(pair)
         and not any({b"%d" % char_id for char_id in pair} <= names for names in tied)
     ]
     if len(snapshot.members()) > MAX_TIED:

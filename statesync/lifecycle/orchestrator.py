@@ -249,10 +249,12 @@ class GameStateOrchestrator:
     def delete(self, char_id: int) -> DeletionReport:
         """Delete a character in both stores, for good; shared sessions stay with the others.
 
-        Safe at any time and to run twice; after a crash, run it again. Raises InvalidCharId and
+        Safe at any time and to run twice; after a crash, run it again. Raises InvalidCharId,
+        InvalidSessionType if it is in a session of a type that is not registered here, and
         ServerUnavailable.
         """
-        return Deletion(self.hot, self.engine, self._backup_deleted).run(char_id)
+        deletion = Deletion(self.hot, self.engine, self.sessions, self._backup_deleted)
+        return deletion.run(char_id)
 
     def _backup_deleted(self, char_id: int) -> None:
         """Save what a character shares with others, before its deletion removes it from Redis."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, cast
@@ -17,12 +18,15 @@ from statesync.state.sessions import Session, write_session
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from statesync.durable.memberships import Membership
+
 __all__ = [
     "HeldElsewhere",
     "SessionOrchestrator",
     "SessionReport",
     "check_loaded",
     "make_orchestrators",
+    "pass_on",
 ]
 
 
@@ -118,6 +122,13 @@ class SessionOrchestrator:
         """
         return []
 
+    def pass_on(self, connection: Connection, left: Sequence[Membership]) -> None:
+        """Pass on what characters kept for open sessions of this type that they have ``left``.
+
+        Called in the transaction that ends their memberships. It saves no snapshot of the sessions,
+        which others may still be in.
+        """
+
     def load(self, connection: Connection, char_ids: Sequence[int]) -> dict[int, Session]:
         """Return the open session of each character that has one, as it was last saved."""
         return self.open_sessions(connection, char_ids)
@@ -166,6 +177,22 @@ def check_loaded(found: object) -> None:
         write_session(session)
         for entry in session.log:
             dump_json(entry)
+
+
+def pass_on(
+    connection: Connection, types: Mapping[str, SessionOrchestrator], left: Sequence[Membership]
+) -> None:
+    """Have the types of sessions pass on what characters kept for those that they have ``left``.
+
+    Raises Rejected if a type fails.
+    """
+    by_type: dict[str, list[Membership]] = defaultdict(list)
+    for membership in left:
+        by_type[membership.session_type].append(membership)
+    for session_type in by_type.keys() & types.keys():
+        problem = f"the session type {session_type!r} cannot pass on what was kept for it"
+        with durable.database.work_of(problem, connection):
+            types[session_type].pass_on(connection, by_type[session_type])
 
 
 def make_orchestrators(game: Game) -> dict[str, SessionOrchestrator]:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, delete, func, literal, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    bindparam,
+    cast,
+    delete,
+    func,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONPATH
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync import durable
 from statesync.durable.recordset import recordset
-from statesync.durable.tables import inventory_items
+from statesync.durable.memberships import Membership
+from statesync.durable.tables import inventory_items, session_characters, sessions
 from statesync.errors import InvalidField
 from statesync.sessions.base import HeldElsewhere, SessionOrchestrator
 from statesync.state.sessions import Session
@@ -47,8 +62,62 @@ _UPSERT = _insert.on_conflict_do_update(
 )
 
 
+def _listed(field: str) -> ColumnElement[Any]:
+    """Return a list in a session's payload as jsonb; an empty one if it is none."""
+    return func.jsonb_path_query_array(sessions.c.payload, cast(f"$.{field}[*]", JSONPATH))
+
+
+# Says in SQL what _owner says of a session: of the participants that are still in it, the first.
+_order = select(func.jsonb_array_elements_text(_listed("participants"))).scalar_subquery()
+_first_inside = (
+    select(session_characters.c.character_id)
+    .where(session_characters.c.session_id == sessions.c.id, session_characters.c.left_at.is_(None))
+    .order_by(
+        func.array_position(func.array(_order), cast(session_characters.c.character_id, Text)),
+        session_characters.c.character_id,
+    )
+    .limit(1)
+    .scalar_subquery()
+)
+_open = (
+    select(sessions.c.id, _first_inside.label("owner"))
+    .where(sessions.c.id == func.any(bindparam("sessions")))
+    .subquery()
+)
+_HELD = (
+    select(inventory_items.c.item_id, session_characters.c.character_id)
+    .select_from(_open)
+    .join(inventory_items, inventory_items.c.character_id == _open.c.owner)
+    .join(session_characters, session_characters.c.session_id == _open.c.id)
+    .where(
+        inventory_items.c.item_id == func.any(bindparam("items")),
+        session_characters.c.left_at.is_(None),
+    )
+    .order_by(inventory_items.c.item_id, session_characters.c.character_id)
+)
+_left_batch = recordset(session_characters, "session_id", ("character_id",))
+_left = (
+    select(
+        _left_batch.c.character_id,
+        _first_inside.label("next_owner"),
+        _listed("items").label("item_ids"),
+    )
+    .join(sessions, sessions.c.id == _left_batch.c.session_id)
+    .subquery()
+)
+_PASS_ON = (
+    update(inventory_items)
+    .where(
+        inventory_items.c.character_id == _left.c.character_id,
+        _left.c.next_owner.is_not(None),
+        _left.c.item_ids.op("?")(inventory_items.c.item_id),
+    )
+    .values(character_id=_left.c.next_owner)
+)
+
+
 class InventoryOrchestrator(SessionOrchestrator):
-    """An open inventory: ``items`` and ``filters``. The first participant owns the items."""
+    """An open inventory: ``items`` and ``filters``. The first participant in it owns the items."""
 
     session_type = "inventory"
     states = ("inventory",)
@@ -109,46 +178,51 @@ class InventoryOrchestrator(SessionOrchestrator):
 
         A closed inventory holds nothing: its items may be in another one already.
         """
-        owners_of: dict[str, set[int]] = defaultdict(set)
-        seen = set()
+        holders: dict[str, list[Session]] = defaultdict(list)
         for session in (*changed, *others):
-            seen.add(owner := _owner(session))
-            if owner is not None and not session.closed:
-                for item in session.fields.get("items", []):
-                    owners_of[item["item_id"]].add(owner)
-        claims = [
-            (item["item_id"], owner)
-            for session in changed
-            if (owner := _owner(session)) is not None and not session.closed
-            for item in session.fields.get("items", [])
+            for item_id in _held_items(session):
+                holders[item_id].append(session)
+        claims = [(item_id, session) for session in changed for item_id in _held_items(session)]
+        live = [
+            one
+            for item_id, session in claims
+            for other in holders[item_id]
+            if other.id != session.id
+            for one in _held_elsewhere(item_id, session, other.members, is_live=True)
         ]
-        held = [
-            _held_elsewhere(item_id, owner, other, is_live=True)
-            for item_id, owner in claims
-            for other in sorted(owners_of[item_id] - {owner})
-        ]
-        saved_owner_of = self._saved_owners(connection, [item_id for item_id, _ in claims], seen)
-        return held + [
-            _held_elsewhere(item_id, owner, saved_owner_of[item_id], is_live=False)
-            for item_id, owner in claims
-            if item_id in saved_owner_of
+        seen = {session.id for session in (*changed, *others)}
+        saved = self._saved_holders(connection, [item_id for item_id, _ in claims], seen)
+        return live + [
+            one
+            for item_id, session in claims
+            for one in _held_elsewhere(item_id, session, saved.get(item_id, ()), is_live=False)
         ]
 
-    def _saved_owners(
-        self, connection: Connection, item_ids: Sequence[str], seen: Collection[int | None]
-    ) -> dict[str, int]:
-        """Return the owners of items in PostgreSQL that are not ``seen`` and have an open
-        inventory, by item."""
-        query = select(inventory_items.c.item_id, inventory_items.c.character_id).where(
+    def _saved_holders(
+        self, connection: Connection, item_ids: Sequence[str], seen: Collection[UUID]
+    ) -> dict[str, list[int]]:
+        """Return who is in the open inventories, not ``seen``, that hold items in PostgreSQL."""
+        query = select(inventory_items.c.character_id).where(
             inventory_items.c.item_id == func.any(bindparam("ids"))
         )
-        rows = connection.execute(query, {"ids": list(item_ids)})
-        owner_of = {item_id: owner for item_id, owner in rows if owner not in seen}
-        if not owner_of:
-            return {}
-        memberships = durable.memberships.current(connection, [*set(owner_of.values())])
-        having_open = {m.char_id for m in memberships if m.session_type == self.session_type}
-        return {item_id: owner for item_id, owner in owner_of.items() if owner in having_open}
+        owners = set(connection.execute(query, {"ids": list(item_ids)}).scalars())
+        memberships = durable.memberships.current(connection, list(owners))
+        unseen = {
+            membership.session_id
+            for membership in memberships
+            if membership.session_type == self.session_type and membership.session_id not in seen
+        }
+        holders: dict[str, list[int]] = defaultdict(list)
+        if unseen:
+            arguments = {"sessions": list(unseen), "items": list(item_ids)}
+            for item_id, char_id in connection.execute(_HELD, arguments):
+                holders[item_id].append(char_id)
+        return holders
+
+    def pass_on(self, connection: Connection, left: Sequence[Membership]) -> None:
+        """Give the items that characters owned for inventories to the next one in each."""
+        gone = [{"session_id": str(one.session_id), "character_id": one.char_id} for one in left]
+        connection.execute(_PASS_ON, {"rows": gone})
 
     def _invalidate_inventories(self, connection: Connection, owners: Collection[int]) -> None:
         """Have the open inventories of ``owners`` saved again: their rows have lost an item."""
@@ -192,13 +266,30 @@ def _check_item(path: str, item: object) -> None:
         raise InvalidField(f"{path}.quantity", reason)
 
 
-def _held_elsewhere(item_id: str, owner: int, other: int, *, is_live: bool) -> HeldElsewhere:
+def _held_items(session: Session) -> list[str]:
+    """Return the items that an inventory holds: none if it is closed, or nobody is in it."""
+    if session.closed or _owner(session) is None:
+        return []
+    return [item["item_id"] for item in session.fields.get("items", [])]
+
+
+def _held_elsewhere(
+    item_id: str, session: Session, others: Sequence[int], *, is_live: bool
+) -> Iterator[HeldElsewhere]:
+    """Yield that ``others`` hold an item of a session, for each that is in it."""
     thing = f"item {item_id!r:.60} is also in the inventory"
-    return HeldElsewhere(owner, other, "items", thing, is_live)
+    for char_id in session.members:
+        for other in others:
+            if other != char_id:
+                yield HeldElsewhere(char_id, other, "items", thing, is_live)
 
 
 def _owner(session: Session) -> int | None:
-    return next(iter(session.participants or session.members), None)
+    """Return who owns the items: the first participant that is in it; of a closed one, was."""
+    inside = [char_id for char_id in session.participants if char_id in session.members]
+    if not inside and session.closed:
+        inside = [*session.participants]
+    return next(iter(inside or session.members), None)
 
 
 def _to_row(owner: int, item: Item) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from statesync.state.fields import (
     version_value,
 )
 from statesync.state.references import UUID_EXPECTED, SessionRef, is_session_uuid, reference_field
-from statesync.state.session_types import find_type, names
+from statesync.state.session_types import find_type, names, reference_fields
 
 __all__ = [
     "Session",
@@ -35,6 +35,7 @@ __all__ = [
     "json_fields",
     "read_participants",
     "read_references",
+    "unknown_references",
     "write_session",
 ]
 
@@ -186,6 +187,16 @@ def read_references(char_id: int, raw_ids: Sequence[bytes]) -> dict[str, str]:
             raise CorruptState(char_id, reference_field(session_type), UUID_EXPECTED)
         references[session_type] = text
     return references
+
+
+def unknown_references(fields: Mapping[str, str]) -> list[SessionRef]:
+    """Return what fields of a core point at, of session types that are not registered here."""
+    suffix = reference_field("")
+    return [
+        SessionRef(name.removesuffix(suffix), value)
+        for name, value in fields.items()
+        if name.endswith(suffix) and name not in reference_fields() and is_session_uuid(value)
+    ]
 
 
 def json_fields(session_type: str) -> frozenset[str]:

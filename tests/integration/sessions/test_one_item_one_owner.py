@@ -127,16 +127,33 @@ def test_chain_of_transfers_is_saved(
     assert rows(engine, OWNERS) == [(f"s{i}", i + 1) for i in range(1, 8)]
 
 
-def test_owner_that_is_not_loaded_holds_nothing_live(
-    orchestrator: GameStateOrchestrator, hot: HotStore, engine: Engine, bags: dict[int, UUID]
+@pytest.mark.parametrize("dropped_by", [1, 2])
+def test_item_of_an_owner_that_is_not_loaded_is_not_taken(
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    engine: Engine,
+    bags: dict[int, UUID],
+    dropped_by: int,
 ) -> None:
     orchestrator.backup_many(PARTY)
     orchestrator.evict(1)
     put(hot, bags, 2, SHIELD, SWORD)
-    assert orchestrator.backup_full_state(2).outcome == "saved"
-    assert rows(engine, OWNERS) == [("shield", 2), ("sword", 2)]
+    for _ in range(2):
+        assert orchestrator.backup_full_state(2).outcome == "quarantined"
+        assert rows(engine, OWNERS) == [("shield", 2), ("sword", 1)]
+    entry = hot.sync_state(2).quarantine
+    assert entry is not None
+    assert (entry.field, entry.error) == (
+        "items",
+        "item 'sword' is also in the inventory of character 1, which is not loaded",
+    )
     orchestrator.restore_full_state(1)
-    assert hot.get_session("inventory", bags[1]).fields["items"] == []
+    assert hot.get_session("inventory", bags[1]).fields["items"] == [SWORD]
+    put(hot, bags, dropped_by, *([SHIELD] if dropped_by == 2 else []))
+    hot.retry_quarantined(2)
+    settle(orchestrator, PARTY)
+    assert rows(engine, OWNERS) == [("shield", 2), ("sword", 3 - dropped_by)]
+    assert hot.list_quarantine() == (0, [])
 
 
 def test_item_of_an_inventory_that_was_closed_may_go_to_another(

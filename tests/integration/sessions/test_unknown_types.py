@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator, SessionOrchestrator, Settings
-from statesync.errors import CharacterNotSaved
+from statesync.errors import CharacterNotSaved, InvalidSessionType
 from statesync.hot.keys import Keys
 from tests.conftest import FullCore
 from tests.integration.sessions.stores import rows, wipe
@@ -107,3 +107,36 @@ def test_older_worker_does_not_restore_what_it_does_not_know(
     with registered(Raid), GameStateOrchestrator.from_settings(settings) as newer:
         assert newer.restore_full_state(1).sessions == {"raid": "restored"}
         assert newer.restore_full_state(2).sessions == {"raid": "live"}
+
+
+@pytest.mark.parametrize("was_saved", [False, True])
+def test_older_process_refuses_to_delete_what_it_could_not_take_out(
+    forget_the_type: str, settings: Settings, engine: Engine, *, was_saved: bool
+) -> None:
+    if was_saved:
+        save_with_a_worker_that_knows(settings)
+    with GameStateOrchestrator.from_settings(settings) as older:
+        with pytest.raises(InvalidSessionType, match="'raid' is not registered in this process"):
+            older.delete(1)
+        assert older.hot.peek(1) is not None
+        assert rows(engine, "SELECT id FROM characters WHERE deleted_at IS NOT NULL") == []
+        assert older.delete(3).outcome == "deleted"
+    with registered(Raid), GameStateOrchestrator.from_settings(settings) as newer:
+        assert newer.delete(1).sessions == [f"raid:session:{forget_the_type}"]
+        newer.hot.update_session("raid", forget_the_type, {"boss": "gone"})
+        assert newer.backup_full_state(2).outcome == "saved"
+    members = "SELECT character_id FROM session_characters WHERE left_at IS NULL"
+    assert rows(engine, members) == [(2,)]
+
+
+def test_older_process_deletes_what_is_in_a_session_that_is_not_live(
+    forget_the_type: str, settings: Settings, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    """A type that the game has given up does not keep its characters."""
+    save_with_a_worker_that_knows(settings)
+    wipe(raw, keys)
+    with GameStateOrchestrator.from_settings(settings) as older:
+        assert older.delete(1).outcome == "deleted"
+    with registered(Raid), GameStateOrchestrator.from_settings(settings) as newer:
+        assert newer.restore_full_state(2).sessions == {"raid": "restored"}
+        assert newer.hot.get_session("raid", forget_the_type).participants == (2,)
