@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
 import click
-from sqlalchemy import select
+import msgspec
+from sqlalchemy import Text, cast, func, literal_column, select
 
 from statesync.cli.common import (
     CharId,
@@ -25,7 +25,12 @@ from statesync.state.fields import MAX_ID
 
 __all__ = ["conflicts"]
 
-_SUMMARY = [column for column in state_conflicts.c if column.name != "state"]
+# Texts that PostgreSQL makes: the losing side may hold what Python has no value for.
+_RECORDED = literal_column("to_jsonb(recorded_at) #>> '{}'", Text).label("recorded_at")
+_SUMMARY = [
+    *(column for column in state_conflicts.c if column.name not in ("state", "recorded_at")),
+    _RECORDED,
+]
 _ConflictId = click.IntRange(1, MAX_ID)
 
 
@@ -72,7 +77,7 @@ def list_(char_id: int | None, before: int | None, limit: int, as_json: bool) ->
         rows = [dict(row) for row in connection.execute(query).mappings()]
     page, next_before = rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
     if as_json:
-        print_json({"conflicts": [_as_json(row) for row in page], "next": next_before})
+        print_json({"conflicts": page, "next": next_before})
         return
     listed = table("conflict", "character", "version", "recorded", "reason")
     for row in page:
@@ -93,27 +98,26 @@ def show(conflict_id: int, as_json: bool) -> None:
     Example:
       statesync conflicts show 7
     """
-    query = select(state_conflicts).where(state_conflicts.c.id == conflict_id)
+    state = state_conflicts.c.state
+    shown = cast(state, Text) if as_json else func.jsonb_pretty(state)
+    query = select(*_SUMMARY, shown.label("state")).where(state_conflicts.c.id == conflict_id)
     with connected() as (orchestrator, _), database.transaction(orchestrator.engine) as connection:
-        row = connection.execute(query).mappings().one_or_none()
-    if row is None:
+        found = connection.execute(query).mappings().one_or_none()
+    if found is None:
         complain(f"there is no conflict {conflict_id}")
         sys.exit(1)
+    row = dict(found)
     if as_json:
-        print_json(_as_json(dict(row)))
+        print_json(row | {"state": msgspec.Raw(row["state"].encode())})
         return
-    for name, value in _as_json(dict(row)).items():
+    for name, value in row.items():
         if name == "state":
-            for line in json.dumps(value, indent=2, ensure_ascii=False).splitlines():
+            for line in value.split("\n"):
                 say(line)
         else:
             say(f"{name}: {value}")
 
 
-def _as_json(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"recorded_at": row["recorded_at"].isoformat()}
-
-
 def _recorded(row: dict[str, Any]) -> str:
-    recorded: str = row["recorded_at"].strftime("%Y-%m-%d %H:%M:%S %Z")
-    return recorded
+    day, _, time = row["recorded_at"].partition("T")
+    return f"{day} {time[:8]} UTC" if time else day

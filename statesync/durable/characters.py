@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable.database import Rejected
+from statesync.durable.database import UNREADABLE, Rejected
 from statesync.durable.fence import Head, RowHead, Verdict, judge
 from statesync.durable.recordset import recordset
 from statesync.durable.results import (
@@ -298,13 +298,35 @@ def load_each(
     connection: Connection, char_ids: Iterable[int], query: Select[Any] = LOAD
 ) -> dict[int, Character | CorruptState]:
     """Load characters as ``load`` does; the result for a row that cannot be read is its error."""
+    ids = list(char_ids)
+    try:
+        rows = connection.execute(query, {"ids": ids}).mappings().all()
+    except UNREADABLE:
+        if len(ids) == 1:
+            return {ids[0]: _unreadable_column(connection, ids[0], query)}
+        middle = len(ids) // 2
+        first = load_each(connection, ids[:middle], query)
+        return first | load_each(connection, ids[middle:], query)
     loaded: dict[int, Character | CorruptState] = {}
-    for row in connection.execute(query, {"ids": list(char_ids)}).mappings():
+    for row in rows:
         try:
             loaded[row["id"]] = from_row(row)
         except CorruptState as error:
             loaded[row["id"]] = error
     return loaded
+
+
+def _unreadable_column(connection: Connection, char_id: int, query: Select[Any]) -> CorruptState:
+    """Return which column of a row cannot be read, and why."""
+    for column in query.selected_columns:
+        alone = query.with_only_columns(column, maintain_column_froms=True)
+        try:
+            connection.execute(alone, {"ids": [char_id]}).all()
+        except UNREADABLE as error:
+            return CorruptState(
+                char_id, str(column.key), f"cannot be read from PostgreSQL: {error}"
+            )
+    return CorruptState(char_id, "(row)", "cannot be read from PostgreSQL")
 
 
 def versions(connection: Connection, char_ids: Iterable[int]) -> dict[int, int]:

@@ -24,7 +24,16 @@ from statesync.errors import DatabaseForbidden, DatabaseUnavailable, NotMigrated
 from statesync.settings import Settings, mask_or_hide
 from statesync.state.fields import dump_json, load_json
 
-__all__ = ["QUICK_SECONDS", "Rejected", "connect", "ping", "statement", "transaction", "work_of"]
+__all__ = [
+    "QUICK_SECONDS",
+    "UNREADABLE",
+    "Rejected",
+    "connect",
+    "ping",
+    "statement",
+    "transaction",
+    "work_of",
+]
 
 _LOCK_SECONDS = 5
 """How long a statement waits for a lock."""
@@ -63,6 +72,11 @@ _REFUSES_LOGIN = re.compile(
 _NO_SUCH_TABLE = ("42P01", "42703")  # undefined table, undefined column
 
 
+UNREADABLE = (ValueError, RecursionError)
+"""What a row raises that holds something Python has no value for: the year 20000, JSON that nests
+a thousand deep."""
+
+
 class Rejected(Exception):
     """PostgreSQL refused this data, or another transaction held a lock for too long."""
 
@@ -73,10 +87,12 @@ class Rejected(Exception):
 
 def connect(settings: Settings) -> Engine:
     """Return an engine on the database of ``settings``; it connects when it is first used."""
-    limits = {
-        "statement_timeout": settings.lease_seconds,
-        "lock_timeout": _LOCK_SECONDS,
-        "idle_in_transaction_session_timeout": _IDLE_SECONDS,
+    options = {
+        "statement_timeout": f"{settings.lease_seconds}s",
+        "lock_timeout": f"{_LOCK_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS}s",
+        # In another zone a moment at the end of the year 9999 is in one that Python lacks.
+        "timezone": "UTC",
     }
     try:
         engine = create_engine(
@@ -89,7 +105,7 @@ def connect(settings: Settings) -> Engine:
                 "connect_timeout": _CONNECT_SECONDS,
                 **_TCP,
                 "application_name": "statesync",
-                "options": " ".join(f"-c {name}={s * 1000}" for name, s in limits.items()),
+                "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
             },
         )
     except (SQLAlchemyError, ValueError):

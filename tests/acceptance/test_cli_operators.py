@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
+
+from sqlalchemy import text
 
 from statesync import GameStateOrchestrator, Settings
 from statesync.hot.store import HotStore
@@ -76,6 +79,27 @@ def test_conflicts(
     assert "there is no conflict 99999" in run(settings, "conflicts", "show", "99999", status=1)
     run(settings, "conflicts", "show", "0", status=2)
     run(settings, "conflicts", "list", "--limit", "0", status=2)
+
+
+def test_conflict_that_holds_what_python_cannot(
+    settings: Settings, orchestrator: GameStateOrchestrator
+) -> None:
+    insert = text(
+        "INSERT INTO state_conflicts (character_id, version, reason, state, recorded_at) VALUES "
+        "(1, 1, 'before', '{}', now()), (1, 2, 'deep', CAST(:deep AS jsonb), '20000-01-01') "
+        "RETURNING id"
+    )
+    deep = "[" * 2000 + "1" + "]" * 2000
+    with orchestrator.engine.begin() as connection:
+        _, number = connection.execute(insert, {"deep": deep}).scalars()
+    listed = run(settings, "conflicts", "list")
+    assert "before" in listed
+    assert "20000-01-01 00:00:00 UTC" in listed
+    times = [row["recorded_at"] for row in run_json(settings, "conflicts", "list")["conflicts"]]
+    assert times[0] == "20000-01-01T00:00:00+00:00"
+    assert datetime.fromisoformat(times[1]).tzinfo
+    assert f'"state":{deep}' in run(settings, "conflicts", "show", str(number), "--json")
+    assert "reason: deep" in run(settings, "conflicts", "show", str(number))
 
 
 def test_a_core_made_without_a_restore_is_a_conflict_and_erases_nothing(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 
 from statesync.errors import CharacterNotRestored
 from statesync.game.client import log_in
 from statesync.hot.keys import Keys
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.settings import Settings
 from tests.conftest import FullCore
 from tests.integration.sessions.stores import rows, wipe
 
@@ -31,7 +33,11 @@ def saved(
     yield orchestrator
 
 
+DEEP = """(repeat('{"a":', 3000) || '1' || repeat('}', 3000))::jsonb"""
 UNREADABLE = {
+    "created_at": "UPDATE characters SET created_at = '20000-01-01' WHERE id = :id",
+    "updated_at": "UPDATE characters SET updated_at = '0044-03-15 BC' WHERE id = :id",
+    "stats_extra": f"UPDATE character_stats SET extra = {DEEP} WHERE character_id = :id",
     "extra.bio": """UPDATE characters SET extra = extra || '{"bio": 7}' WHERE id = :id""",
     "extra.location": """UPDATE characters SET extra = '{"location": [1]}' WHERE id = :id""",
     "extra": "UPDATE characters SET extra = '[1]' WHERE id = :id",
@@ -42,13 +48,25 @@ UNREADABLE = {
 }
 
 
+UNREADABLE_SESSIONS = {
+    "time": "UPDATE sessions SET created_at = '20000-01-01'",
+    "payload": f"UPDATE sessions SET payload = {DEEP}",
+    "log": f"INSERT INTO combat_log SELECT id, 0, {DEEP} FROM sessions",
+}
+
+
+def query(sql: str) -> TextClause:
+    """Return a query that may hold JSON, whose colons name no parameter."""
+    return text(re.sub(r":(?!id\b)", r"\\:", sql))
+
+
 @pytest.mark.parametrize("char_id", [2, 3])
 @pytest.mark.parametrize("field", UNREADABLE)
 def test_row_that_cannot_be_read_fails_alone_and_is_named(
     saved: GameStateOrchestrator, engine: Engine, field: str, char_id: int
 ) -> None:
     with engine.begin() as connection:
-        connection.execute(text(UNREADABLE[field]), {"id": char_id})
+        connection.execute(query(UNREADABLE[field]), {"id": char_id})
     reports = {r.char_id: r for r in saved.restore_many(PARTY)}
     bad = reports.pop(char_id)
     assert bad.outcome == "failed"
@@ -59,11 +77,45 @@ def test_row_that_cannot_be_read_fails_alone_and_is_named(
         log_in(saved, char_id)
 
 
+@pytest.mark.parametrize("part", UNREADABLE_SESSIONS)
+def test_session_that_cannot_be_read_fails_alone(
+    saved: GameStateOrchestrator, engine: Engine, part: str
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(query(UNREADABLE_SESSIONS[part]))
+    reports = {r.char_id: r for r in saved.restore_many(PARTY)}
+    assert {i: reports[i].outcome.value for i in PARTY} == {
+        1: "restored",
+        2: "restored",
+        3: "failed",
+        4: "failed",
+    }
+    assert "the session type 'combat' cannot load it" in (reports[3].error or "")
+
+
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_moments_at_both_ends_come_back_whatever_zone_the_database_has(
+    settings: Settings, engine: Engine, full_core: FullCore, raw: Any, keys: Keys, zone: str
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER DATABASE {engine.url.database} SET timezone TO '{zone}'"))
+    moments = ["9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00+00:00"]
+    with GameStateOrchestrator.from_settings(settings) as game:
+        for char_id, created_at in enumerate(moments, 1):
+            bio = {"name": "Ann", "gender": "f", "created_at": created_at}
+            game.hot.create(char_id, **full_core(char_id, bio=bio))
+        game.backup_many([1, 2])
+        wipe(raw, keys)
+        assert {r.outcome for r in game.restore_many([1, 2])} == {"restored"}
+        found = [game.hot.get(char_id).bio for char_id in (1, 2)]
+    assert [bio and bio["created_at"] for bio in found] == moments
+
+
 def test_row_that_cannot_be_read_keeps_what_an_incomplete_core_lacks(
     saved: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys
 ) -> None:
     with engine.begin() as connection:
-        connection.execute(text(UNREADABLE["vitals"]), {"id": 2})
+        connection.execute(query(UNREADABLE["vitals"]), {"id": 2})
     raw.hset(keys.core(2), mapping={"state": "exploration", "version": "50"})
     saved.hot.create(9, gold=1)
     reports = saved.backup_many([9, 2])
@@ -78,7 +130,7 @@ def test_row_that_cannot_be_read_in_a_conflict_is_its_characters_alone(
     saved.restore_many([1, 2])
     with engine.begin() as connection:
         connection.execute(text("UPDATE characters SET version = 100 WHERE id IN (1, 2)"))
-        connection.execute(text(UNREADABLE["vitals"]), {"id": 2})
+        connection.execute(query(UNREADABLE["vitals"]), {"id": 2})
     for char_id in (1, 2):
         saved.hot.update(char_id, gold=9)
     reports = saved.backup_many([1, 2])
