@@ -1,6 +1,7 @@
 """PostgreSQL: the tables, and how characters and sessions are read and written in them."""
 
 from statesync.durable import (
+    active,
     characters,
     conflicts,
     database,
@@ -13,6 +14,7 @@ from statesync.durable import (
 )
 
 __all__ = [
+    "active",
     "characters",
     "conflicts",
     "database",

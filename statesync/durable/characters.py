@@ -39,7 +39,6 @@ from statesync.durable.tables import (
     character_stats,
     characters,
     session_characters,
-    sessions,
 )
 from statesync.errors import CorruptState
 from statesync.state.characters import CORE_FIELDS, Character
@@ -48,8 +47,6 @@ from statesync.state.seals import Seals
 __all__ = [
     "LOAD",
     "LOAD_ALONE",
-    "active",
-    "count_active",
     "decide",
     "load",
     "load_each",
@@ -335,36 +332,6 @@ def versions(connection: Connection, char_ids: Iterable[int]) -> dict[int, int]:
         characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None)
     )
     return {row.id: row.version for row in connection.execute(query, {"ids": list(char_ids)})}
-
-
-def active(connection: Connection, hours: float, after: int, limit: int) -> list[int]:
-    """Return the ids of characters that are in an open session or were saved within ``hours``: the
-    first ``limit`` of those above ``after``."""
-    query = _active_ids(hours).where(characters.c.id > after).order_by(characters.c.id).limit(limit)
-    return list(connection.execute(query).scalars())
-
-
-def count_active(connection: Connection, hours: float) -> int:
-    """Return how many characters ``active`` returns, page after page."""
-    query = select(func.count()).select_from(_active_ids(hours).subquery())
-    return connection.execute(query).scalar_one()
-
-
-def _active_ids(hours: float) -> Select[int]:
-    in_session = (
-        select(session_characters.c.character_id)
-        .join(sessions, sessions.c.id == session_characters.c.session_id)
-        .where(
-            session_characters.c.character_id == characters.c.id,
-            session_characters.c.left_at.is_(None),
-            sessions.c.closed_at.is_(None),
-        )
-        .exists()
-    )
-    recent = characters.c.updated_at > func.now() - func.make_interval(
-        0, 0, 0, 0, 0, 0, hours * 3600
-    )
-    return select(characters.c.id).where(characters.c.deleted_at.is_(None), recent | in_session)
 
 
 def _write_stats(connection: Connection, written: Sequence[Character]) -> None:

@@ -271,7 +271,7 @@ class GameStateOrchestrator:
         last = 0
         while True:
             with database.transaction(self.engine) as connection:
-                page = durable.characters.active(connection, hours, last, _ACTIVE_PAGE)
+                page = durable.active.ids(connection, hours, last, _ACTIVE_PAGE)
             if not page:
                 return
             yield page
@@ -280,7 +280,7 @@ class GameStateOrchestrator:
     def count_active(self, hours: float) -> int:
         """Return how many characters ``active`` gives. Raises DatabaseUnavailable."""
         with database.transaction(self.engine) as connection:
-            return durable.characters.count_active(connection, hours)
+            return durable.active.count(connection, hours)
 
 
 def _not_readable(session_id: str, error: StatesyncError) -> SessionReport:

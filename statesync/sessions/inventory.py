@@ -25,8 +25,8 @@ from sqlalchemy.dialects.postgresql import JSONPATH
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync import durable
-from statesync.durable.recordset import recordset
 from statesync.durable.memberships import Membership
+from statesync.durable.recordset import recordset
 from statesync.durable.tables import inventory_items, session_characters, sessions
 from statesync.errors import InvalidField
 from statesync.sessions.base import HeldElsewhere, SessionOrchestrator
