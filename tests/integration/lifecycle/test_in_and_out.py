@@ -178,6 +178,17 @@ def test_log_of_the_wrong_kind_leaves_no_claim(
     assert hot.status().claimed == 0
 
 
+def test_large_group_with_a_broken_member_is_set_aside_at_once(
+    hot: HotStore, orchestrator: GameStateOrchestrator, full_core: FullCore, raw: Any, keys: Keys
+) -> None:
+    crowd = list(range(1, 9))
+    for char_id in crowd:
+        hot.create(char_id, **full_core(char_id))
+    hot.open_session("combat", crowd, {"turn": "1"})
+    raw.hset(keys.core(8), "version", "x")
+    assert {r.outcome for r in orchestrator.backup_many(crowd)} == {"quarantined"}
+
+
 @pytest.mark.usefixtures("party")
 def test_broken_participants_are_not_written_over(hot: HotStore, raw: Any, keys: Keys) -> None:
     fight = hot.open_session("combat", [1, 2], {"turn": "1"})

@@ -107,6 +107,18 @@ def test_group_is_acknowledged_under_the_claim_of_its_snapshot(
     assert [core.claim.char_id for core in ack.cores] == [3, 1, 2]
 
 
+def test_group_is_not_acknowledged_under_the_claim_of_a_deleted_one(
+    orchestrator: GameStateOrchestrator, fight: UUID, engine: Engine
+) -> None:
+    snapshot = take(orchestrator, 3)
+    with database.transaction(engine) as connection:
+        connection.execute(text("UPDATE characters SET deleted_at = now() WHERE id = 3"))
+        (result,) = groups.save(connection, [snapshot.group], orchestrator.sessions)
+    ack = acknowledgement(snapshot, result, ())
+    assert [core.claim.char_id for core in ack.cores] == [1, 2, 3]
+    assert [bool(core.claim.token) for core in ack.cores] == [True, True, False]
+
+
 def test_log_that_is_cut_after_the_snapshot_is_not_saved(
     orchestrator: GameStateOrchestrator, fight: UUID, engine: Engine, raw: Any, keys: Keys
 ) -> None:

@@ -75,6 +75,14 @@ def test_item_in_two_live_inventories_sets_both_aside(
     assert_both_are_named(hot)
 
 
+def test_those_that_are_set_aside_are_counted(
+    orchestrator: GameStateOrchestrator, hot: HotStore, bags: dict[int, UUID]
+) -> None:
+    put(hot, bags, 2, SHIELD, SWORD)
+    orchestrator.backup_many([1, 2])
+    assert hot.status().counters["quarantined"] == 2
+
+
 @pytest.mark.parametrize("dropped_by", [1, 2])
 def test_when_one_drops_it_the_row_stays_for_the_other_and_both_are_saved(
     orchestrator: GameStateOrchestrator,

@@ -178,7 +178,7 @@ class NoNumbers(BadLog):
 @pytest.mark.usefixtures("party")
 @pytest.mark.parametrize("session_type", [BadLog, CatchesInLog, NoNumbers])
 def test_type_that_cannot_say_how_much_log_it_has_holds_up_its_own_players_alone(
-    hot: HotStore, settings: Settings, session_type: type[BadLog]
+    hot: HotStore, settings: Settings, engine: Engine, session_type: type[BadLog]
 ) -> None:
     with registered(session_type), GameStateOrchestrator.from_settings(settings) as game:
         BadLog.bad = hot.open_session("fish", [1], {})
@@ -192,6 +192,7 @@ def test_type_that_cannot_say_how_much_log_it_has_holds_up_its_own_players_alone
         assert "the session type 'fish' cannot say" in (reports[0].error or "")
         assert f"fish:session:{BadLog.bad}" in (reports[0].field or "")
         assert hot.peek_session("fish", good) > 0
+        assert (1,) not in rows(engine, "SELECT id FROM characters"), "nothing of it is saved"
         assert hot.status().claimed == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
@@ -76,6 +77,22 @@ def test_older_worker_leaves_them_to_one_that_knows(
             older.evict(1)
     save_with_a_worker_that_knows(settings)
     assert rows(engine, "SELECT payload->>'boss' FROM sessions") == [("dragon",)]
+
+
+@pytest.mark.parametrize("what", ["without a version", "of another type"])
+def test_session_of_an_unknown_type_that_a_bare_game_made_is_left_too(
+    orchestrator: GameStateOrchestrator, full_core: FullCore, raw: Any, keys: Keys, what: str
+) -> None:
+    session = uuid4()
+    key = keys.session("raid", str(session))
+    if what == "without a version":
+        raw.hset(key, "boss", "dragon")
+    else:
+        raw.set(key, "dragon")
+    orchestrator.hot.create(1, **full_core(1, raid_session_id=str(session)))
+    report = orchestrator.backup_full_state(1)
+    assert report.outcome == "released"
+    assert f"raid:session:{session}" in (report.error or "")
 
 
 def test_field_that_only_looks_like_a_reference_is_the_games_own(
