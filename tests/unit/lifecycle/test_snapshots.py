@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
-from statesync.durable.results import Busy, HeldBack, Refused
+from statesync.durable.results import Behind, Busy, HeldBack
 from statesync.hot.commands.backup import RawSnapshot
 from statesync.lifecycle.groups import Group, GroupResult
 from statesync.lifecycle.snapshots import Snapshot, add, merge
@@ -59,18 +59,22 @@ def test_of_two_snapshots_that_overlap_the_later_one_stays() -> None:
 def test_size_is_that_of_characters_and_sessions() -> None:
     cores: dict[int, dict[bytes, bytes]] = {1: {b"gold": b"123"}, 2: {}}
     sessions = {SessionRef("combat", "a"): (5, {b"round": b"12345"})}
-    raw = RawSnapshot(0, {}, cores, {}, sessions, {})
+    raw = RawSnapshot(0, {}, cores, {}, sessions, {}, {}, 0, {})
     assert Snapshot(1, raw, Group({})).bytes() == 7 + 10
 
 
 def test_busy_is_one_of_which_any_row_is_locked() -> None:
     session = uuid4()
-    for characters, sessions, is_busy in (
-        ({1: Busy()}, {}, True),
-        ({1: HeldBack()}, {session: Busy()}, True),
-        ({1: HeldBack()}, {session: Refused(3)}, False),
-    ):
+    results = (
+        (GroupResult(saved=False, characters={1: Busy()}, sessions={}), True),
+        (GroupResult(saved=False, characters={1: HeldBack()}, sessions={session: Busy()}), True),
+        (
+            GroupResult(saved=False, characters={1: HeldBack()}, sessions={session: Behind(3)}),
+            False,
+        ),
+    )
+    for result, is_busy in results:
         one = snapshot(c1=1)
         assert not one.is_busy
-        one.result = GroupResult(saved=False, characters=characters, sessions=sessions)
+        one.result = result
         assert one.is_busy is is_busy
