@@ -25,6 +25,7 @@ _COMMANDS = {
     "restore": "operate",
     "drain": "operate",
     "scrub": "operate",
+    "recover": "recover",
     "delete": "operate",
     "quarantine": "quarantine",
     "conflicts": "conflicts",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +26,9 @@ __all__ = [
     "complain",
     "connected",
     "console",
+    "counts_of",
     "print_json",
+    "progress_bar",
     "progress_console",
     "say",
     "table",
@@ -36,6 +40,8 @@ console = Console(
     highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 200
 )
 progress_console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+Outcome = TypeVar("Outcome", bound=StrEnum)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
@@ -98,3 +104,22 @@ def print_json(value: Any) -> None:
     if text.encode(encoding, "ignore").decode(encoding) != text:
         text = json.dumps(load_json(text))
     click.echo("".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text))
+
+
+def counts_of(outcomes: Mapping[Outcome, int]) -> str:
+    """Return counts by outcome in words."""
+    counts = sorted(outcomes.items())
+    return ", ".join(f"{number} {outcome}" for outcome, number in counts) or "nothing to do"
+
+
+def progress_bar() -> Progress:
+    """Return an empty bar on stderr; it shows nothing unless that is a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=progress_console,
+        transient=True,
+        disable=not progress_console.is_terminal,
+    )

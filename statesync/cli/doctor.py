@@ -9,8 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from dataclasses import asdict
 from importlib.metadata import version as version_of
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -18,7 +17,9 @@ from urllib.parse import parse_qs, urlsplit
 import click
 from rich.text import Text
 
+from statesync.cli.checks import COLOURS, Check, CheckStatus, checked
 from statesync.cli.common import as_json, connected, console, print_json, table
+from statesync.cli.losses import check_losses
 from statesync.durable import database
 from statesync.durable import migrate as migrations
 from statesync.durable.rights import missing_grants
@@ -51,36 +52,6 @@ _OLDEST_REDIS = (6, 2)
 _OLDEST_POSTGRESQL = 12
 
 
-class CheckStatus(StrEnum):
-    """How well a check went."""
-
-    OK = "ok"
-    """As it should be."""
-    WARN = "warn"
-    """It works, but a fault may cost data or time."""
-    FAIL = "fail"
-    """It does not work, or data is at risk now."""
-
-
-_COLOURS = {CheckStatus.OK: "green", CheckStatus.WARN: "yellow", CheckStatus.FAIL: "red"}
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What one check found; ``do`` is empty if it is ``ok``."""
-
-    check: str
-    status: CheckStatus
-    found: str
-    do: str = ""
-
-
-def _check(name: str, found: str, *, warn: str = "", fail: str = "") -> Check:
-    """Return a check that is ok unless one of ``warn`` and ``fail`` says what to do."""
-    status = CheckStatus.FAIL if fail else CheckStatus.WARN if warn else CheckStatus.OK
-    return Check(name, status, found, fail or warn)
-
-
 Ask = Callable[[GameStateOrchestrator, Settings], Iterator[Check]]
 
 
@@ -91,17 +62,17 @@ def _redis(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
     yield _eviction(examined.info)
     yield _persistence(examined.info)
     if examined.info.get("role") in ("slave", "replica"):
-        yield _check("role", "a replica", fail="point STATESYNC_REDIS_URL at the master")
+        yield checked("role", "a replica", fail="point STATESYNC_REDIS_URL at the master")
     sample = f"{len(char_ids)} cores{'' if is_complete else ', a sample'}"
     if examined.expiring:
         some = ", ".join(map(str, examined.expiring[:5]))
-        yield _check(
+        yield checked(
             "time to live",
             f"{len(examined.expiring)} of {sample} would expire: {some}",
             fail="find what sets EXPIRE on ac:*, and PERSIST them: unsaved changes vanish too",
         )
     else:
-        yield _check("time to live", f"none of {sample} would expire")
+        yield checked("time to live", f"none of {sample} would expire")
 
 
 def _eviction(info: dict[str, str]) -> Check:
@@ -109,10 +80,10 @@ def _eviction(info: dict[str, str]) -> Check:
     found = f"{policy} {f'at {limit // 2**20} MiB' if limit else 'without a limit'}"
     advice = "CONFIG SET maxmemory-policy noeviction"
     if policy == "noeviction":
-        return _check("eviction", found)
+        return checked("eviction", found)
     if limit and policy.startswith("allkeys"):
-        return _check("eviction", found, fail=f"{advice}: it deletes unsaved characters")
-    return _check("eviction", found, warn=advice)
+        return checked("eviction", found, fail=f"{advice}: it deletes unsaved characters")
+    return checked("eviction", found, warn=advice)
 
 
 def _sample(hot: HotStore) -> tuple[list[int], bool]:
@@ -133,17 +104,17 @@ def _version_of_redis(info: dict[str, str]) -> Check:
     version = info.get("valkey_version", info["redis_version"])
     is_old = tuple(map(int, info["redis_version"].split(".")[:2])) < _OLDEST_REDIS
     advice = "Redis 6.2 or newer is needed" if is_old else ""
-    return _check("redis", f"{name} {version}", fail=advice)
+    return checked("redis", f"{name} {version}", fail=advice)
 
 
 def _persistence(info: dict[str, str]) -> Check:
     if info.get("aof_enabled") != "1":
         advice = "CONFIG SET appendonly yes: a restart of Redis forgets what is not saved yet"
-        return _check("persistence", "the append-only file is off", warn=advice)
+        return checked("persistence", "the append-only file is off", warn=advice)
     if info.get("aof_last_write_status", "ok") != "ok":
         advice = "look into the server's log, and at its disk"
-        return _check("persistence", "the append-only file cannot be written", fail=advice)
-    return _check("persistence", "the append-only file is on")
+        return checked("persistence", "the append-only file cannot be written", fail=advice)
+    return checked("persistence", "the append-only file is on")
 
 
 def _postgresql(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
@@ -155,14 +126,14 @@ def _postgresql(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Ch
         advice = f"PostgreSQL {_OLDEST_POSTGRESQL} or newer is needed"
     elif is_replica:
         advice = "it is a replica: point STATESYNC_DATABASE_URL at the primary"
-    yield _check("postgresql", f"PostgreSQL {version}", fail=advice)
+    yield checked("postgresql", f"PostgreSQL {version}", fail=advice)
     revision, head = migrations.revision(orchestrator.engine), migrations.head()
     advice = "" if revision == head else f"run `statesync migrate`: the newest is {head}"
-    yield _check("migrations", f"revision {revision}", fail=advice)
+    yield checked("migrations", f"revision {revision}", fail=advice)
     with database.transaction(orchestrator.engine) as connection:
         grants = missing_grants(connection)
     found = f"{len(grants)} are missing" if grants else "all that a worker needs"
-    yield _check("rights", found, fail="; ".join(grants))
+    yield checked("rights", found, fail="; ".join(grants))
 
 
 def _clocks(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
@@ -180,7 +151,7 @@ def _clocks(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator
     advice = "run NTP on every machine"
     # A message expires with the lease, by the clocks of beat and the workers.
     is_fatal = spread >= settings.lease_seconds
-    yield _check(
+    yield checked(
         "clocks",
         f"{found}, seen from here",
         fail=f"{advice}: messages expire before they arrive" if is_fatal else "",
@@ -204,21 +175,21 @@ def _broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator
         channel: Any = connection.default_channel
         transport = connection.transport.driver_type
         if transport != "redis":
-            yield _check("broker", transport)
+            yield checked("broker", transport)
             return
         info = channel.client.info()
         db = channel.client.connection_pool.connection_kwargs.get("db") or 0
-    yield _check("broker", f"database {db} of {info['redis_version']}")
+    yield checked("broker", f"database {db} of {info['redis_version']}")
     is_shared = _is_ours(orchestrator.hot.examine([]), settings, info["run_id"], int(db))
     advice = "set STATESYNC_BROKER_URL to another one: emptying the broker deletes the game"
-    yield _check(
+    yield checked(
         "databases",
         "broker and state share one" if is_shared else "broker and state are apart",
         fail=advice if is_shared else "",
     )
     timeout = app.conf.broker_transport_options.get("visibility_timeout", _KOMBU_VISIBILITY_SECONDS)
     least = settings.lease_seconds + _RETRY_SECONDS
-    yield _check(
+    yield checked(
         "visibility timeout",
         f"{timeout} s, for a lease of {settings.lease_seconds} s",
         fail="" if timeout >= least else f"set it to {least} s at least: tasks run twice at once",
@@ -248,7 +219,7 @@ def _workers(__: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
             break
     for queue in queues:
         is_served = any(queue in served for served in workers.values())
-        yield _check(
+        yield checked(
             f"queue {queue}",
             f"served, {len(workers)} workers in all" if is_served else "no worker serves it",
             fail="" if is_served else f"start `celery -A statesync worker -Q {queue}`",
@@ -272,7 +243,7 @@ def _session_types() -> Check:
             unlike.append(f"{worker} does not know {', '.join(sorted(lacks))}")
         if more := set(types) - own:
             unlike.append(f"{worker} knows {', '.join(sorted(more))}, which is not installed here")
-    return _check(
+    return checked(
         "session types",
         "; ".join(unlike) or f"{', '.join(sorted(own))}: known by {len(known)} workers",
         warn="install the same session types everywhere, and restart what is older" * bool(unlike),
@@ -287,7 +258,7 @@ def _beat(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[C
         if age is None
         else f"last sweep {age / 1000:.0f} s ago"
     )
-    yield _check(
+    yield checked(
         "beat",
         f"{last_sweep}; one every {settings.sync_seconds} s",
         fail=(
@@ -301,7 +272,7 @@ def _beat(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[C
 def _flower(_: GameStateOrchestrator, __: Settings) -> Iterator[Check]:
     if os.environ.get("FLOWER_UNAUTHENTICATED_API", "").lower() in ("1", "true", "yes", "on"):
         advice = "unset FLOWER_UNAUTHENTICATED_API: whoever reaches Flower can stop workers"
-        yield _check("flower", "its API asks for no password", fail=advice)
+        yield checked("flower", "its API asks for no password", fail=advice)
         return
     host = os.environ.get("FLOWER_ADDRESS", "").replace("0.0.0.0", "") or "127.0.0.1"  # noqa: S104
     address = f"{host}:{os.environ.get('FLOWER_PORT') or 5555}"
@@ -309,12 +280,12 @@ def _flower(_: GameStateOrchestrator, __: Settings) -> Iterator[Check]:
         with urllib.request.urlopen(f"http://{address}/workers", timeout=_FLOWER_SECONDS) as answer:
             is_flower = "Tornado" in answer.headers.get("Server", "")
     except urllib.error.HTTPError as error:
-        yield _check("flower", f"at {address} it asks for a password ({error.code})")
+        yield checked("flower", f"at {address} it asks for a password ({error.code})")
     except (OSError, ValueError):
-        yield _check("flower", f"none at {address}")
+        yield checked("flower", f"none at {address}")
     else:
         advice = "set FLOWER_BASIC_AUTH=user:password: whoever reaches it can stop workers"
-        yield _check(
+        yield checked(
             "flower",
             f"at {address} it asks for no password" if is_flower else f"none at {address}",
             fail=advice if is_flower else "",
@@ -324,12 +295,13 @@ def _flower(_: GameStateOrchestrator, __: Settings) -> Iterator[Check]:
 def _versions(_: GameStateOrchestrator, __: Settings) -> Iterator[Check]:
     packages = ("statesync", "celery", "kombu", "redis", "SQLAlchemy", "psycopg2-binary", "flower")
     found = ", ".join(f"{name} {version_of(name)}" for name in packages)
-    yield _check("versions", f"Python {platform.python_version()}, {found}")
+    yield checked("versions", f"Python {platform.python_version()}, {found}")
 
 
 _ASK: dict[str, Ask] = {
     "redis": _redis,
     "postgresql": _postgresql,
+    "losses": check_losses,
     "clocks": _clocks,
     "broker": _broker,
     "workers": _workers,
@@ -346,15 +318,15 @@ def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings)
         for check in _ASK[name](orchestrator, settings):
             found.append(check)  # noqa: PERF402
     except DatabaseForbidden as error:
-        found.append(_check(name, str(error), fail="give its user the right"))
+        found.append(checked(name, str(error), fail="give its user the right"))
     except ServerUnavailable as error:
-        found.append(_check(name, str(error), fail="start it, or mend its URL"))
+        found.append(checked(name, str(error), fail="start it, or mend its URL"))
     except Exception as error:
         if name not in ("broker", "workers"):
             raise
         # The error's own text may have the URL with its password.
         away = BrokerUnavailable(f"the broker: {type(error).__name__}")
-        found.append(_check(name, str(away), fail="start it, or mend STATESYNC_BROKER_URL"))
+        found.append(checked(name, str(away), fail="start it, or mend STATESYNC_BROKER_URL"))
     return found
 
 
@@ -389,7 +361,7 @@ def doctor(only: tuple[str, ...], as_json: bool) -> None:
     else:
         rows = table("check", "", "found", "do")
         for check in checks:
-            status = Text(check.status, style=_COLOURS[check.status])
+            status = Text(check.status, style=COLOURS[check.status])
             rows.add_row(check.check, status, check.found, check.do)
         console.print(rows)
     if any(check.status == CheckStatus.FAIL for check in checks):

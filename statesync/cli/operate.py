@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict
-from enum import StrEnum
-from typing import TypeVar
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from statesync.cli.common import (
     CharId,
     as_json,
     connected,
     console,
+    counts_of,
     print_json,
-    progress_console,
+    progress_bar,
     say,
 )
 from statesync.durable import migrate as migrations
@@ -30,22 +28,8 @@ from statesync.state.outcomes import DeletionOutcome, RestoreOutcome, SessionOut
 
 __all__ = ["delete", "drain", "migrate", "restore", "scrub"]
 
-Outcome = TypeVar("Outcome", bound=StrEnum)
-
 _LISTED = 20
 """More restored characters than this are counted, not listed."""
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=progress_console,
-        transient=True,
-        disable=not progress_console.is_terminal,
-    )
 
 
 @click.command()
@@ -96,7 +80,7 @@ def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool)
     """
     if bool(ids) == all_active:
         raise click.UsageError("give the IDs of characters, or --all-active")
-    with connected() as (orchestrator, _), _progress() as bar:
+    with connected() as (orchestrator, _), progress_bar() as bar:
         if all_active:
             _restore_active(orchestrator, hours, bar, as_json=as_json)
             return
@@ -115,7 +99,7 @@ def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool)
 def _print_restored(reports: list[RestoreReport]) -> None:
     """Print a line for each character, or counts if they are many."""
     if len(reports) > _LISTED:
-        console.print(_counts(Counter(report.outcome for report in reports)))
+        console.print(counts_of(Counter(report.outcome for report in reports)))
         return
     for report in reports:
         words = [str(report.outcome)]
@@ -145,8 +129,8 @@ def _restore_active(
     if as_json:
         print_json({"outcomes": outcomes, "sessions": sessions, "fallbacks": fallbacks})
     else:
-        console.print(f"Characters: {_counts(outcomes)}.")
-        console.print(f"Their sessions: {_counts(sessions)}.")
+        console.print(f"Characters: {counts_of(outcomes)}.")
+        console.print(f"Their sessions: {counts_of(sessions)}.")
         if fallbacks:
             console.print(f"{fallbacks} went to the fallback state: their session has ended.")
     if outcomes[RestoreOutcome.FAILED]:
@@ -168,7 +152,7 @@ def drain(timeout: float, as_json: bool) -> None:
     Example:
       statesync drain --timeout 30
     """
-    with connected() as (orchestrator, settings), _progress() as bar:
+    with connected() as (orchestrator, settings), progress_bar() as bar:
         task = bar.add_task("saving", total=None)
         most = 0
 
@@ -182,7 +166,7 @@ def drain(timeout: float, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report) | {"done": report.complete})
     else:
-        console.print(f"Saved: {_counts(report.outcomes)}.")
+        console.print(f"Saved: {counts_of(report.outcomes)}.")
         if not report.complete:
             console.print(
                 f"Left: {report.dirty} dirty, {report.claimed} claimed by workers. They are safe "
@@ -197,17 +181,18 @@ def drain(timeout: float, as_json: bool) -> None:
 @click.command()
 @as_json
 def scrub(as_json: bool) -> None:
-    """Find unsaved changes that nothing marks, and mark them, so that the next sweep saves them.
+    """Find what is not as its row and has no mark, and mark it, so that the next sweep saves it.
 
     A bare writer leaves such changes if it raises the version and then omits its SADD, or dies
-    before it. Walks over all of Redis, gently; beat does the same every STATESYNC_SCRUB_SECONDS.
+    before it; so does a server that went back in time. Walks over all of Redis, gently; beat does
+    the same every STATESYNC_SCRUB_SECONDS.
 
     \b
     Example:
       statesync scrub
     """
     counts: Counter[str] = Counter(characters=0, sessions=0, marked=0)
-    with connected() as (orchestrator, _), _progress() as bar:
+    with connected() as (orchestrator, _), progress_bar() as bar:
         task = bar.add_task("looking", total=None)
         for page in scrub_pages(orchestrator):
             counts.update(page.counts())
@@ -217,7 +202,7 @@ def scrub(as_json: bool) -> None:
     else:
         console.print(
             f"Looked at {counts['characters']} characters and {counts['sessions']} sessions: "
-            f"{counts['marked']} had unsaved changes without a mark and are dirty now."
+            f"{counts['marked']} were not as their rows, without a mark, and are dirty now."
         )
 
 
@@ -248,8 +233,3 @@ def delete(char_id: int, yes: bool, as_json: bool) -> None:
         say(f"{char_id}: {report.outcome}{left}")
     if report.outcome == DeletionOutcome.NOT_FOUND:
         sys.exit(1)
-
-
-def _counts(outcomes: Mapping[Outcome, int]) -> str:
-    counts = sorted(outcomes.items())
-    return ", ".join(f"{number} {outcome}" for outcome, number in counts) or "nothing to do"

@@ -16,11 +16,18 @@ from rich.text import Text
 
 from statesync import durable
 from statesync.cli.common import CharId, as_json, connected, console, print_json, say, table
+from statesync.cli.losses import costs_of, describe_loss
 from statesync.durable import database
 from statesync.durable import migrate as migrations
-from statesync.errors import CharacterNotLoaded, CorruptState, ServerUnavailable
-from statesync.hot.commands.operators import SyncState
+from statesync.errors import (
+    CharacterNotLoaded,
+    CorruptState,
+    DatabaseWentBack,
+    ServerUnavailable,
+)
+from statesync.hot.commands.operators import Status, SyncState
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.servers import last_loss
 from statesync.settings import Settings
 from statesync.state.characters import Character
 from statesync.state.fields import dump_json, printable
@@ -71,19 +78,24 @@ def _watch(orchestrator: GameStateOrchestrator, settings: Settings, *, as_json: 
 def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str, Any]:
     problems: list[str] = []
     report: dict[str, Any] = {
-        **dict.fromkeys(("dirty", "claimed", "expired", "quarantined", "oldest_ms")),
+        **dict.fromkeys(Status._fields),
         "counters": {},
         "queues": {},
         "revision": None,
+        "last_loss": None,
     }
     try:
         report |= orchestrator.hot.status()._asdict()
+        if report["recovering"]:
+            problems.append(str(DatabaseWentBack()))
     except ServerUnavailable as error:
         problems.append(str(error))
     try:
         report["revision"] = migrations.revision(orchestrator.engine)
         if report["revision"] != migrations.head():
             problems.append("the tables are not up to date: run `statesync migrate`")
+        else:
+            report["last_loss"] = _last_loss(orchestrator)
     except ServerUnavailable as error:
         problems.append(str(error))
     try:
@@ -91,6 +103,12 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
     except Exception as error:  # each transport of a broker has its own
         problems.append(f"the broker: {type(error).__name__}")
     return report | {"problems": problems}
+
+
+def _last_loss(orchestrator: GameStateOrchestrator) -> dict[str, Any] | None:
+    """Return which server went back last; without the characters that were not live."""
+    loss = last_loss(orchestrator.hot, orchestrator.engine)
+    return loss and {k: v for k, v in loss.details.items() if k != "not_live"}
 
 
 def _queues(settings: Settings) -> Iterator[tuple[str, int]]:
@@ -113,11 +131,15 @@ def _status_table(report: dict[str, Any]) -> Group:
         ("oldest unsaved change", None if oldest is None else f"{oldest / 1000:.1f} s ago"),
         ("quarantined", report["quarantined"]),
         ("tables at revision", report["revision"]),
+        ("a loss is being settled", report["settling"]),
     ):
         state.add_row(name, "-" if value is None else str(value))
     queues = _two_columns(("queue", "waiting"), report["queues"])
     counters = _two_columns(("counter", "total"), report["counters"])
     parts: list[RenderableType] = []
+    if report["last_loss"]:
+        told = f"{describe_loss(report['last_loss'])} {costs_of(report['counters'])}"
+        parts += [Text(printable(told)), ""]
     for part in (state, queues, counters):
         parts += [part, ""] if part.row_count else []
     for problem in report["problems"]:

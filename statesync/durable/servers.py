@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,7 +11,21 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable.tables import server_counters
 
-__all__ = ["Counters", "Loss", "count", "last_loss", "lock", "record_loss"]
+__all__ = [
+    "Counters",
+    "Loss",
+    "NotLive",
+    "add_not_live",
+    "count",
+    "last_loss",
+    "lock",
+    "not_live_of",
+    "record_loss",
+]
+
+_LISTED = 1000
+"""How many characters that are not live are on record by name."""
+_NOT_LIVE = "not_live"
 
 _counters = server_counters.c
 # A restart changes the time, a table that was dropped and made again from a dump its oid.
@@ -37,6 +51,16 @@ class Loss(NamedTuple):
 
     details: dict[str, Any]
     lost_at: datetime
+
+
+class NotLive(NamedTuple):
+    """A character that was evicted at a newer version than its row has, so it stays at the row."""
+
+    char_id: int
+    evicted_version: int | None
+    """None if it was deleted: it is back, and is to be deleted again."""
+    row_version: int | None
+    """None if there is no row."""
 
 
 def lock(connection: Connection, key_prefix: str) -> Counters | None:
@@ -82,3 +106,20 @@ def last_loss(connection: Connection, key_prefix: str) -> Loss | None:
     )
     found = connection.execute(query).one_or_none()
     return found and Loss(*found)
+
+
+def add_not_live(connection: Connection, key_prefix: str, characters: Iterable[NotLive]) -> None:
+    """Add characters to the last loss."""
+    query = select(_counters.last_loss).where(_counters.key_prefix == key_prefix)
+    details = connection.execute(query.with_for_update()).scalar_one_or_none() or {}
+    listed = {item[0]: tuple(item) for item in details.get(_NOT_LIVE, ())}
+    listed |= {item.char_id: item for item in characters}
+    details[_NOT_LIVE] = list(listed.values())[:_LISTED]
+    connection.execute(
+        update(server_counters).where(_counters.key_prefix == key_prefix).values(last_loss=details)
+    )
+
+
+def not_live_of(loss: Loss) -> list[NotLive]:
+    """Return the characters that a loss of PostgreSQL has set back, since they were not live."""
+    return [NotLive(*item) for item in loss.details.get(_NOT_LIVE, ())]

@@ -141,7 +141,7 @@ def _details(side: Side, counters: Counters, counted: Counted) -> dict[str, Any]
     if counted.redis_went_back:
         details["redis_sweeps"] = [counters.redis_sweeps, counted.redis_sweeps]
     if counted.postgresql_went_back:
-        details["postgresql_sweeps"] = [counted.postgresql_sweeps, counters.sweeps]
+        details["postgresql_sweeps"] = [int(counted.postgresql_sweeps), counters.sweeps]
     return details
 
 

@@ -1,5 +1,8 @@
 """Owns the way from the dirty set to the workers: requeue, claim, dispatch; and the drain.
 
+A sweep of the schedule also finds out whether a server went back in time, and settles that. While
+PostgreSQL is behind what is live, nothing is claimed: what is live is saved again first.
+
 A sweep is safe to run twice, at the same time or after a crash: every step is one atomic script.
 What it has claimed and not dispatched becomes dirty again when its lease ends.
 """
@@ -12,17 +15,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from statesync.errors import ServerUnavailable
+from statesync.errors import DatabaseWentBack, ServerUnavailable
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.operators import Status
 from statesync.hot.store import HotStore
 from statesync.lifecycle.claims import release, requeue
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.recover import settle
+from statesync.lifecycle.revert import record_dropped
+from statesync.lifecycle.servers import count_sweep
 from statesync.settings import Settings
 from statesync.state.outcomes import BackupOutcome
 
-__all__ = ["Dispatch", "DrainReport", "SweepReport", "drain", "sweep"]
+__all__ = ["Dispatch", "DrainReport", "SweepReport", "drain", "scheduled_sweep", "sweep"]
 
 Dispatch = Callable[[Sequence[Claim]], object]
 """Sends claims to the workers; raises BrokerUnavailable if it cannot."""
@@ -31,6 +37,8 @@ _CLAIM_STEP = 100
 """Small enough that no script holds Redis for more than about a millisecond."""
 _DRAIN_PAUSE_SECONDS = 0.05
 _DRAIN_PAUSE_CAP_SECONDS = 1.0
+_SETTLE_SECONDS = 5.0
+"""How long one sweep settles a loss: a worker that stops waits for no more."""
 _STILL_SECONDS = 5.0
 """After so long without any progress a drain takes over the claims of other workers."""
 
@@ -46,6 +54,30 @@ class SweepReport:
     """Messages that carry several claims; 0 if each character got a task of its own."""
     left: int
     """Still dirty: in flight already, or more than may be in flight."""
+    settling: bool = False
+    """Whether a loss is being settled, and the next sweep should go on with it at once."""
+
+
+def scheduled_sweep(
+    orchestrator: GameStateOrchestrator, settings: Settings, one: Dispatch, batch: Dispatch
+) -> SweepReport:
+    """Do what the schedule asks for: find out whether a server went back, sweep, settle a loss.
+
+    Also records what reverts took out of play and could not record.
+
+    Raises ServerUnavailable; if that is PostgreSQL, nothing is claimed.
+    """
+    hot = orchestrator.hot
+    count_sweep(hot, orchestrator.engine)
+    status = hot.status()
+    report = SweepReport(0, 0, 0, status.dirty)
+    if not status.recovering:
+        report = sweep(hot, settings, one, batch)
+    record_dropped(hot, orchestrator.engine)  # of workers that died after a revert
+    if not status.settling:
+        return report
+    goes_on = settle(orchestrator, lease_us=settings.lease_us, seconds=_SETTLE_SECONDS)
+    return replace(report, settling=goes_on)
 
 
 def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:
@@ -53,7 +85,8 @@ def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> 
 
     A backlog of more than ``batch_above`` goes to ``batch``, ``batch_size`` claims at a time; a
     smaller one goes to ``one``, claim by claim. Memory does not grow with the backlog. Raises
-    RedisUnavailable, or BrokerUnavailable after giving back what was not dispatched.
+    DatabaseWentBack, RedisUnavailable, or BrokerUnavailable after giving back what was not
+    dispatched.
     """
     report = _sweep(hot, settings, one, batch)
     hot.count({"sweeps": 1})
@@ -62,10 +95,13 @@ def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> 
 
 def _sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:
     """Sweep once, as ``sweep`` does, and count what is claimed and requeued."""
+    status = hot.status()
+    if status.recovering:
+        raise DatabaseWentBack
     requeued = 0
     while (ended := requeue(hot)) > 0:
         requeued += ended
-    status = hot.status()
+        status = hot.status()
     in_batches = status.dirty > settings.batch_above
     claimed, messages = _claim_and_dispatch(
         hot,

@@ -17,10 +17,9 @@ from typing import Any, TypeVar
 from celery import Task
 from celery.utils.log import get_task_logger
 
-from statesync.durable import database
 from statesync.errors import DatabaseForbidden, InvalidInput, ServerUnavailable, StatesyncError
 from statesync.lifecycle.scrub import scrub_pages
-from statesync.lifecycle.sweep import sweep
+from statesync.lifecycle.sweep import scheduled_sweep, sweep
 from statesync.state.fields import printable
 from statesync.state.outcomes import BackupOutcome
 from statesync.worker.app import app, orchestrator, settings
@@ -81,12 +80,14 @@ def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     """Save characters that a sweep has claimed: ``[[char_id, token], …]``.
 
     Returns counts by outcome. If a backlog is left, it sweeps again: a backlog drains at the speed
-    of the workers and not of the schedule. If nothing could be saved, the schedule goes on.
+    of the workers and not of the schedule. If nothing could be saved, or PostgreSQL went back, the
+    schedule goes on.
     """
     reports = orchestrator().backup_claims(read_claims(claims))
     released = all(report.outcome is BackupOutcome.RELEASED for report in reports)
-    if not released and orchestrator().hot.status().dirty > settings().batch_above:
-        _sweep()
+    status = orchestrator().hot.status()
+    if not released and not status.recovering and status.dirty > settings().batch_above:
+        sweep(orchestrator().hot, settings(), dispatch_one, dispatch_batch)
     return _count(report.outcome for report in reports)
 
 
@@ -114,14 +115,18 @@ def restore_batch(self: Task[Any, Any], char_ids: list[int]) -> dict[str, int]:
 
 
 @app.task(base=_Task, name=TaskName.SYNC_DIRTY.value, throws=_EXPECTED)
-def sync_dirty() -> dict[str, int]:
-    """Sweep the dirty set once: ``{"requeued", "claimed", "batches", "left"}``.
+def sync_dirty() -> Json:
+    """Sweep the dirty set once: ``{"requeued", "claimed", "batches", "left", "settling"}``.
 
-    While PostgreSQL is away it claims nothing: the backlog waits in Redis, and is safe there.
+    While PostgreSQL is away it claims nothing: the backlog waits in Redis, and is safe there. While
+    a loss is being settled, it sends a message to go on with that. A lost one costs time: the
+    schedule goes on as well.
     """
     orchestrator().hot.heartbeat()
-    database.ping(orchestrator().engine)
-    return _sweep()
+    report = scheduled_sweep(orchestrator(), settings(), dispatch_one, dispatch_batch)
+    if report.settling:
+        send(TaskName.SYNC_DIRTY)
+    return asdict(report)
 
 
 @app.task(base=_Task, name=TaskName.SCRUB.value, throws=_EXPECTED)
@@ -141,10 +146,6 @@ def scrub(cursor: int = 0) -> dict[str, int]:
     if cursor:
         send(TaskName.SCRUB, cursor)
     return dict(total) | {"cursor": cursor}
-
-
-def _sweep() -> dict[str, int]:
-    return asdict(sweep(orchestrator().hot, settings(), dispatch_one, dispatch_batch))
 
 
 def _count(outcomes: Iterable[StrEnum]) -> dict[str, int]:

@@ -7,7 +7,7 @@
 -- KEYS: 1 servers
 -- ARGV: 1 PostgreSQL's sweeps, 2 its run id, 3 Redis' sweeps as PostgreSQL remembers them, 4 its run
 --       id or ""
--- Returns: Redis' sweeps, its run id, PostgreSQL's sweeps as Redis remembers them or nil; then as
+-- Returns: Redis' sweeps, its run id, PostgreSQL's sweeps as Redis remembers them or ""; then as
 --          1 or 0 whether Redis went back, PostgreSQL did, that was not known yet, one has started
 -- Errors: WRONGTYPE with the key's number
 local servers = KEYS[1]
@@ -16,18 +16,26 @@ local remembered_sweeps, remembered_run_id = tonumber(ARGV[3]), ARGV[4]
 local refused = type_error(1, 'hash')
 if refused then return refused end
 
+-- Returns the number that a field holds; 0 if it holds none.
+local function number_of(text)
+  return text and #text < 16 and tonumber(string.match(text, '^%d+$') or '') or 0
+end
+
 local memory = redis.call('HMGET', servers, 'sweeps', 'postgresql_sweeps', 'postgresql_run_id')
-local sweeps, known_sweeps, known_run_id = tonumber(memory[1] or '') or 0, memory[2], memory[3]
+local sweeps, known_sweeps, known_run_id = number_of(memory[1]), memory[2], memory[3]
 local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
 
 local redis_went_back = sweeps + 1 <= remembered_sweeps
-if not redis_went_back then sweeps = redis.call('HINCRBY', servers, 'sweeps', 1) end
-local postgresql_went_back = postgresql_sweeps < (tonumber(known_sweeps or '') or 0)
+if not redis_went_back then
+  sweeps = sweeps + 1
+  redis.call('HSET', servers, 'sweeps', integer(sweeps))
+end
+local postgresql_went_back = postgresql_sweeps < number_of(known_sweeps)
 local has_started = (remembered_run_id ~= '' and remembered_run_id ~= run_id)
   or (known_run_id and known_run_id ~= postgresql_run_id)
 local is_news = postgresql_went_back
   and redis.call('HSETNX', servers, 'recovering', integer(now_ms())) == 1
 if redis_went_back or has_started or is_news then begin_comparison(servers) end
 return {
-  sweeps, run_id, known_sweeps, redis_went_back and 1 or 0, postgresql_went_back and 1 or 0,
+  sweeps, run_id, known_sweeps or '', redis_went_back and 1 or 0, postgresql_went_back and 1 or 0,
   is_news and 1 or 0, has_started and 1 or 0}

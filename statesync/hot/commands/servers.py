@@ -45,8 +45,8 @@ class Counted(NamedTuple):
 
     redis_sweeps: int
     redis_run_id: str
-    postgresql_sweeps: int | None
-    """As Redis remembers them; None if it remembers nothing."""
+    postgresql_sweeps: str
+    """As Redis remembers them; empty if it remembers nothing."""
     redis_went_back: bool
     postgresql_went_back: bool
     is_news: bool
@@ -71,7 +71,7 @@ def count_sweep(
 
     def parse(reply: Raw) -> Counted:
         sweeps, run_id, known, *flags = reply
-        remembered = None if known is None else int(known)
+        remembered = known.decode(errors="backslashreplace")
         return Counted(sweeps, run_id.decode(), remembered, *map(bool, flags))
 
     args = (postgresql_sweeps, postgresql_run_id, redis_sweeps, redis_run_id or "")
@@ -82,11 +82,9 @@ def count_sweep(
 _note_postgresql = load_script("note_postgresql")
 
 
-def note_postgresql(
-    keys: Keys, remembered: int | None, /, *, sweeps: int, run_id: str
-) -> Command[None]:
+def note_postgresql(keys: Keys, remembered: str, /, *, sweeps: int, run_id: str) -> Command[None]:
     """Note PostgreSQL's counter, unless another sweep has done so since it was ``remembered``."""
-    args = ("" if remembered is None else remembered, sweeps, run_id)
+    args = (remembered, sweeps, run_id)
     return Command(_note_postgresql, (keys.servers,), args, lambda _: None, repeatable=True)
 
 

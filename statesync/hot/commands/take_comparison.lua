@@ -11,9 +11,10 @@ local token, lease_us, begins = ARGV[1], ARGV[2], ARGV[3] == '1'
 local refused = type_error(1, 'hash')
 if refused then return refused end
 local is_recovering = redis.call('HEXISTS', servers, 'recovering')
-local is_settling = redis.call('HEXISTS', servers, 'settling') == 1
-if not is_settling and (begins or is_recovering == 1) then begin_comparison(servers) end
-local settling = redis.call('HGET', servers, 'settling') or ''
+local settling = redis.call('HGET', servers, 'settling')
+local is_readable = settling and string.match(settling, '^%d+ %d+ %d+$')
+if not is_readable and (settling or begins or is_recovering == 1) then begin_comparison(servers) end
+settling = redis.call('HGET', servers, 'settling') or ''
 
 local now = now_us()
 local holder = redis.call('HMGET', servers, 'comparer', 'comparer_until')

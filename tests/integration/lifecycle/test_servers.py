@@ -182,18 +182,18 @@ def test_each_key_prefix_has_its_own(hot: HotStore, engine: Engine, embedded: An
 def test_counting_on_every_server(store: Driver) -> None:
     first = {"postgresql_run_id": "a", "redis_run_id": None}
     counted = store.count_sweep(postgresql_sweeps=0, redis_sweeps=0, **first)
-    assert counted[2:] == (None, False, False, False, False)
+    assert counted[2:] == ("", False, False, False, False)
     assert (counted.redis_sweeps, len(counted.redis_run_id)) == (1, 40)
-    store.note_postgresql(None, sweeps=1, run_id="a")
-    store.note_postgresql(None, sweeps=7, run_id="a")  # another sweep was faster
+    store.note_postgresql("", sweeps=1, run_id="a")
+    store.note_postgresql("", sweeps=7, run_id="a")  # another sweep was faster
     same = {"postgresql_run_id": "a", "redis_run_id": counted.redis_run_id}
     counted = store.count_sweep(postgresql_sweeps=1, redis_sweeps=1, **same)
-    assert (counted.redis_sweeps, *counted[2:]) == (2, 1, False, False, False, False)
+    assert (counted.redis_sweeps, *counted[2:]) == (2, "1", False, False, False, False)
     counted = store.count_sweep(postgresql_sweeps=0, redis_sweeps=9, **same)
-    assert (counted.redis_sweeps, *counted[2:]) == (2, 1, True, True, True, False)
+    assert (counted.redis_sweeps, *counted[2:]) == (2, "1", True, True, True, False)
     assert store.status()[6:] == (True, True)
     counted = store.count_sweep(postgresql_sweeps=0, redis_sweeps=9, **same)
-    assert counted[2:] == (1, True, True, False, False)
+    assert counted[2:] == ("1", True, True, False, False)
 
 
 def test_the_comparison_belongs_to_one_at_a_time(store: Driver) -> None:
@@ -249,3 +249,17 @@ def test_what_a_row_says(orchestrator: GameStateOrchestrator, full_core: FullCor
         assert rows == {1: RowHead(5, 7, 5), 2: RowHead(5, 7, 6, is_deleted=True)}
         assert (rows[1].valid_seal, rows[2].valid_seal) == (7, None)
         assert durable.heads.of_sessions(connection, [fight]) == {fight: RowHead(6, 8, 6)}
+
+
+def test_what_others_put_into_the_key_stops_nobody(hot: HotStore, engine: Engine, raw: Any) -> None:
+    count(hot, engine)
+    junk = {"sweeps": "x", "postgresql_sweeps": b"\xff", "settling": "x y", "comparer_until": "z"}
+    raw.hset(hot.keys.servers, mapping=junk | {"comparer": "somebody"})
+    count(hot, engine)
+    assert (loss(hot, engine) or {})["side"] == "redis"
+    raw.hset(hot.keys.servers, "settling", "x y")
+    is_ours, stands_at, _ = hot.take_comparison("a", lease_us=60_000_000)
+    assert is_ours
+    assert stands_at.startswith("0 ")
+    count(hot, engine, 2)
+    assert raw.hget(hot.keys.servers, "sweeps") == b"2"

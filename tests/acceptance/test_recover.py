@@ -1,0 +1,119 @@
+"""PostgreSQL is put back under a living game, as an operator and a worker meet it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from statesync import GameStateOrchestrator, Settings
+from statesync.durable import database
+from statesync.hot.store import HotStore
+from statesync.lifecycle import servers
+from tests.acceptance.conftest import Game, wait_until
+from tests.acceptance.test_cli import STATESYNC, run, run_json
+from tests.conftest import FullCore
+
+
+@pytest.fixture
+def played(orchestrator: GameStateOrchestrator, full_core: FullCore) -> GameStateOrchestrator:
+    """Three characters, saved; two sweeps."""
+    for char_id in (1, 2, 3):
+        orchestrator.hot.create(char_id, **full_core(char_id))
+    orchestrator.backup_many([1, 2, 3])
+    for _ in range(2):
+        servers.count_sweep(orchestrator.hot, orchestrator.engine)
+    return orchestrator
+
+
+def put_back(engine: Engine) -> None:
+    """Put PostgreSQL back to an hour ago: one character was older, another was not there."""
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE server_counters SET sweeps = 1")
+        connection.exec_driver_sql("UPDATE characters SET version = 1, name = 'Old' WHERE id = 1")
+        connection.exec_driver_sql("DELETE FROM characters WHERE id IN (2, 3)")
+
+
+def names(engine: Engine) -> list[str]:
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("SELECT name FROM characters ORDER BY id")
+        return [row.name for row in found]
+
+
+def test_recover_says_what_went_back_and_saves_what_is_live(
+    settings: Settings, played: GameStateOrchestrator, engine: Engine
+) -> None:
+    played.evict(3)
+    put_back(engine)
+    servers.count_sweep(played.hot, engine)
+    status = run_json(settings, "status", status=1)
+    assert (status["recovering"], status["last_loss"]["side"]) == (True, "postgresql")
+    assert "statesync recover" in str(status["problems"])
+    (check,) = run_json(settings, "doctor", "--only", "losses", status=1)
+    assert (check["status"], "statesync recover" in check["do"]) == ("fail", True)
+    run(settings, "drain", "--timeout", "0", status=1)
+
+    found = run_json(settings, "recover")
+    assert names(engine) == ["Hero 1", "Hero 2"]
+    assert (found["done"], found["left"], found["outcomes"]) == (True, 0, {"saved": 2})
+    assert found["last_loss"]["postgresql_sweeps"] == [2, 1]
+    assert [(c["char_id"], c["row_version"]) for c in found["not_live"]] == [(3, None)]
+
+    shown = run(settings, "recover")
+    assert "PostgreSQL went back in time, as a sweep found" in shown
+    assert "Not as in PostgreSQL: 0 characters" in shown
+    assert "3: left at version" in shown
+    status = run_json(settings, "status")
+    assert (status["recovering"], status["counters"]["saved_again"]) == (False, 2)
+    assert "2 were saved again" in run(settings, "status")
+    (check,) = run_json(settings, "doctor", "--only", "losses")
+    assert (check["status"], "conflicts list" in check["do"]) == ("warn", True)
+
+
+def test_recover_without_a_loss(settings: Settings, played: GameStateOrchestrator) -> None:
+    played.hot.update(1, gold=1)
+    assert "No server went back in time" in run(settings, "recover")
+    found = run_json(settings, "recover")
+    assert (found["last_loss"], found["differing"], found["characters"]) == (None, 0, 3)
+    (check,) = run_json(settings, "doctor", "--only", "losses")
+    assert check["status"] == "ok"
+
+
+def test_recover_that_is_interrupted_leaves_the_rest_to_others(
+    settings: Settings, played: GameStateOrchestrator, engine: Engine
+) -> None:
+    put_back(engine)
+    with database.transaction(engine) as connection:
+        connection.exec_driver_sql("SELECT FROM characters WHERE id = 1 FOR UPDATE")
+        process = subprocess.Popen(
+            [*STATESYNC, "recover"],
+            env=os.environ | settings.to_env(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda: played.hot.status().claimed)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.strip().splitlines()[-1] == "statesync: interrupted"
+    assert played.hot.status().recovering
+    assert run_json(settings, "recover")["done"]
+    assert names(engine) == ["Hero 1", "Hero 2", "Hero 3"]
+
+
+@pytest.mark.usefixtures("celery_setup")
+def test_the_worker_that_finds_it_saves_what_is_live(
+    played: GameStateOrchestrator, game: Game, engine: Engine, hot: HotStore, raw: Any
+) -> None:
+    put_back(engine)
+    queue = game.settings.queue("sync")
+    sent = game.app.send_task("statesync.sync_dirty", queue=queue)
+    report = sent.get(timeout=60)
+    assert report["settling"] is False
+    assert names(engine) == ["Hero 1", "Hero 2", "Hero 3"]
+    assert hot.status().counters["postgresql_went_back"] == 1
+    assert raw.hget(hot.keys.servers, "recovering") is None

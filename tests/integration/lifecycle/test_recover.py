@@ -1,0 +1,262 @@
+"""A loss is settled: all that is live is compared once around, and saved again if it must be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from statesync.durable import database
+from statesync.durable.servers import NotLive
+from statesync.errors import DatabaseWentBack
+from statesync.hot.commands.servers import LossFlag
+from statesync.hot.store import HotStore
+from statesync.lifecycle import recover, servers
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.sweep import SweepReport, drain, scheduled_sweep
+from statesync.settings import Settings
+from statesync.state.outcomes import BackupOutcome
+from tests.conftest import FullCore
+
+LEASE_US = 60_000_000
+LIVE = range(1, 13)
+
+
+@pytest.fixture(autouse=True)
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recover, "PAGE_KEYS", 3)
+
+
+@pytest.fixture
+def played(orchestrator: GameStateOrchestrator, full_core: FullCore) -> GameStateOrchestrator:
+    """A dozen characters, saved; every third in a fight, and the sweeps counted."""
+    hot = orchestrator.hot
+    for char_id in LIVE:
+        hot.create(char_id, **full_core(char_id))
+    hot.open_session("combat", [3, 6], {"monsters": ["rat"]})
+    orchestrator.backup_many(LIVE)
+    for _ in range(3):
+        servers.count_sweep(hot, orchestrator.engine)
+    return orchestrator
+
+
+def put_back(engine: Engine) -> None:
+    """Put PostgreSQL back to before the last sweep, some saves, the fight and two characters."""
+    with engine.begin() as connection:
+        for statement in (
+            "UPDATE server_counters SET sweeps = sweeps - 2",
+            "UPDATE characters SET version = version - 1, location_id = 'cave'"
+            " WHERE mod(id, 2) = 0",
+            "DELETE FROM sessions",
+            "DELETE FROM characters WHERE id IN (5, 7)",
+        ):
+            connection.exec_driver_sql(statement)
+
+
+def locations(engine: Engine) -> dict[int, str]:
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("SELECT id, location_id FROM characters")
+        return {row.id: row.location_id for row in found}
+
+
+def sessions(engine: Engine) -> int:
+    with engine.begin() as connection:
+        return int(connection.exec_driver_sql("SELECT count(*) FROM sessions").scalar_one())
+
+
+def sweep(orchestrator: GameStateOrchestrator, settings: Settings) -> SweepReport:
+    """Sweep as the schedule does, and save what it dispatches at once."""
+    save = orchestrator.backup_claims
+    return scheduled_sweep(orchestrator, settings, save, save)
+
+
+def flags(hot: HotStore) -> tuple[bool, bool]:
+    status = hot.status()
+    return status.settling, status.recovering
+
+
+def test_the_sweep_that_finds_postgresql_back_saves_everything_live_again(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine
+) -> None:
+    put_back(engine)
+    played.hot.update(1, gold=5)
+    report = sweep(played, settings)
+    assert (report.claimed, report.settling) == (0, False)
+    assert locations(engine) == dict.fromkeys(LIVE, "harbour")
+    assert sessions(engine) == 1
+    assert flags(played.hot) == (False, False)
+    counters = played.hot.status().counters
+    assert counters["postgresql_went_back"] == 1
+    assert counters["saved_again"] >= 8
+    assert sweep(played, settings).settling is False
+    assert played.hot.status().counters["saved_again"] == counters["saved_again"]
+
+
+def test_its_time_is_bounded_and_the_next_sweep_goes_on(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine
+) -> None:
+    put_back(engine)
+    servers.count_sweep(played.hot, engine)
+    turns = 1
+    while recover.settle(played, lease_us=LEASE_US, seconds=0):
+        assert flags(played.hot) == (True, True)
+        turns += 1
+    assert turns > 1
+    assert locations(engine) == dict.fromkeys(LIVE, "harbour")
+    assert flags(played.hot) == (False, False)
+
+
+def test_while_postgresql_is_recovered_nothing_is_claimed(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine
+) -> None:
+    put_back(engine)
+    servers.count_sweep(played.hot, engine)
+    played.hot.take_comparison("another worker", lease_us=LEASE_US)
+    played.hot.update(1, gold=5)
+    assert sweep(played, settings) == SweepReport(0, 0, 0, 1)
+    with pytest.raises(DatabaseWentBack, match="statesync recover"):
+        drain(played, settings, timeout=0)
+    assert played.hot.sync_state(1).dirty
+    assert flags(played.hot) == (True, True)
+
+
+def test_a_worker_that_died_is_followed_when_its_lease_ends(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine
+) -> None:
+    put_back(engine)
+    servers.count_sweep(played.hot, engine)
+    played.hot.take_comparison("one that dies", lease_us=0)
+    sweep(played, settings)
+    assert locations(engine) == dict.fromkeys(LIVE, "harbour")
+
+
+def test_what_cannot_be_saved_yet_is_saved_in_another_round(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine
+) -> None:
+    put_back(engine)
+    with database.transaction(engine) as connection:
+        connection.exec_driver_sql("SELECT FROM characters WHERE id = 4 FOR UPDATE")
+        sweep(played, settings)
+        assert flags(played.hot) == (True, True)
+    assert locations(engine)[4] == "cave"
+    for _ in range(3):  # the wait for the lock may have taken all of the time of the first
+        sweep(played, settings)
+    assert locations(engine)[4] == "harbour"
+    assert flags(played.hot) == (False, False)
+
+
+def test_what_is_quarantined_holds_up_nobody(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine, raw: Any
+) -> None:
+    raw.hset(played.hot.keys.core(4), "stats", "no JSON")
+    put_back(engine)
+    sweep(played, settings)
+    assert locations(engine) == dict.fromkeys(LIVE, "harbour") | {4: "cave"}
+    assert played.hot.status().quarantined == 1
+    assert flags(played.hot) == (False, False)
+
+
+def test_a_loss_in_the_middle_begins_the_comparison_anew(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine, raw: Any
+) -> None:
+    servers.note_redis_went_back(played.hot, engine)
+    while recover.settle(played, lease_us=LEASE_US, seconds=0):
+        stands_at = raw.hget(played.hot.keys.servers, "settling").decode()
+        if not stands_at.startswith("0 "):
+            break
+    put_back(engine)
+    servers.count_sweep(played.hot, engine)
+    assert raw.hget(played.hot.keys.servers, "settling").startswith(b"0 ")
+    assert not played.hot.advance_comparison("x", lease_us=LEASE_US, before=stands_at, after="")
+    sweep(played, settings)
+    assert locations(engine) == dict.fromkeys(LIVE, "harbour")
+
+
+def test_if_redis_went_back_what_differs_is_marked_and_swept(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine, raw: Any
+) -> None:
+    raw.hset(played.hot.keys.servers, "sweeps", 1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET version = version + 2 WHERE id < 4")
+    report = sweep(played, settings)
+    assert (report.claimed, report.settling) == (0, False)
+    assert raw.smembers(played.hot.keys.dirty) == {b"1", b"2", b"3"}
+    assert flags(played.hot) == (False, False)
+    assert sweep(played, settings).claimed == 3
+
+
+def test_a_recovery_by_hand_does_all_of_it_at_once(
+    played: GameStateOrchestrator, engine: Engine, raw: Any
+) -> None:
+    put_back(engine)
+    pages: list[recover.SettledPage] = []
+    report = recover.recover(played, lease_us=LEASE_US, progress=pages.append)
+    assert locations(engine) == dict.fromkeys(LIVE, "harbour")
+    assert (report.left, report.characters, report.sessions) == (0, 12, 1)
+    assert report.outcomes[BackupOutcome.SAVED] >= 8
+    assert (report.last_loss or {})["side"] == "postgresql"
+    assert pages[-1].is_last
+    assert flags(played.hot) == (False, False)
+    again = recover.recover(played, lease_us=LEASE_US)
+    assert (again.differing, again.outcomes) == (0, {})
+
+
+def test_a_recovery_by_hand_backs_up_what_is_dirty_as_well(
+    played: GameStateOrchestrator, engine: Engine
+) -> None:
+    played.hot.update(2, gold=7)
+    report = recover.recover(played, lease_us=LEASE_US)
+    assert (report.differing, report.outcomes, report.last_loss) == (1, {"saved": 1}, None)
+    assert not played.hot.sync_state(2).dirty
+
+
+def test_a_recovery_by_hand_goes_on_when_a_backup_finds_that_postgresql_went_back(
+    played: GameStateOrchestrator, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup_many = played.backup_many
+
+    def refuse(char_ids: Any) -> Any:
+        if not played.hot.status().recovering:
+            servers.note_postgresql_went_back(played.hot, engine)
+            raise DatabaseWentBack
+        return backup_many(char_ids)
+
+    monkeypatch.setattr(played, "backup_many", refuse)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET version = version - 1")
+    report = recover.recover(played, lease_us=LEASE_US)
+    assert report.outcomes[BackupOutcome.SAVED] >= 11  # a fight is saved with one of its two
+    assert flags(played.hot) == (False, False)
+
+
+def test_who_is_not_live_and_was_newer_is_on_record(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine
+) -> None:
+    for char_id in (2, 5, 9):
+        played.evict(char_id)
+    played.delete(10)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET deleted_at = NULL WHERE id = 10")
+        rows = connection.exec_driver_sql("SELECT id, version FROM characters")
+        newest = {row.id: row.version for row in rows}
+    put_back(engine)
+    for _ in range(2):
+        report = recover.recover(played, lease_us=LEASE_US)
+    assert sorted(report.not_live) == [
+        NotLive(2, newest[2], newest[2] - 1),
+        NotLive(5, newest[5], None),
+        NotLive(10, None, newest[10] - 1),
+    ]
+    assert locations(engine)[2] == "cave", "it stays at the backup"
+
+
+def test_a_flag_of_a_backup_alone_is_enough(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine
+) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET version = version - 1")
+    assert played.hot.note_loss(LossFlag.RECOVERING)
+    sweep(played, settings)
+    assert flags(played.hot) == (False, False)
+    assert played.hot.status().counters["saved_again"] >= 11  # a fight is saved with one of its two
