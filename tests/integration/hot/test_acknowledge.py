@@ -154,3 +154,15 @@ def test_core_that_is_gone_is_not_made_again(
         is True
     )
     assert not store.raw.exists(store.keys.core(1))
+
+
+def test_row_of_a_history_that_redis_forgot_marks_the_character(
+    store: Driver, claim: Claim, snapshot: RawSnapshot
+) -> None:
+    keys = store.keys
+    store.raw.delete(keys.core(1), keys.dirty, keys.claimed, keys.since, keys.seals)
+    store.restore_one(1, 1, {"gold": "1"})  # from its row as it was before that save
+    assert not store.acknowledge(
+        claim, snapshot_version=9, durable_version=9, at_ms=snapshot.at_ms, seal=snapshot.seal
+    )
+    assert store.sync_state(1).dirty, "its next backup sees that they are two histories"
