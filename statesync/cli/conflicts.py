@@ -38,8 +38,8 @@ _ConflictId = click.IntRange(1, MAX_ID)
 def conflicts() -> None:
     """Sides that lost a conflict: list, show.
 
-    If Redis has an older version than PostgreSQL, or another history, the live game goes on and
-    the whole losing row is recorded.
+    If Redis went back in time, what was live and PostgreSQL did not know is recorded whole, and the
+    characters are set to what PostgreSQL holds. Entries of one loss have the same divergence.
 
     \b
     Examples:

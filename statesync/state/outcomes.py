@@ -22,7 +22,7 @@ class BackupOutcome(StrEnum):
     SUPERSEDED = "superseded"
     """The claim passed to another worker, which saves the character."""
     CONFLICT = "conflict"
-    """Redis had an older version than PostgreSQL; the losing side is recorded."""
+    """Redis went back in time: what was live is recorded, and the row is live now."""
     QUARANTINED = "quarantined"
     """The character cannot be saved; its data stays in Redis until an operator repairs it."""
     MISSING = "missing"
