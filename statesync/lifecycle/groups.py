@@ -18,6 +18,7 @@ from statesync import durable
 from statesync.durable.database import work_of
 from statesync.durable.results import (
     Accepted,
+    Busy,
     CharacterDecision,
     CharacterResult,
     Deleted,
@@ -53,7 +54,9 @@ class Group:
     nonces: frozenset[str] = frozenset()
     """Of the durable changes that the snapshot holds."""
     is_settling: bool = False
-    """Whether Redis went back in time, and not all of it is compared yet."""
+    """Whether a server went back in time or has started, and not all is compared yet."""
+    is_lost: bool = False
+    """Whether it is Redis that went back, for certain."""
     is_recovering: bool = False
     """Whether PostgreSQL went back in time, and what is live is saved over it."""
 
@@ -121,8 +124,10 @@ class _Decided:
 def _settled(decision: CharacterDecision, group: Group) -> CharacterDecision:
     """Return a decision on a character, in the light of what is known of both servers."""
     match decision:
-        case Incomplete(row, is_stump=True) if group.is_settling:
+        case Incomplete(row, is_stump=True) if group.is_lost:
             return Unknown(row.version, row.seal)
+        case Incomplete(is_stump=True) if group.is_settling:
+            return Busy()  # it waits until it is known whether Redis went back
         case WentBack(row, _) if group.is_recovering:
             return Accepted(new=row is None)
         case WentBack(Unknown() as row, is_certain=False):

@@ -152,6 +152,7 @@ def decode(raw: RawSnapshot) -> Group:
         seals={_member(name): seals for name, seals in raw.seals.items()},
         nonces=frozenset(word for text in raw.nonces.values() for word in text.split()),
         is_settling=raw.is_settling,
+        is_lost=raw.is_lost,
         is_recovering=raw.is_recovering,
     )
 

@@ -12,7 +12,7 @@ if refused then return refused end
 local held = redis.call('HMGET', servers, 'comparer', 'settling')
 if held[1] ~= token or held[2] ~= before then return 0 end
 if after == '' then
-  redis.call('HDEL', servers, 'settling', 'recovering', 'comparer', 'comparer_until')
+  redis.call('HDEL', servers, 'settling', 'lost', 'recovering', 'comparer', 'comparer_until')
 else
   local until_us = integer(now_us() + lease_us)
   redis.call('HSET', servers, 'settling', after, 'comparer_until', until_us)

@@ -79,7 +79,9 @@ class RawSnapshot(NamedTuple):
     nonces: dict[int, str]
     """By character: the nonces of its durable changes since the last acknowledged snapshot."""
     is_settling: bool = False
-    """Whether Redis went back in time, and not all of it is compared yet."""
+    """Whether a server went back in time or has started, and not all is compared yet."""
+    is_lost: bool = False
+    """Whether it is Redis that went back, for certain."""
     is_recovering: bool = False
     """Whether PostgreSQL went back in time, and what is live is saved over it."""
 
@@ -150,7 +152,7 @@ class _Reader:
     ) -> Iterator[TriedSnapshot]:
         """Yield what became of each group."""
         parts = iter(reply)
-        at_ms, *flags = int(next(parts)), bool(next(parts)), bool(next(parts))
+        at_ms, *flags = (int(next(parts)) for _ in range(4))
         for char_id, members, seal in groups:
             status = next(parts)
             try:
@@ -161,7 +163,9 @@ class _Reader:
                     yield NeedsKeys(members.with_found(char_id, self.script_keys, status))
                 elif status == _GIVEN:
                     yield self.snapshot(at_ms, members, seal, parts)._replace(
-                        is_settling=flags[0], is_recovering=flags[1]
+                        is_settling=bool(flags[0]),
+                        is_lost=bool(flags[1]),
+                        is_recovering=bool(flags[2]),
                     )
                 else:
                     yield Later() if status == _LATER else SealsFull()

@@ -35,7 +35,7 @@ local has_started = (remembered_run_id ~= '' and remembered_run_id ~= run_id)
   or (known_run_id and known_run_id ~= postgresql_run_id)
 local is_news = postgresql_went_back
   and redis.call('HSETNX', servers, 'recovering', integer(now_ms())) == 1
-if redis_went_back or has_started or is_news then begin_comparison(servers) end
+if redis_went_back or has_started or is_news then begin_comparison(servers, redis_went_back) end
 return {
   sweeps, run_id, known_sweeps or '', redis_went_back and 1 or 0, postgresql_went_back and 1 or 0,
   is_news and 1 or 0, has_started and 1 or 0}

@@ -10,5 +10,5 @@ local refused = type_error(1, 'hash')
 if refused then return refused end
 if redis.call('HEXISTS', servers, flag) == 1 then return 0 end
 if flag == 'recovering' then redis.call('HSET', servers, flag, integer(now_ms())) end
-begin_comparison(servers)
+begin_comparison(servers, flag == 'settling')
 return 1

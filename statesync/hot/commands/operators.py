@@ -147,7 +147,7 @@ def mark_unsaved(
     if unsaved:
         session_type, session_id = unsaved
         reference = (reference_field(session_type), session_id)
-    script_keys = [*_core_and_marks(keys, char_id), keys.seals]
+    script_keys = [*_core_and_marks(keys, char_id), keys.seals, keys.servers]
     as_read = (part if part is not None else "" for part in head or ())
     args = (char_id, *reference, *as_read)
     # Repeatable: a mark that is not needed is harmless.

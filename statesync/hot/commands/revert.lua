@@ -8,7 +8,8 @@
 --       what is restored
 -- ARGV: 1, packed: members (the names of characters, sessions, ties), tokens (by char_id, of those
 --       that are loaded), references (the fields, and the session type of each), dropped_id, entry
---       (what is kept under it), tombstones (a version for each core and session), tombstone_ms,
+--       (what is kept under it), tombstones (a version for each core and session, ""
+--       for none), tombstone_ms,
 --       channel, message, items (as restore takes them)
 -- Returns: 1; 0 if the group has grown or a staged log is not whole
 -- Errors: LEASELOST; WRONGTYPE with the key's number
@@ -77,7 +78,9 @@ for i = 1, movable do
 end
 for i = 1, #ties do redis.call('DEL', KEYS[8 + movable + i]) end
 for i, version in ipairs(args.tombstones) do
-  redis.call('SET', KEYS[first_tombstone + i], version, 'PX', args.tombstone_ms)
+  if version ~= '' then
+    redis.call('SET', KEYS[first_tombstone + i], version, 'PX', args.tombstone_ms)
+  end
 end
 for _, char_id in ipairs(characters) do
   redis.call('SREM', dirty, char_id)

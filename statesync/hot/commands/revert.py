@@ -57,7 +57,6 @@ def revert(keys: Keys, group: Revert, /) -> Command[bool]:
     """
     members = Members(group.members)
     characters, sessions, _ = members.listed()
-    versions = group.row_versions
     dropped_id = str(uuid4())
     script_keys = [
         *(keys.dirty, keys.claimed, keys.since, keys.quarantine),
@@ -77,7 +76,7 @@ def revert(keys: Keys, group: Revert, /) -> Command[bool]:
         "references": ([*map(reference_field, session_types)], session_types),
         "dropped_id": dropped_id,
         "entry": msgspec.json.encode(group.dropped).decode(),
-        "tombstones": [str(versions.get(name, MAX_VERSION)) for name in (*characters, *sessions)],
+        "tombstones": [_tombstone(group, name) for name in (*characters, *sessions)],
         "tombstone_ms": TOMBSTONE_MS,
         "channel": keys.reverted,
         "message": dump_json(message),
@@ -85,6 +84,13 @@ def revert(keys: Keys, group: Revert, /) -> Command[bool]:
     }
     # Repeatable: the second time, the tokens are no longer there.
     return Command(_revert, script_keys, (pack(args),), bool, repeatable=True)
+
+
+def _tombstone(group: Revert, name: str) -> str:
+    """Return the version below which no restore may come; none for who is not loaded."""
+    if name.isdigit() and int(name) not in group.tokens:
+        return ""
+    return str(group.row_versions.get(name, MAX_VERSION))
 
 
 def _copies(keys: Keys, dropped_id: str, members: Members) -> list[str]:
