@@ -21,10 +21,12 @@ from statesync.state.characters import Character
 from statesync.state.outcomes import RestoreOutcome
 from statesync.state.sessions import Session
 
-__all__ = ["Client", "LoggedIn", "log_in"]
+__all__ = ["REDIS_SECONDS", "Client", "LoggedIn", "log_in"]
 
 log = logging.getLogger(__name__)
 
+REDIS_SECONDS = 5.0
+"""How long an operation of a game waits for Redis: a player waits for it."""
 _LOGIN_ROUNDS = 10
 """Upper bound on restores in one login: the character may be evicted right after each."""
 
@@ -46,7 +48,9 @@ class Client:
 
     def __init__(self, settings: Settings, durable_seconds: float) -> None:
         self.settings = settings
-        self.orchestrator = GameStateOrchestrator.from_settings(settings)
+        self.orchestrator = GameStateOrchestrator.from_settings(
+            settings, answer_seconds=REDIS_SECONDS
+        )
         self.group_commit = GroupCommit(self.orchestrator, durable_seconds)
         self.orchestrator.hot.committer = self.group_commit
 
@@ -56,7 +60,7 @@ class Client:
 
     def async_hot(self) -> AsyncHotStore:
         """Return a connection to Redis for one event loop; the caller closes it."""
-        made = AsyncHotStore(self.settings.redis_url, prefix=self.settings.key_prefix)
+        made = AsyncHotStore.from_settings(self.settings, answer_seconds=REDIS_SECONDS)
         made.committer = self.group_commit
         return made
 

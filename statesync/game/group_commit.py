@@ -93,7 +93,7 @@ class GroupCommit:
 
     def __init__(self, orchestrator: GameStateOrchestrator, seconds: float) -> None:
         self._orchestrator = orchestrator
-        self._seconds = seconds
+        self.seconds = seconds
         self._closed = False
         self.begin()
         _alive.add(self)
@@ -122,7 +122,7 @@ class GroupCommit:
         It fails with NotDurable: after ``seconds`` at the latest, whatever the servers do, and at
         once if the store is closed.
         """
-        seconds = self._seconds if seconds is None else seconds
+        seconds = self.seconds if seconds is None else seconds
         wait = _Wait(receipts, time.monotonic() + min(max(0.0, seconds), _LONGEST_WAIT_SECONDS))
         with self._changed:
             if self._closed:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 from statesync.errors import GroupTooLarge, InvalidInput, StatesyncError
 from statesync.hot.command import Command
+from statesync.hot.exchange import LEAST_SECONDS
 
 __all__ = ["Committer", "Run"]
 
 
 class Committer(Protocol):
     """Saves characters for operations that wait for it; a ``GameStore`` has one."""
+
+    seconds: float
+    """How long an operation waits."""
 
     def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
         """Save characters from now on; the Future is done when their versions are in PostgreSQL.
@@ -30,6 +36,10 @@ class Run:
         if committer is None and any(command.receipts for command in todo):
             raise InvalidInput("durable=True needs a GameStore: a HotStore knows only Redis")
         self.committer = committer
+        self._durable_until = math.inf
+        """When an operation that is to be durable has waited long enough, for both servers."""
+        if committer and any(command.receipts for command in todo):
+            self._durable_until = time.monotonic() + committer.seconds
         self.results: list[Any] = [None] * len(todo)
         self.left = dict(enumerate(todo))
         self.saving: dict[int, Future[None]] = {}
@@ -46,8 +56,14 @@ class Run:
                 again[i] = command
                 self.saving[i] = self.committer.submit(dict.fromkeys(result.char_ids, 0))
             elif self.committer and command.receipts and not isinstance(result, StatesyncError):
-                self.saving[i] = self.committer.submit(command.receipts(reply))
+                seconds = self._durable_until - time.monotonic()
+                self.saving[i] = self.committer.submit(command.receipts(reply), seconds)
         self.left = again
+
+    def deadline(self, seconds: float) -> float:
+        """Return when Redis has to have answered, which may take ``seconds`` at the most."""
+        now = time.monotonic()
+        return max(now + LEAST_SECONDS, min(now + seconds, self._durable_until))
 
     def saved(self, i: int, error: StatesyncError | None) -> None:
         """Take in that what a Command waited for is saved, or why not."""

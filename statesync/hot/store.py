@@ -8,17 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import partial
 from typing import Any, Self, TypeVar
 
-from redis import BlockingConnectionPool
-from redis.asyncio.connection import BlockingConnectionPool as AsyncPool
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
-from redis.retry import Retry
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from statesync.errors import (
     InvalidInput,
@@ -27,11 +21,20 @@ from statesync.errors import (
     StatesyncError,
 )
 from statesync.hot.command import Command
+from statesync.hot.exchange import (
+    ANSWER_SECONDS,
+    TRIES,
+    AsyncWire,
+    Request,
+    Wire,
+    is_last,
+    pause_seconds,
+)
 from statesync.hot.keys import Keys
 from statesync.hot.operations import AsyncOperations, Commands, GameCommands, SyncOperations
 from statesync.hot.reverts import AsyncListener, Listener, Reverted
 from statesync.hot.runs import Committer, Run
-from statesync.hot.trouble import is_loading, is_replica, tell
+from statesync.hot.trouble import is_loading, tell
 from statesync.settings import Settings, mask_or_hide
 
 __all__ = ["AsyncHotStore", "Commands", "GameCommands", "HotStore", "unwrap"]
@@ -50,17 +53,15 @@ class _Connection:
         self.commands = Commands(self.keys)
         self._address = mask_or_hide(url)
 
-    def _made(self, pool_class: Any, url: str, retry: object) -> Any:
-        """Return a pool. Raises SettingsError: redis-py names an option that it does not have."""
+    def _made(self, wire: Callable[[str, float], T], url: str, seconds: float) -> T:
+        """Return a wire. Raises SettingsError: redis-py names an option that it does not have."""
         try:
-            pool = pool_class.from_url(url, retry=retry, **_OPTIONS)
-            _connection(pool)
+            return wire(url, seconds)
         except (TypeError, ValueError) as error:
             reason = str(error).rpartition("() ")[2]
             raise SettingsError(
                 f"STATESYNC_REDIS_URL: {self._address} is not accepted: {reason}"
             ) from None
-        return pool
 
     def _unavailable(self, error: Exception, more: str = "") -> RedisUnavailable:
         return RedisUnavailable(f"Redis at {self._address}: {tell(error)}{more}")
@@ -100,15 +101,12 @@ def _failure(saving: Future[None]) -> StatesyncError | None:
     raise error
 
 
-_Request = tuple[str | bytes | int, ...]
-
-
-def _load_requests(todo: Iterable[Command[Any]]) -> list[_Request]:
+def _load_requests(todo: Iterable[Command[Any]]) -> list[Request]:
     sources = {command.script.sha: command.script.source for command in todo}
     return [("SCRIPT", "LOAD", source) for source in sources.values()]
 
 
-def _requests(todo: Sequence[Command[Any]]) -> list[_Request]:
+def _requests(todo: Sequence[Command[Any]]) -> list[Request]:
     return [
         ("EVALSHA", command.script.sha, len(command.keys), *command.keys, *command.args)
         for command in todo
@@ -132,78 +130,28 @@ def unwrap(result: T | StatesyncError) -> T:
 
 _MAX_TRIES = 100
 """Upper bound on tries of a Command with more keys, each time because it turns out to need them."""
-_SECONDS = {"socket_connect_timeout": 5, "socket_timeout": 30, "health_check_interval": 30}
-_OPTIONS: Any = {**_SECONDS, "max_connections": 50, "timeout": 30, "protocol": 2}
-"""A caller beyond the last connection waits for one. With protocol 3, redis-py expects messages at
-any time, and so does not see that a connection at rest is closed."""
-_BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1)
-_RETRIES = 3
-"""How many times a connection is tried again; and how many times Commands are sent again whose
-connection broke, if all of them may be run twice."""
-
-
-_PyConnection = Any
-"""One of redis-py's connections: most of their methods have no types."""
-
-
-def _exchange(connection: _PyConnection, requests: Sequence[_Request]) -> list[Any]:
-    """Send requests and read their replies; an error that Redis replies is one of these."""
-    try:
-        connection.send_packed_command(connection.pack_commands(requests))
-        replies = [_read_reply(connection) for _ in requests]
-    except BaseException:  # replies are under way that nobody will read
-        connection.disconnect()
-        raise
-    if any(map(is_replica, replies)):
-        connection.disconnect()
-    return replies
-
-
-def _read_reply(connection: _PyConnection) -> Any:
-    try:
-        return connection.read_response(disconnect_on_error=False)
-    except (ResponseError, BusyLoadingError) as error:
-        return error
-
-
-async def _exchange_async(connection: _PyConnection, requests: Sequence[_Request]) -> list[Any]:
-    """Do what ``_exchange`` does."""
-    try:
-        await connection.send_packed_command(connection.pack_commands(requests))
-        replies = [await _read_reply_async(connection) for _ in requests]
-    except BaseException:
-        await connection.disconnect(nowait=True)
-        raise
-    if any(map(is_replica, replies)):
-        await connection.disconnect()
-    return replies
-
-
-async def _read_reply_async(connection: _PyConnection) -> Any:
-    try:
-        return await connection.read_response(disconnect_on_error=False)
-    except (ResponseError, BusyLoadingError) as error:
-        return error
-
-
-def _connection(pool: Any) -> _PyConnection:
-    """Return a connection of its own, not the pool's; nothing is connected yet."""
-    return pool.connection_class(**pool.connection_kwargs)
 
 
 class HotStore(_Connection, SyncOperations):
     """Redis, for threads: every operation of ``commands`` as a method, thread-safe."""
 
-    def __init__(self, url: str, *, prefix: str = "") -> None:
+    def __init__(
+        self, url: str, *, prefix: str = "", answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
         super().__init__(url, prefix)
-        retry = Retry(_BACKOFF, _RETRIES)  # to connect: redis-py itself sends no Command again
-        self._pool: Any = self._made(BlockingConnectionPool, url, retry)
-        self._listener = Listener(partial(_connection, self._pool), self.keys.reverted)
+        self._wire = self._made(Wire, url, answer_seconds)
+        self._listener = Listener(self._wire.connection, self.keys.reverted)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> HotStore:
-        """Connect, at the first operation, to the Redis of ``settings``."""
-        return cls(settings.redis_url, prefix=settings.key_prefix)
+    def from_settings(
+        cls, settings: Settings, *, answer_seconds: float = ANSWER_SECONDS
+    ) -> HotStore:
+        """Connect, at the first operation, to the Redis of ``settings``.
+
+        An operation waits ``answer_seconds`` for Redis, whatever it waits for.
+        """
+        url, prefix = settings.redis_url, settings.key_prefix
+        return cls(url, prefix=prefix, answer_seconds=answer_seconds)
 
     def run(self, command: Command[T]) -> T:
         """Run one Command; raises what its operation raises, and RedisUnavailable."""
@@ -218,47 +166,46 @@ class HotStore(_Connection, SyncOperations):
         """
         run = Run(todo, self.committer)
         for _ in range(_MAX_TRIES):
-            run.read(self._replies(list(run.left.values())), self._read)
+            todo = list(run.left.values())
+            deadline = run.deadline(self._wire.seconds)
+            run.read(self._replies(todo, deadline), self._read)
             for i, saving in list(run.saving.items()):
                 run.saved(i, _failure(saving))
             if not run.left:
                 return run.results
         raise self._keeps_changing()
 
-    def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
+    def _replies(self, todo: Sequence[Command[Any]], deadline: float) -> list[Any]:
         if not todo:
             return []
         repeatable = _are_repeatable(todo)
-        replies = self._send(_requests(todo), repeatable=repeatable)
+        replies = self._send(_requests(todo), deadline, repeatable=repeatable)
         if missing := _missing(replies):
             lacking = [todo[i] for i in missing]
-            self._send(_load_requests(lacking), repeatable=True)
-            again = self._send(_requests(lacking), repeatable=repeatable)
+            self._send(_load_requests(lacking), deadline, repeatable=True)
+            again = self._send(_requests(lacking), deadline, repeatable=repeatable)
             for i, reply in zip(missing, again, strict=True):
                 replies[i] = reply
         return replies
 
-    def _send(self, requests: Sequence[_Request], *, repeatable: bool) -> list[Any]:
+    def _send(self, requests: Sequence[Request], deadline: float, *, repeatable: bool) -> list[Any]:
         """Return the replies, those that are errors among them.
 
         Sends again what Redis has not run, or what may be run twice. Raises RedisUnavailable.
         """
-        self._check_open()
-        for tries_left in range(_RETRIES, -1, -1):
+        for tries_left in range(TRIES - 1, -1, -1):
+            self._check_open()
+            may_repeat = True
             try:
-                connection = self._pool.get_connection()
-            except (RedisError, OSError) as error:  # nothing is sent yet
-                raise self._unavailable(error) from None
-            try:
-                replies = _exchange(connection, requests)
-                if not tries_left or not all(map(is_loading, replies)):
+                connection = self._wire.take(deadline)
+                may_repeat = repeatable
+                replies = self._wire.exchange(connection, requests, deadline)
+                if not all(map(is_loading, replies)) or is_last(tries_left, deadline):
                     return replies
             except (RedisError, OSError) as error:
-                if not tries_left or not repeatable:
-                    raise self._lost(error, repeatable=repeatable) from None
-            finally:
-                self._pool.release(connection)
-            time.sleep(_BACKOFF.compute(_RETRIES - tries_left))
+                if is_last(tries_left, deadline) or not may_repeat:
+                    raise self._lost(error, repeatable=may_repeat) from None
+            time.sleep(pause_seconds(tries_left, deadline))
         raise AssertionError("the last try returns or raises")
 
     def reverts(self) -> Iterator[Reverted]:
@@ -273,7 +220,7 @@ class HotStore(_Connection, SyncOperations):
         """Close the connections; from now on every operation raises InvalidInput."""
         self._closed = True
         self._listener.close()
-        self._pool.disconnect()
+        self._wire.pool.disconnect()
 
     def __enter__(self) -> Self:
         return self
@@ -285,16 +232,20 @@ class HotStore(_Connection, SyncOperations):
 class AsyncHotStore(_Connection, AsyncOperations):
     """Redis, for asyncio: the operations of HotStore, as coroutines."""
 
-    def __init__(self, url: str, *, prefix: str = "") -> None:
+    def __init__(
+        self, url: str, *, prefix: str = "", answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
         super().__init__(url, prefix)
-        retry = AsyncRetry(_BACKOFF, _RETRIES)
-        self._pool: Any = self._made(AsyncPool, url, retry)
-        self._listener = AsyncListener(partial(_connection, self._pool), self.keys.reverted)
+        self._wire = self._made(AsyncWire, url, answer_seconds)
+        self._listener = AsyncListener(self._wire.connection, self.keys.reverted)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> AsyncHotStore:
-        """Connect, at the first operation, to the Redis of ``settings``."""
-        return cls(settings.redis_url, prefix=settings.key_prefix)
+    def from_settings(
+        cls, settings: Settings, *, answer_seconds: float = ANSWER_SECONDS
+    ) -> AsyncHotStore:
+        """Connect, as ``HotStore.from_settings`` does."""
+        url, prefix = settings.redis_url, settings.key_prefix
+        return cls(url, prefix=prefix, answer_seconds=answer_seconds)
 
     async def run(self, command: Command[T]) -> T:
         """Run one Command; raises what its operation raises, and RedisUnavailable."""
@@ -304,7 +255,9 @@ class AsyncHotStore(_Connection, AsyncOperations):
         """Run Commands in order in one round trip, as ``HotStore.run_many`` does."""
         run = Run(todo, self.committer)
         for _ in range(_MAX_TRIES):
-            run.read(await self._replies(list(run.left.values())), self._read)
+            todo = list(run.left.values())
+            deadline = run.deadline(self._wire.seconds)
+            run.read(await self._replies(todo, deadline), self._read)
             for i, saving in list(run.saving.items()):
                 await asyncio.gather(asyncio.wrap_future(saving), return_exceptions=True)
                 run.saved(i, _failure(saving))
@@ -312,37 +265,36 @@ class AsyncHotStore(_Connection, AsyncOperations):
                 return run.results
         raise self._keeps_changing()
 
-    async def _replies(self, todo: Sequence[Command[Any]]) -> list[Any]:
+    async def _replies(self, todo: Sequence[Command[Any]], deadline: float) -> list[Any]:
         if not todo:
             return []
         repeatable = _are_repeatable(todo)
-        replies = await self._send(_requests(todo), repeatable=repeatable)
+        replies = await self._send(_requests(todo), deadline, repeatable=repeatable)
         if missing := _missing(replies):
             lacking = [todo[i] for i in missing]
-            await self._send(_load_requests(lacking), repeatable=True)
-            again = await self._send(_requests(lacking), repeatable=repeatable)
+            await self._send(_load_requests(lacking), deadline, repeatable=True)
+            again = await self._send(_requests(lacking), deadline, repeatable=repeatable)
             for i, reply in zip(missing, again, strict=True):
                 replies[i] = reply
         return replies
 
-    async def _send(self, requests: Sequence[_Request], *, repeatable: bool) -> list[Any]:
+    async def _send(
+        self, requests: Sequence[Request], deadline: float, *, repeatable: bool
+    ) -> list[Any]:
         """Return the replies, as ``HotStore`` does."""
-        self._check_open()
-        for tries_left in range(_RETRIES, -1, -1):
+        for tries_left in range(TRIES - 1, -1, -1):
+            self._check_open()
+            may_repeat = True
             try:
-                connection = await self._pool.get_connection()
-            except (RedisError, OSError) as error:  # nothing is sent yet
-                raise self._unavailable(error) from None
-            try:
-                replies = await _exchange_async(connection, requests)
-                if not tries_left or not all(map(is_loading, replies)):
+                connection = await self._wire.take(deadline)
+                may_repeat = repeatable
+                replies = await self._wire.exchange(connection, requests, deadline)
+                if not all(map(is_loading, replies)) or is_last(tries_left, deadline):
                     return replies
             except (RedisError, OSError) as error:
-                if not tries_left or not repeatable:
-                    raise self._lost(error, repeatable=repeatable) from None
-            finally:
-                await self._pool.release(connection)
-            await asyncio.sleep(_BACKOFF.compute(_RETRIES - tries_left))
+                if is_last(tries_left, deadline) or not may_repeat:
+                    raise self._lost(error, repeatable=may_repeat) from None
+            await asyncio.sleep(pause_seconds(tries_left, deadline))
         raise AssertionError("the last try returns or raises")
 
     def reverts(self) -> AsyncIterator[Reverted]:
@@ -354,7 +306,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
         """Close the connections; from now on every operation raises InvalidInput."""
         self._closed = True
         await self._listener.aclose()
-        await self._pool.disconnect()
+        await self._wire.pool.disconnect()
 
     async def __aenter__(self) -> Self:
         return self

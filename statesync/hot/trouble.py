@@ -11,6 +11,7 @@ from redis.exceptions import (
     ReadOnlyError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 __all__ = ["is_loading", "is_replica", "tell"]
 
@@ -20,6 +21,7 @@ _SENTENCES = {
     "MASTERDOWN": "it is a replica that has lost its master",
     "OOM": "it is out of memory (maxmemory) and takes no changes",
     "NOREPLICAS": "it has too few replicas (min-replicas-to-write) and takes no changes",
+    "TIMEOUT": "it does not answer in time",
     "MISCONF": "it cannot save to its disk and takes no changes",
 }
 _CLASSES = {
@@ -27,6 +29,8 @@ _CLASSES = {
     BusyLoadingError: "LOADING",
     MasterDownError: "MASTERDOWN",
     OutOfMemoryError: "OOM",
+    RedisTimeoutError: "TIMEOUT",
+    TimeoutError: "TIMEOUT",
 }
 # Redis 6.2 puts the line of the script before an error, and a minus before the code.
 _CODE = re.compile(rf"(?:^|: )-?({'|'.join(_SENTENCES)})\b")

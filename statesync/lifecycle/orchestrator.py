@@ -23,6 +23,7 @@ from statesync.errors import (
     StatesyncError,
 )
 from statesync.hot.commands.claims import Claim
+from statesync.hot.exchange import ANSWER_SECONDS
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.backup import Backup
 from statesync.lifecycle.deletion import Deletion, DeletionReport
@@ -97,13 +98,14 @@ class GameStateOrchestrator:
         self._restore = Restore(hot, engine, planner, batch_size=batch_size)
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings, *, answer_seconds: float = ANSWER_SECONDS) -> Self:
         """Build one on the servers of ``settings``; it connects when it is first used.
 
-        Raises SettingsError, or InvalidSessionType if the session types contradict each other.
+        An operation on Redis waits ``answer_seconds`` for it. Raises SettingsError, or
+        InvalidSessionType if the session types contradict each other.
         """
         made = cls(
-            HotStore.from_settings(settings),
+            HotStore.from_settings(settings, answer_seconds=answer_seconds),
             database.connect(settings),
             lease_us=settings.lease_us,
             batch_size=settings.batch_size,

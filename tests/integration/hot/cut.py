@@ -16,6 +16,8 @@ class Proxy:
         self.before_cut: Callable[[], object] | None = None
         """If set, the next script's reply is held back; then this is called, once, and cut off."""
         self.clients: list[socket.socket] = []
+        self.muted: set[socket.socket] = set()
+        """What comes in on these is swallowed, as on a connection that a firewall has forgotten."""
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"redis://127.0.0.1:{self.listener.getsockname()[1]}/0"
         threading.Thread(target=self.accept, daemon=True).start()
@@ -39,6 +41,8 @@ class Proxy:
         with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
             server.connect(self.redis_path)
             while request := client.recv(1 << 20):
+                if client in self.muted:
+                    continue
                 server.sendall(request)
                 reply = server.recv(1 << 20)
                 if self.before_cut and b"EVALSHA" in request and b"NOSCRIPT" not in reply:

@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from statesync.errors import RedisUnavailable
+from statesync.hot import exchange
 from statesync.hot.commands.together import Together
 from statesync.hot.store import AsyncHotStore, HotStore
 from tests.conftest import Driver
@@ -158,6 +159,23 @@ def test_connections_over_tcp_that_were_closed_are_made_anew(game: Driver, proxy
         proxy.close_all()
         game.runner.run(asyncio.sleep(0.01))
         assert game.update(3, gold=number) == number + 2
+
+
+def connections_of(game: Driver) -> list[Any]:
+    pool = game.store._wire.pool
+    name = "_connections" if isinstance(game.store, HotStore) else "_available_connections"
+    connections: list[Any] = getattr(pool, name)
+    return connections
+
+
+def test_connection_that_rested_and_is_forgotten_is_made_anew(
+    game: Driver, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_PING_SECONDS", 0.2)
+    for connection in connections_of(game):
+        connection.next_health_check = 0
+    proxy.muted = set(proxy.clients)
+    assert game.update(3, gold=7) == 2, "nothing was sent on it, so nothing may have been made"
 
 
 def test_nothing_sent_is_nothing_made() -> None:

@@ -1,0 +1,246 @@
+"""Owns how long a call waits for Redis: for a connection, and for replies to what is sent on it.
+
+A call has one deadline, whatever it waits for: a free connection, the connect, the handshake, each
+reply. So a server that is frozen, not gone, holds nobody up for longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from redis import BlockingConnectionPool
+from redis.asyncio.connection import BlockingConnectionPool as AsyncPool
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
+from redis.exceptions import BusyLoadingError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+from statesync.hot.trouble import is_replica
+
+__all__ = [
+    "ANSWER_SECONDS",
+    "LEAST_SECONDS",
+    "TRIES",
+    "AsyncWire",
+    "Request",
+    "Wire",
+    "is_last",
+    "pause_seconds",
+]
+
+ANSWER_SECONDS = 30.0
+"""How long a call waits for an answer unless its store says otherwise."""
+LEAST_SECONDS = 0.5
+"""So long every call may wait."""
+TRIES = 4
+"""How many times a call tries to connect, or sends what may be run twice."""
+
+_CONNECT_SECONDS = 5.0
+_REST_SECONDS = 30
+"""After so long without use a connection is asked whether it is there."""
+_PING_SECONDS = 1.0
+"""How long that may take: then there is time left for a new connection."""
+_OPTIONS: Any = {"health_check_interval": _REST_SECONDS, "max_connections": 50, "protocol": 2}
+"""With protocol 3, redis-py expects messages at any time, and so does not see that a connection at
+rest is closed."""
+_BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1)
+
+Request = tuple[str | bytes | int, ...]
+_PyConnection = Any
+"""One of redis-py's connections: most of their methods have no types."""
+
+
+def is_last(tries_left: int, deadline: float) -> bool:
+    """Return whether a call does not try again."""
+    return not tries_left or time.monotonic() >= deadline
+
+
+def pause_seconds(tries_left: int, deadline: float) -> float:
+    """Return how long to wait before the next try."""
+    return min(_BACKOFF.compute(TRIES - tries_left), _left(deadline))
+
+
+def _left(deadline: float) -> float:
+    """Return how long a wait may be: a moment, if the deadline is over."""
+    return max(0.001, deadline - time.monotonic())
+
+
+class _Deadline(threading.local):
+    """When the call of this thread that takes a connection has to have it."""
+
+    at: float | None = None
+
+
+_deadline = _Deadline()
+
+
+class _InTime:
+    """A connection of redis-py's that is made before the deadline of its thread, if it has one."""
+
+    connect_seconds: float
+    _sock: object
+
+    def connect(self) -> None:
+        """Connect and shake hands."""
+        if self._sock is None and _deadline.at is not None:
+            self.socket_timeout = _left(_deadline.at)
+            self.socket_connect_timeout = min(self.connect_seconds, self.socket_timeout)
+        super().connect()  # type: ignore[misc]
+
+
+class _Pool(BlockingConnectionPool):
+    """Waits for a free connection until the deadline of the thread."""
+
+    @property
+    def timeout(self) -> float:
+        """How long."""
+        return _left(_deadline.at) if _deadline.at is not None else ANSWER_SECONDS
+
+    @timeout.setter
+    def timeout(self, _: object) -> None:
+        """Leave redis-py its own way to set it."""
+
+
+class _Wire:
+    """What both wires share: a pool of connections to one Redis."""
+
+    def __init__(self, pool: Any) -> None:
+        self.pool = pool
+        self.seconds = float(pool.connection_kwargs["socket_timeout"])
+        """How long a call waits: what the URL says, or else what the store does."""
+
+    def connection(self) -> _PyConnection:
+        """Return a connection of its own, not the pool's; nothing is connected yet."""
+        return _connection(self.pool)
+
+
+class Wire(_Wire):
+    """The connections to one Redis, for threads."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        # redis-py tries nothing again by itself: it would multiply with our tries.
+        super().__init__(_made(_Pool, url, Retry(NoBackoff(), 0), seconds))
+        plain = self.pool.connection_class
+        limit = {"connect_seconds": self.pool.connection_kwargs["socket_connect_timeout"]}
+        self.pool.connection_class = type(plain.__name__, (_InTime, plain), limit)
+
+    def take(self, deadline: float) -> _PyConnection:
+        """Return a connection that is alive, for ``exchange``; nothing is sent on it yet."""
+        _deadline.at = deadline
+        try:
+            connection = self.pool.get_connection()
+            try:
+                if time.monotonic() > connection.next_health_check:
+                    _limit(connection, min(deadline, time.monotonic() + _PING_SECONDS))
+                    connection.check_health()
+            except BaseException:
+                self.pool.release(connection)
+                raise
+        finally:
+            _deadline.at = None
+        return connection
+
+    def exchange(
+        self, connection: _PyConnection, requests: Sequence[Request], deadline: float
+    ) -> list[Any]:
+        """Send requests, read their replies, and give the connection back.
+
+        An error that Redis replies is one of the replies. What comes in goes on coming in, however
+        long it takes.
+        """
+        try:
+            _limit(connection, deadline)
+            packed = connection.pack_commands(requests)
+            connection.send_packed_command(packed, check_health=False)
+            replies = [_read_reply(connection) for _ in requests]
+            if any(map(is_replica, replies)):
+                connection.disconnect()
+        except BaseException:  # replies are under way that nobody will read
+            connection.disconnect()
+            raise
+        finally:
+            self.pool.release(connection)
+        return replies
+
+
+def _limit(connection: _PyConnection, deadline: float) -> None:
+    """Have each wait on a connection last until the deadline, or a little longer."""
+    socket, seconds = connection._sock, _left(deadline)
+    if socket is None:  # another thread closes the store
+        raise RedisConnectionError("the connection is closed")
+    if abs(seconds - (socket.gettimeout() or 0)) > seconds / 10:  # to set it costs a system call
+        socket.settimeout(seconds)
+
+
+def _read_reply(connection: _PyConnection) -> Any:
+    try:
+        return connection.read_response(disconnect_on_error=False)
+    except (ResponseError, BusyLoadingError) as error:
+        return error
+
+
+class AsyncWire(_Wire):
+    """The connections to one Redis, for asyncio."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        super().__init__(_made(AsyncPool, url, AsyncRetry(NoBackoff(), 0), seconds))
+
+    async def take(self, deadline: float) -> _PyConnection:
+        """Return a connection, as ``Wire`` does."""
+        async with asyncio.timeout(_left(deadline)):
+            connection = await self.pool.get_connection()
+            try:
+                async with asyncio.timeout(_PING_SECONDS):
+                    await connection.check_health()
+            except BaseException:
+                await self.pool.release(connection)
+                raise
+        return connection
+
+    async def exchange(
+        self, connection: _PyConnection, requests: Sequence[Request], deadline: float
+    ) -> list[Any]:
+        """Send requests and read their replies, as ``Wire`` does."""
+        seconds = _left(deadline)
+        try:
+            async with asyncio.timeout(seconds):
+                packed = connection.pack_commands(requests)
+                await connection.send_packed_command(packed, check_health=False)
+            replies = [await _read_reply_async(connection, seconds) for _ in requests]
+            if any(map(is_replica, replies)):
+                await connection.disconnect()
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self.pool.release(connection)
+        return replies
+
+
+async def _read_reply_async(connection: _PyConnection, seconds: float) -> Any:
+    try:
+        async with asyncio.timeout(seconds):
+            return await connection.read_response(disconnect_on_error=False)
+    except (ResponseError, BusyLoadingError) as error:
+        return error
+
+
+def _made(pool_class: Any, url: str, retry: object, seconds: float) -> Any:
+    """Return a pool. Raises TypeError or ValueError if the URL has an option that there is not."""
+    limits = {
+        "socket_connect_timeout": min(_CONNECT_SECONDS, seconds),
+        "socket_timeout": seconds,
+        "timeout": seconds,
+    }
+    pool = pool_class.from_url(url, retry=retry, **limits, **_OPTIONS)
+    _connection(pool)
+    return pool
+
+
+def _connection(pool: Any) -> _PyConnection:
+    return pool.connection_class(**pool.connection_kwargs)  # connects nothing
