@@ -143,7 +143,7 @@ def _claim_and_dispatch(
             step = hot.claim_dirty(
                 lease_us=lease_us, max_in_flight=max_in_flight, count=_CLAIM_STEP
             )
-            last_pass = last_pass or step.last
+            last_pass = min(last_pass or step.last, step.last)  # its number may be lost meanwhile
             finished = step.passes is None or step.passes >= last_pass
             claimed += len(step.claims)
             undispatched += step.claims
@@ -206,6 +206,9 @@ class _Drain:
         self.progress = progress
         self.deadline = time.monotonic() + timeout
         self.outcomes: Counter[BackupOutcome] = Counter()
+        self.of_round: Counter[BackupOutcome] = Counter()
+        self.released: set[int] = set()
+        """Characters that could not be saved at the last try, and are dirty again."""
         self.claimed = 0
         self.progress_at = time.monotonic()
 
@@ -218,18 +221,24 @@ class _Drain:
             except ServerUnavailable:
                 if time.monotonic() > self.deadline:
                     raise
-                time.sleep(pause)
-                pause = min(2 * pause, _DRAIN_PAUSE_CAP_SECONDS)
-                continue
-            if time.monotonic() > self.deadline or not (status.dirty or status.claimed):
-                return DrainReport(
-                    dict(self.outcomes), status.dirty, status.claimed, status.quarantined
-                )
-            pause = _DRAIN_PAUSE_SECONDS
+                goes_on = False
+            else:
+                if time.monotonic() > self.deadline or not (status.dirty or status.claimed):
+                    return self.report(status)
+                goes_on = self.of_round.keys() != {BackupOutcome.RELEASED}
             time.sleep(pause)
+            pause = _DRAIN_PAUSE_SECONDS if goes_on else min(2 * pause, _DRAIN_PAUSE_CAP_SECONDS)
+
+    def report(self, status: Status) -> DrainReport:
+        """Return what was saved; who was released time and again counts once."""
+        outcomes = dict(self.outcomes)
+        if self.released:
+            outcomes[BackupOutcome.RELEASED] = len(self.released)
+        return DrainReport(outcomes, status.dirty, status.claimed, status.quarantined)
 
     def sweep_once(self) -> Status:
         """Claim and save what is dirty; take over the claims of others if they stand still."""
+        self.of_round.clear()
         with suppress(_TimeIsUp):
             _sweep(self.hot, self.settings, self.save, self.save)
         status = self.hot.status()
@@ -243,7 +252,11 @@ class _Drain:
     def save(self, claims: Sequence[Claim]) -> None:
         """Save one batch. Raises _TimeIsUp if it was the last one in time."""
         reports = self.orchestrator.backup_claims(claims)
-        self.outcomes.update(report.outcome for report in reports)
+        released = {r.char_id for r in reports if r.outcome is BackupOutcome.RELEASED}
+        self.of_round.update(report.outcome for report in reports)
+        self.outcomes.update(report.outcome for report in reports if report.char_id not in released)
+        self.released.difference_update(report.char_id for report in reports)
+        self.released |= released
         self.progress(self.hot.status())
         if time.monotonic() > self.deadline:
             raise _TimeIsUp
