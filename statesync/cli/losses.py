@@ -11,13 +11,14 @@ from statesync.errors import NotMigrated, ServerUnavailable
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.servers import last_loss
 from statesync.settings import Settings
+from statesync.state.receipts import RETENTION_SECONDS
 
 __all__ = ["check_losses", "costs_of", "describe_loss"]
 
 _NAMES = {"redis": "Redis", "postgresql": "PostgreSQL", "both": "Redis and PostgreSQL"}
 _LOOK_AT = "`statesync conflicts list`: what did players lose?"
-_RECENT = timedelta(days=7)
-"""For so long the doctor warns of a loss; bare version numbers answer "unknown" as long."""
+_RECENT = timedelta(seconds=RETENTION_SECONDS)
+"""For so long the doctor warns of a loss."""
 
 
 def describe_loss(loss: Mapping[str, Any] | None) -> str:
@@ -56,5 +57,5 @@ def check_losses(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[C
         "losses",
         found,
         fail=f"nothing is restored until it is settled: {settling}" if status.recovering else "",
-        warn=settling if status.settling else _LOOK_AT if is_recent else "",
+        warn=settling if status.comparing else _LOOK_AT if is_recent else "",
     )

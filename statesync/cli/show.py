@@ -131,7 +131,7 @@ def _status_table(report: dict[str, Any]) -> Group:
         ("oldest unsaved change", None if oldest is None else f"{oldest / 1000:.1f} s ago"),
         ("quarantined", report["quarantined"]),
         ("tables at revision", report["revision"]),
-        ("a loss is being settled", report["settling"]),
+        ("everything live is being compared", report["comparing"]),
     ):
         state.add_row(name, "-" if value is None else str(value))
     queues = _two_columns(("queue", "waiting"), report["queues"])

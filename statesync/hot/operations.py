@@ -142,6 +142,7 @@ class Operations(_GameOperations):
     take_comparison = _Operation(servers.take_comparison)
     advance_comparison = _Operation(servers.advance_comparison)
     release_comparison = _Operation(servers.release_comparison)
+    note_lost = _Operation(servers.note_lost)
     heads = _Operation(servers.heads)
 
 

@@ -53,9 +53,9 @@ class Group:
     """Of each character and session: what the snapshot knew of its history."""
     nonces: frozenset[str] = frozenset()
     """Of the durable changes that the snapshot holds."""
-    is_settling: bool = False
+    is_comparing: bool = False
     """Whether a server went back in time or has started, and not all is compared yet."""
-    is_lost: bool = False
+    is_settling: bool = False
     """Whether it is Redis that went back, for certain."""
     is_recovering: bool = False
     """Whether PostgreSQL went back in time, and what is live is saved over it."""
@@ -124,9 +124,9 @@ class _Decided:
 def _settled(decision: CharacterDecision, group: Group) -> CharacterDecision:
     """Return a decision on a character, in the light of what is known of both servers."""
     match decision:
-        case Incomplete(row, is_stump=True) if group.is_lost:
+        case Incomplete(row, is_stump=True) if group.is_settling:
             return Unknown(row.version, row.seal)
-        case Incomplete(is_stump=True) if group.is_settling:
+        case Incomplete(is_stump=True) if group.is_comparing:
             return Busy()  # it waits until it is known whether Redis went back
         case WentBack(row, _) if group.is_recovering:
             return Accepted(new=row is None)

@@ -23,6 +23,7 @@ from statesync.durable.fence import RowHead
 from statesync.durable.servers import NotLive
 from statesync.errors import DatabaseWentBack, ServerUnavailable
 from statesync.hot.commands.operators import Found
+from statesync.hot.commands.servers import Taken
 from statesync.hot.store import unwrap
 from statesync.lifecycle import servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
@@ -160,7 +161,7 @@ class _Turn:
         try:
             while not is_last:
                 cursor, since_ms, left = map(int, stands_at.split())
-                found, page = self.settle_page(cursor, left, is_recovering=taken.is_recovering)
+                found, page = self.settle_page(cursor, left, taken)
                 after = f"{found.cursor} {since_ms} {0 if page.is_last else page.left}"
                 if page.is_last and not page.left:
                     after = ""
@@ -175,18 +176,19 @@ class _Turn:
             with suppress(ServerUnavailable):  # then the lease ends by itself
                 self.hot.release_comparison(self.token)
 
-    def settle_page(
-        self, cursor: int, left: int, *, is_recovering: bool
-    ) -> tuple[Found, SettledPage]:
+    def settle_page(self, cursor: int, left: int, taken: Taken) -> tuple[Found, SettledPage]:
         """Compare a page, and save or mark what differs."""
         found = self.hot.scan(cursor, count=PAGE_KEYS)
         differing = differences(self.orchestrator, found)
         outcomes: Counter[BackupOutcome] = Counter()
-        if is_recovering or self.by_hand:
+        never_saved = [d.char_id for d in differing if d.has_row and not _is_saved(d)]
+        if taken.is_settling and never_saved:
+            self.hot.note_lost(never_saved)
+        if taken.is_recovering or self.by_hand:
             outcomes = self.save(differing)
         else:
             mark_differences(self.hot, differing)
-        if is_recovering:
+        if taken.is_recovering:
             self.hot.count({"saved_again": outcomes[BackupOutcome.SAVED]})
             self.list_not_live(found.evicted)
         left += sum(outcomes[outcome] for outcome in _NOT_YET)
@@ -207,7 +209,7 @@ class _Turn:
             [self.hot.commands.peek(difference.char_id) for difference in participants]
         )
         char_ids = [difference.char_id for difference in differing if not difference.session]
-        for (char_id, ref, _), peek in zip(participants, map(unwrap, replies), strict=True):
+        for (char_id, ref, *_), peek in zip(participants, map(unwrap, replies), strict=True):
             if peek and ref and peek.references.get(ref.session_type) == ref.id:
                 char_ids.append(char_id)
         return Counter(report.outcome for report in self.orchestrator.backup_many(char_ids))
@@ -239,6 +241,11 @@ class _Turn:
             log.warning("%d characters are not saved again yet: another round follows", left)
         elif is_recovering:
             log.warning("all that is live is in PostgreSQL again: restores go on")
+
+
+def _is_saved(difference: Difference) -> bool:
+    """Return whether a core was ever saved; one that was not knows no row."""
+    return difference.head is None or difference.head.saved_version is not None
 
 
 def _is_behind(row: RowHead | None, evicted_version: int) -> bool:

@@ -104,6 +104,8 @@ class Difference(NamedTuple):
     """The session that differs, if it is one: the character is a participant."""
     head: CoreHead | None = None
     """Of the core, if it is the one that differs."""
+    has_row: bool = False
+    """Whether the core has a row, which is not deleted."""
 
 
 def differences(orchestrator: GameStateOrchestrator, found: Found) -> list[Difference]:
@@ -122,7 +124,7 @@ def differences(orchestrator: GameStateOrchestrator, found: Found) -> list[Diffe
             ids = [ref.id for ref in live.sessions]
             session_rows = durable.heads.of_sessions(connection, ids)
     differing = [
-        Difference(char_id, head=head)
+        Difference(char_id, head=head, has_row=char_id in rows and not rows[char_id].is_deleted)
         for char_id, head in live.cores.items()
         if head.saved_version != head.version
         or not _is_as_row(head.version, head.seals, rows.get(char_id))
@@ -138,7 +140,7 @@ def differences(orchestrator: GameStateOrchestrator, found: Found) -> list[Diffe
 def mark_differences(hot: HotStore, differing: Sequence[Difference]) -> int:
     """Mark the characters that have no mark yet; return how many these were."""
     replies = hot.run_many(
-        [hot.commands.mark_unsaved(char_id, ref, head=head) for char_id, ref, head in differing]
+        [hot.commands.mark_unsaved(char_id, ref, head=head) for char_id, ref, head, _ in differing]
     )
     marked = [
         char_id for (char_id, *_), reply in zip(differing, replies, strict=True) if unwrap(reply)

@@ -151,8 +151,8 @@ def decode(raw: RawSnapshot) -> Group:
         absent=frozenset(raw.cores.keys() - characters.keys()),
         seals={_member(name): seals for name, seals in raw.seals.items()},
         nonces=frozenset(word for text in raw.nonces.values() for word in text.split()),
+        is_comparing=raw.is_comparing,
         is_settling=raw.is_settling,
-        is_lost=raw.is_lost,
         is_recovering=raw.is_recovering,
     )
 

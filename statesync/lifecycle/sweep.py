@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from statesync import durable
+from statesync.durable import database
 from statesync.errors import DatabaseWentBack, ServerUnavailable
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.operators import Status
@@ -54,8 +56,8 @@ class SweepReport:
     """Messages that carry several claims; 0 if each character got a task of its own."""
     left: int
     """Still dirty: in flight already, or more than may be in flight."""
-    settling: bool = False
-    """Whether a loss is being settled, and the next sweep should go on with it at once."""
+    comparing: bool = False
+    """Whether everything live is being compared, and the next sweep should go on at once."""
 
 
 def scheduled_sweep(
@@ -63,7 +65,7 @@ def scheduled_sweep(
 ) -> SweepReport:
     """Do what the schedule asks for: find out whether a server went back, sweep, settle a loss.
 
-    Also records what reverts took out of play and could not record.
+    Also records what reverts took out of play and could not record, and deletes old receipts.
 
     Raises ServerUnavailable; if that is PostgreSQL, nothing is claimed.
     """
@@ -74,10 +76,12 @@ def scheduled_sweep(
     if not status.recovering:
         report = sweep(hot, settings, one, batch)
     record_dropped(hot, orchestrator.engine)  # of workers that died after a revert
-    if not status.settling:
+    with database.transaction(orchestrator.engine) as connection:
+        durable.receipts.purge(connection)
+    if not status.comparing:
         return report
     goes_on = settle(orchestrator, lease_us=settings.lease_us, seconds=_SETTLE_SECONDS)
-    return replace(report, settling=goes_on)
+    return replace(report, comparing=goes_on)
 
 
 def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:

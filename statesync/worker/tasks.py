@@ -116,15 +116,15 @@ def restore_batch(self: Task[Any, Any], char_ids: list[int]) -> dict[str, int]:
 
 @app.task(base=_Task, name=TaskName.SYNC_DIRTY.value, throws=_EXPECTED)
 def sync_dirty() -> Json:
-    """Sweep the dirty set once: ``{"requeued", "claimed", "batches", "left", "settling"}``.
+    """Sweep the dirty set once: ``{"requeued", "claimed", "batches", "left", "comparing"}``.
 
     While PostgreSQL is away it claims nothing: the backlog waits in Redis, and is safe there. While
-    a loss is being settled, it sends a message to go on with that. A lost one costs time: the
-    schedule goes on as well.
+    everything live is being compared, it sends a message to go on with that. A lost one costs
+    time: the schedule goes on as well.
     """
     orchestrator().hot.heartbeat()
     report = scheduled_sweep(orchestrator(), settings(), dispatch_one, dispatch_batch)
-    if report.settling:
+    if report.comparing:
         send(TaskName.SYNC_DIRTY)
     return asdict(report)
 

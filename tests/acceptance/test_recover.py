@@ -113,7 +113,7 @@ def test_the_worker_that_finds_it_saves_what_is_live(
     queue = game.settings.queue("sync")
     sent = game.app.send_task("statesync.sync_dirty", queue=queue)
     report = sent.get(timeout=60)
-    assert report["settling"] is False
+    assert report["comparing"] is False
     assert names(engine) == ["Hero 1", "Hero 2", "Hero 3"]
     assert hot.status().counters["postgresql_went_back"] == 1
     assert raw.hget(hot.keys.servers, "recovering") is None

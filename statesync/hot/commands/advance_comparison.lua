@@ -9,12 +9,12 @@ local servers = KEYS[1]
 local token, lease_us, before, after = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local refused = type_error(1, 'hash')
 if refused then return refused end
-local held = redis.call('HMGET', servers, 'comparer', 'settling')
+local held = redis.call('HMGET', servers, 'comparer', 'comparing')
 if held[1] ~= token or held[2] ~= before then return 0 end
 if after == '' then
-  redis.call('HDEL', servers, 'settling', 'lost', 'recovering', 'comparer', 'comparer_until')
+  redis.call('HDEL', servers, 'comparing', 'settling', 'recovering', 'comparer', 'comparer_until')
 else
   local until_us = integer(now_us() + lease_us)
-  redis.call('HSET', servers, 'settling', after, 'comparer_until', until_us)
+  redis.call('HSET', servers, 'comparing', after, 'comparer_until', until_us)
 end
 return 1

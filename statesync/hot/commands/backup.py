@@ -78,9 +78,9 @@ class RawSnapshot(NamedTuple):
     """Its own."""
     nonces: dict[int, str]
     """By character: the nonces of its durable changes since the last acknowledged snapshot."""
-    is_settling: bool = False
+    is_comparing: bool = False
     """Whether a server went back in time or has started, and not all is compared yet."""
-    is_lost: bool = False
+    is_settling: bool = False
     """Whether it is Redis that went back, for certain."""
     is_recovering: bool = False
     """Whether PostgreSQL went back in time, and what is live is saved over it."""
@@ -163,8 +163,8 @@ class _Reader:
                     yield NeedsKeys(members.with_found(char_id, self.script_keys, status))
                 elif status == _GIVEN:
                     yield self.snapshot(at_ms, members, seal, parts)._replace(
-                        is_settling=bool(flags[0]),
-                        is_lost=bool(flags[1]),
+                        is_comparing=bool(flags[0]),
+                        is_settling=bool(flags[1]),
                         is_recovering=bool(flags[2]),
                     )
                 else:

@@ -1,8 +1,9 @@
 -- Counts a sweep in Redis, and finds which server went back in time: the one whose counter is below
 -- what the other remembers of it. A server that has started since may have lost its last changes.
 -- In both cases everything live is to be compared with its rows; if it is PostgreSQL that went back,
--- what is live is to be saved again first. A counter that went back is not raised: until PostgreSQL
--- has taken it in, the next sweep finds the same.
+-- what is live is to be saved again first; if it is Redis, what it cannot tell the history of is not
+-- to be trusted. A counter that went back is not raised: until PostgreSQL has taken it in, the next
+-- sweep finds the same.
 -- Uses: clock, types, comparison
 -- KEYS: 1 servers
 -- ARGV: 1 PostgreSQL's sweeps, 2 its run id, 3 Redis' sweeps as PostgreSQL remembers them, 4 its run
@@ -35,7 +36,8 @@ local has_started = (remembered_run_id ~= '' and remembered_run_id ~= run_id)
   or (known_run_id and known_run_id ~= postgresql_run_id)
 local is_news = postgresql_went_back
   and redis.call('HSETNX', servers, 'recovering', integer(now_ms())) == 1
-if redis_went_back or has_started or is_news then begin_comparison(servers, redis_went_back) end
+if redis_went_back then redis.call('HSET', servers, 'settling', integer(now_ms())) end
+if redis_went_back or has_started or is_news then begin_comparison(servers) end
 return {
   sweeps, run_id, known_sweeps or '', redis_went_back and 1 or 0, postgresql_went_back and 1 or 0,
   is_news and 1 or 0, has_started and 1 or 0}

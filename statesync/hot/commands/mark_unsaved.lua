@@ -1,20 +1,19 @@
 -- Marks a character whose core is not the saved one although nothing says so: its mark was lost, or
 -- a bare writer forgot it. Or whose session is known not to be the saved one, if the core still
 -- points at it. Or whose core was found not to be as its row, if it is still as it was then. A
--- character that is dirty, claimed or quarantined is left alone. If Redis went back, it is noted of
--- what was never saved: it may be of a forgotten history, also when the loss is settled.
--- Uses: types, mark, fields, seals
--- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 seals, 7 servers
+-- character that is dirty, claimed or quarantined is left alone.
+-- Uses: types, mark
+-- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 seals
 -- ARGV: 1 char_id, 2 the reference field of an unsaved session or "", 3 the session's id or "";
 --       and of a core that is not as its row: 4 version, 5 saved_version, 6 its entry of seals, ""
 --       for what it lacks
 -- Returns: 1 if it was marked, else 0
 -- Errors: WRONGTYPE with the key's number
 local core, dirty, claimed, since, quarantine = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local seals, servers = KEYS[6], KEYS[7]
+local seals = KEYS[6]
 local char_id, field, session_id = ARGV[1], ARGV[2], ARGV[3]
 
-local refused = marks_error(2, 'set', 'zset', 'zset', 'hash') or marks_error(6, 'hash', 'hash')
+local refused = marks_error(2, 'set', 'zset', 'zset', 'hash') or type_error(6, 'hash')
 if refused then return refused end
 if redis.call('EXISTS', core) == 0 then return 0 end
 local values = redis.pcall('HMGET', core, 'version', 'saved_version', field)
@@ -23,12 +22,6 @@ local version, saved_version, reference = unpack(values)
 local is_saved = saved_version and version == saved_version
 if is_saved and ARGV[4] == version and ARGV[5] == saved_version then
   is_saved = (redis.call('HGET', seals, char_id) or '') ~= ARGV[6]
-end
-if not saved_version and redis.call('HEXISTS', servers, 'lost') == 1 then
-  local words = redis.call('HGET', seals, char_id) or ''
-  if not has_word(words, 'created') and not has_word(words, 'lost') then
-    redis.call('HSET', seals, char_id, words == '' and 'lost' or 'lost ' .. words)
-  end
 end
 if is_saved and (field == '' or reference ~= session_id) then return 0 end
 if redis.call('SISMEMBER', dirty, char_id) == 1 or redis.call('ZSCORE', claimed, char_id)

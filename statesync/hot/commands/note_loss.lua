@@ -8,7 +8,6 @@
 local servers, flag = KEYS[1], ARGV[1]
 local refused = type_error(1, 'hash')
 if refused then return refused end
-if redis.call('HEXISTS', servers, flag) == 1 then return 0 end
-if flag == 'recovering' then redis.call('HSET', servers, flag, integer(now_ms())) end
-begin_comparison(servers, flag == 'settling')
+if redis.call('HSETNX', servers, flag, integer(now_ms())) == 0 then return 0 end
+begin_comparison(servers)
 return 1

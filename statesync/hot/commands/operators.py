@@ -147,7 +147,7 @@ def mark_unsaved(
     if unsaved:
         session_type, session_id = unsaved
         reference = (reference_field(session_type), session_id)
-    script_keys = [*_core_and_marks(keys, char_id), keys.seals, keys.servers]
+    script_keys = [*_core_and_marks(keys, char_id), keys.seals]
     as_read = (part if part is not None else "" for part in head or ())
     args = (char_id, *reference, *as_read)
     # Repeatable: a mark that is not needed is harmless.
@@ -262,8 +262,10 @@ class Status(NamedTuple):
     oldest_ms: int | None
     """Age of the oldest unsaved change."""
     counters: dict[str, int]
+    comparing: bool
+    """A server went back or has started: everything live is being compared with its rows."""
     settling: bool
-    """Redis went back or a server has started: everything live is being compared with its rows."""
+    """That server is Redis: a core that knows no row is not laid over one."""
     recovering: bool
     """PostgreSQL went back: everything live is being saved again before anything is restored."""
 
@@ -286,11 +288,11 @@ def status(keys: Keys, /) -> Command[Status]:
     """Read how much is unsaved, since when, the shared counters, and whether a loss is settled."""
 
     def parse(reply: Raw) -> Status:
-        dirty, claimed, expired, quarantined, oldest_at, now_ms, *flags = reply[:8]
+        dirty, claimed, expired, quarantined, oldest_at, now_ms, *flags = reply[:9]
         oldest_ms = int(now_ms) - int(float(oldest_at)) if oldest_at else None
         counters = {
             name.decode(): int(value)
-            for name, value in pairs(reply[8:]).items()
+            for name, value in pairs(reply[9:]).items()
             if _NAME.fullmatch(name) and _NUMBER.fullmatch(value)  # others may have put more there
         }
         marks = (dirty, claimed, expired, quarantined)

@@ -5,8 +5,8 @@
 -- ARGV: 1, packed: char_id and token of the claim, the hash's id, the seal of its snapshot, the
 --       row's version, its seal or "", whether the hash is a core that nothing is known of, and the
 --       fields it may lack: field, value, …
--- Returns: 1; 0 if it is gone, the claim is lost, the snapshot is forgotten, or a loss is being
---          settled and nothing is known of the core
+-- Returns: 1; 0 if it is gone, the claim is lost, the snapshot is forgotten, or nothing is known of
+--          the core and a server has started or went back
 -- Errors: WRONGTYPE with the key's number
 local hash, claimed, seals, servers = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local char_id, token, id, own_seal, row_version, seal, is_stump, missing =
@@ -17,8 +17,8 @@ if redis.call('EXISTS', hash) == 0 then return 0 end
 if redis.call('ZSCORE', claimed, char_id) ~= token then return 0 end
 local words = redis.call('HGET', seals, id) or ''
 if not has_word(words, own_seal) then return 0 end
-local is_settling = redis.call('HEXISTS', servers, 'settling') == 1
-if is_stump and (is_settling or has_word(words, 'lost')) then return 0 end
+local is_compared = redis.call('HEXISTS', servers, 'comparing') == 0
+if is_stump and (not is_compared or has_word(words, 'lost')) then return 0 end
 local version = tonumber(redis.call('HGET', hash, 'version') or '') or 0
 if version < tonumber(row_version) then redis.call('HSET', hash, 'version', row_version) end
 for i = 1, #missing, 2 do redis.call('HSETNX', hash, missing[i], missing[i + 1]) end

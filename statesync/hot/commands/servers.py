@@ -25,6 +25,7 @@ __all__ = [
     "count_sweep",
     "heads",
     "note_loss",
+    "note_lost",
     "note_postgresql",
     "release_comparison",
     "take_comparison",
@@ -35,7 +36,7 @@ class LossFlag(StrEnum):
     """What Redis holds while a loss is being settled."""
 
     SETTLING = "settling"
-    """Redis went back, or a server has started: everything live is being compared."""
+    """Redis went back: a core that knows no row is not laid over one."""
     RECOVERING = "recovering"
     """PostgreSQL went back: everything live is being saved again before anything is restored."""
 
@@ -104,6 +105,8 @@ class Taken(NamedTuple):
     """Whether we may go on with it; if not, another worker does, or there is none."""
     stands_at: str
     """Empty if there is none."""
+    is_settling: bool
+    """Whether Redis went back."""
     is_recovering: bool
     """Whether PostgreSQL went back, so that what is live is to be saved again."""
 
@@ -117,8 +120,8 @@ def take_comparison(
     """Take the comparison for as long as a lease; ``begins`` it if there is none."""
 
     def parse(reply: Raw) -> Taken:
-        is_ours, stands_at, is_recovering = reply
-        return Taken(bool(is_ours), stands_at.decode(), bool(is_recovering))
+        is_ours, stands_at, *flags = reply
+        return Taken(bool(is_ours), stands_at.decode(), *map(bool, flags))
 
     args = (token, lease_us, int(begins))
     return Command(_take_comparison, (keys.servers,), args, parse, repeatable=True)
@@ -142,6 +145,15 @@ _release_comparison = load_script("release_comparison")
 def release_comparison(keys: Keys, token: str, /) -> Command[None]:
     """Give the comparison back before the lease ends."""
     return Command(_release_comparison, (keys.servers,), (token,), lambda _: None, repeatable=True)
+
+
+_note_lost = load_script("note_lost")
+
+
+def note_lost(keys: Keys, char_ids: Sequence[int], /) -> Command[None]:
+    """Note of cores that know no row that they were there when Redis had gone back."""
+    script_keys = [keys.seals, *map(keys.core, char_ids)]
+    return Command(_note_lost, script_keys, char_ids, lambda _: None, repeatable=True)
 
 
 class CoreHead(NamedTuple):

@@ -16,8 +16,8 @@
 --       fields, and the session type of each), groups (each the token, the seal, and the names of
 --       characters, sessions, ties, the claimed character first; without the last two if it is
 --       alone)
--- Returns: one flat list, to be read from its beginning: at_ms, whether a loss is being settled,
---          whether it is Redis that went back, whether PostgreSQL; then for each group 1, its cores (how many texts, version, token, seals before this one
+-- Returns: one flat list, to be read from its beginning: at_ms, whether everything is being compared,
+--          whether Redis went back, whether PostgreSQL did; then for each group 1, its cores (how many texts, version, token, seals before this one
 --          or nil, nonces or nil, and as texts field, value, …; only 0 if it is gone), its sessions
 --          (the same, with the length of the log for the token; or 0), its ties (how many texts,
 --          texts). Or, instead of these, a list of what else belongs to the group; an error; or 0
@@ -122,7 +122,7 @@ end
 read_entries()
 
 local reply, cleared = {integer(at_ms)}, {}
-for i, flag in ipairs({'settling', 'lost', 'recovering'}) do
+for i, flag in ipairs({'comparing', 'settling', 'recovering'}) do
   reply[i + 1] = redis.call('HEXISTS', servers, flag)
 end
 

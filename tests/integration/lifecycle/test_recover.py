@@ -73,7 +73,7 @@ def sweep(orchestrator: GameStateOrchestrator, settings: Settings) -> SweepRepor
 
 def flags(hot: HotStore) -> tuple[bool, bool]:
     status = hot.status()
-    return status.settling, status.recovering
+    return status.comparing, status.recovering
 
 
 def test_the_sweep_that_finds_postgresql_back_saves_everything_live_again(
@@ -82,14 +82,14 @@ def test_the_sweep_that_finds_postgresql_back_saves_everything_live_again(
     put_back(engine)
     played.hot.update(1, gold=5)
     report = sweep(played, settings)
-    assert (report.claimed, report.settling) == (0, False)
+    assert (report.claimed, report.comparing) == (0, False)
     assert locations(engine) == dict.fromkeys(LIVE, "harbour")
     assert sessions(engine) == 1
     assert flags(played.hot) == (False, False)
     counters = played.hot.status().counters
     assert counters["postgresql_went_back"] == 1
     assert counters["saved_again"] >= 8
-    assert sweep(played, settings).settling is False
+    assert sweep(played, settings).comparing is False
     assert played.hot.status().counters["saved_again"] == counters["saved_again"]
 
 
@@ -162,12 +162,12 @@ def test_a_loss_in_the_middle_begins_the_comparison_anew(
 ) -> None:
     servers.note_redis_went_back(played.hot, engine)
     while recover.settle(played, lease_us=LEASE_US, seconds=0):
-        stands_at = raw.hget(played.hot.keys.servers, "settling").decode()
+        stands_at = raw.hget(played.hot.keys.servers, "comparing").decode()
         if not stands_at.startswith("0 "):
             break
     put_back(engine)
     servers.count_sweep(played.hot, engine)
-    assert raw.hget(played.hot.keys.servers, "settling").startswith(b"0 ")
+    assert raw.hget(played.hot.keys.servers, "comparing").startswith(b"0 ")
     assert not played.hot.advance_comparison("x", lease_us=LEASE_US, before=stands_at, after="")
     sweep(played, settings)
     assert locations(engine) == dict.fromkeys(LIVE, "harbour")
@@ -180,7 +180,7 @@ def test_if_redis_went_back_what_differs_is_marked_and_swept(
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE characters SET version = version + 2 WHERE id < 4")
     report = sweep(played, settings)
-    assert (report.claimed, report.settling) == (0, False)
+    assert (report.claimed, report.comparing) == (0, False)
     assert raw.smembers(played.hot.keys.dirty) == {b"1", b"2", b"3"}
     assert flags(played.hot) == (False, False)
     assert sweep(played, settings).claimed == 3
@@ -260,3 +260,57 @@ def test_a_flag_of_a_backup_alone_is_enough(
     sweep(played, settings)
     assert flags(played.hot) == (False, False)
     assert played.hot.status().counters["saved_again"] >= 11  # a fight is saved with one of its two
+
+
+def test_a_core_without_a_history_is_not_laid_over_its_row_after_redis_went_back(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine, raw: Any
+) -> None:
+    played.evict(1)
+    keys = played.hot.keys
+    raw.hset(keys.core(1), "gold", "7")  # a bare writer, before or after the loss: nobody can say
+    servers.note_redis_went_back(played.hot, engine)
+    while recover.settle(played, lease_us=LEASE_US, seconds=0):
+        pass
+    assert played.hot.status()[6:] == (False, False, False)
+    assert raw.smembers(keys.dirty) == {b"1"}
+    assert played.backup_full_state(1).outcome == "conflict"
+    assert played.hot.get(1).location == {"current": "harbour", "prev": "forest"}
+    assert "gold" not in played.hot.get(1).fields
+    with engine.begin() as connection:
+        found = connection.exec_driver_sql("SELECT state FROM state_conflicts").scalar_one()
+    assert found["core"]["gold"] == "7"
+
+
+def test_after_a_start_of_postgresql_such_a_core_is_laid_over_its_row_as_ever(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine, raw: Any
+) -> None:
+    played.evict(1)
+    raw.hset(played.hot.keys.core(1), "gold", "7")
+    raw.hset(played.hot.keys.servers, "postgresql_run_id", "another")
+    servers.count_sweep(played.hot, engine)
+    assert flags(played.hot) == (True, False)
+    while recover.settle(played, lease_us=LEASE_US, seconds=0):
+        pass
+    assert played.backup_full_state(1).outcome == "saved"
+    core = played.hot.get(1)
+    assert core.fields["gold"] == "7"
+    assert core.location == {"current": "harbour", "prev": "forest"}
+
+
+def test_old_receipts_go_and_what_a_dead_worker_dropped_is_recorded(
+    played: GameStateOrchestrator,
+    settings: Settings,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO durable_changes SELECT gen_random_uuid(), now() - days * interval '1 day'"
+            " FROM unnest(ARRAY[6, 8]) AS days"
+        )
+    recorded = []
+    monkeypatch.setattr("statesync.lifecycle.sweep.record_dropped", lambda *_: recorded.append(1))
+    sweep(played, settings)
+    with engine.begin() as connection:
+        left = connection.exec_driver_sql("SELECT count(*) FROM durable_changes").scalar_one()
+    assert (left, recorded) == (1, [1])

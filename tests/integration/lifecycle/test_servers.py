@@ -29,9 +29,9 @@ def loss(hot: HotStore, engine: Engine) -> dict[str, Any] | None:
     return found and found.details
 
 
-def flags(hot: HotStore) -> tuple[bool, bool]:
-    status = hot.status()
-    return status.settling, status.recovering
+def flags(hot: HotStore) -> tuple[bool, bool, bool]:
+    """Whether what is live is compared, Redis' loss settled, PostgreSQL recovered."""
+    return hot.status()[6:]
 
 
 def set_counters(engine: Engine, values: str) -> None:
@@ -41,7 +41,7 @@ def set_counters(engine: Engine, values: str) -> None:
 
 def test_sweeps_that_count_on_find_nothing(hot: HotStore, engine: Engine, raw: Any) -> None:
     count(hot, engine, 3)
-    assert (loss(hot, engine), flags(hot)) == (None, (False, False))
+    assert (loss(hot, engine), flags(hot)) == (None, (False, False, False))
     assert raw.hget(hot.keys.servers, "sweeps") == b"3"
     assert raw.hget(hot.keys.servers, "postgresql_sweeps") == b"3"
 
@@ -59,7 +59,7 @@ def test_redis_below_what_postgresql_remembers_went_back(
     on_record = loss(hot, engine)
     assert on_record
     assert (on_record["side"], on_record["redis_sweeps"]) == ("redis", [5, found or 0])
-    assert flags(hot) == (True, False)
+    assert flags(hot) == (True, True, False)
     count(hot, engine, 2)
     assert loss(hot, engine) == on_record, "once"
     assert hot.status().counters == {"redis_went_back": 1}
@@ -80,7 +80,7 @@ def test_postgresql_below_what_redis_remembers_went_back(
     assert on_record
     assert on_record["side"] == "postgresql"
     assert on_record["postgresql_sweeps"] == [5, int(found[-1]) if found else 0]
-    assert flags(hot) == (True, True)
+    assert flags(hot) == (True, False, True)
     count(hot, engine, 2)
     assert loss(hot, engine) == on_record, "once"
     assert hot.status().counters == {"postgresql_went_back": 1}
@@ -129,7 +129,7 @@ def test_a_memory_of_what_was_not_committed_is_no_loss(
         with pytest.raises(DatabaseUnavailable):
             count(hot, engine)
     count(hot, engine)
-    assert (loss(hot, engine), flags(hot)) == (None, (False, False))
+    assert (loss(hot, engine), flags(hot)) == (None, (False, False, False))
 
 
 @pytest.mark.parametrize("server", ["redis", "postgresql"])
@@ -142,10 +142,10 @@ def test_a_server_that_has_started_is_compared_and_is_no_loss(
     else:
         raw.hset(hot.keys.servers, "postgresql_run_id", "another")
     count(hot, engine)
-    assert (loss(hot, engine), flags(hot)) == (None, (True, False))
-    raw.hdel(hot.keys.servers, "settling")
+    assert (loss(hot, engine), flags(hot)) == (None, (True, server == "redis", False))
+    raw.hdel(hot.keys.servers, "comparing", "settling")
     count(hot, engine)
-    assert flags(hot) == (False, False), "once"
+    assert flags(hot) == (False, False, False), "once"
 
 
 def test_a_loss_that_a_backup_finds_is_on_record_once(hot: HotStore, engine: Engine) -> None:
@@ -153,12 +153,12 @@ def test_a_loss_that_a_backup_finds_is_on_record_once(hot: HotStore, engine: Eng
     first = servers.last_loss(hot, engine)
     assert first
     assert (first.details["side"], first.details["found_by"]) == ("redis", "backup")
-    assert flags(hot) == (True, False)
+    assert flags(hot) == (True, True, False)
     servers.note_redis_went_back(hot, engine)
     assert servers.last_loss(hot, engine) == first
     servers.note_postgresql_went_back(hot, engine)
     assert (loss(hot, engine) or {})["side"] == "postgresql"
-    assert flags(hot) == (True, True)
+    assert flags(hot) == (True, True, True)
     servers.note_postgresql_went_back(hot, engine)
     assert hot.status().counters == {"redis_went_back": 1, "postgresql_went_back": 1}
 
@@ -176,7 +176,7 @@ def test_each_key_prefix_has_its_own(hot: HotStore, engine: Engine, embedded: An
     count(hot, engine, 3)
     with HotStore(embedded.redis_url(), prefix=f"{hot.keys.prefix}other:") as other:
         count(other, engine)
-        assert (loss(other, engine), flags(other)) == (None, (False, False))
+        assert (loss(other, engine), flags(other)) == (None, (False, False, False))
 
 
 def test_counting_on_every_server(store: Driver) -> None:
@@ -191,31 +191,31 @@ def test_counting_on_every_server(store: Driver) -> None:
     assert (counted.redis_sweeps, *counted[2:]) == (2, "1", False, False, False, False)
     counted = store.count_sweep(postgresql_sweeps=0, redis_sweeps=9, **same)
     assert (counted.redis_sweeps, *counted[2:]) == (2, "1", True, True, True, False)
-    assert store.status()[6:] == (True, True)
+    assert store.status()[6:] == (True, True, True)
     counted = store.count_sweep(postgresql_sweeps=0, redis_sweeps=9, **same)
     assert counted[2:] == ("1", True, True, False, False)
 
 
 def test_the_comparison_belongs_to_one_at_a_time(store: Driver) -> None:
     lease = {"lease_us": 60_000_000}
-    assert store.take_comparison("a", **lease) == (False, "", False)
+    assert store.take_comparison("a", **lease) == (False, "", False, False)
     assert store.note_loss(LossFlag.RECOVERING)
     assert not store.note_loss(LossFlag.RECOVERING)
-    is_ours, stands_at, is_recovering = store.take_comparison("a", **lease)
+    is_ours, stands_at, _, is_recovering = store.take_comparison("a", **lease)
     assert (is_ours, stands_at[:2], is_recovering) == (True, "0 ", True)
-    assert store.take_comparison("b", **lease) == (False, stands_at, True)
+    assert store.take_comparison("b", **lease) == (False, stands_at, False, True)
     assert not store.advance_comparison("b", **lease, before=stands_at, after="7 1 0")
     assert store.advance_comparison("a", **lease, before=stands_at, after="7 1 0")
     assert not store.advance_comparison("a", **lease, before=stands_at, after="8 1 0")
     store.release_comparison("b")
     assert not store.take_comparison("b", **lease).is_ours
     store.release_comparison("a")
-    assert store.take_comparison("b", lease_us=0) == (True, "7 1 0", True)
+    assert store.take_comparison("b", lease_us=0) == (True, "7 1 0", False, True)
     assert store.take_comparison("a", **lease).is_ours, "the lease of b has ended"
     assert store.advance_comparison("a", **lease, before="7 1 0", after="")
-    assert store.take_comparison("a", **lease) == (False, "", False)
+    assert store.take_comparison("a", **lease) == (False, "", False, False)
     assert store.take_comparison("a", **lease, begins=True).is_ours
-    assert store.status()[6:] == (True, False)
+    assert store.status()[6:] == (True, False, False)
 
 
 def test_heads_on_every_server(store: Driver, full_core: FullCore) -> None:
@@ -253,13 +253,30 @@ def test_what_a_row_says(orchestrator: GameStateOrchestrator, full_core: FullCor
 
 def test_what_others_put_into_the_key_stops_nobody(hot: HotStore, engine: Engine, raw: Any) -> None:
     count(hot, engine)
-    junk = {"sweeps": "x", "postgresql_sweeps": b"\xff", "settling": "x y", "comparer_until": "z"}
+    junk = {"sweeps": "x", "postgresql_sweeps": b"\xff", "comparing": "x y", "comparer_until": "z"}
     raw.hset(hot.keys.servers, mapping=junk | {"comparer": "somebody"})
     count(hot, engine)
     assert (loss(hot, engine) or {})["side"] == "redis"
-    raw.hset(hot.keys.servers, "settling", "x y")
-    is_ours, stands_at, _ = hot.take_comparison("a", lease_us=60_000_000)
+    raw.hset(hot.keys.servers, "comparing", "x y")
+    is_ours, stands_at, *_ = hot.take_comparison("a", lease_us=60_000_000)
     assert is_ours
     assert stands_at.startswith("0 ")
     count(hot, engine, 2)
     assert raw.hget(hot.keys.servers, "sweeps") == b"2"
+
+
+def test_a_core_that_knows_no_row_is_noted_lost(store: Driver) -> None:
+    for char_id, words in enumerate(["", "bare 5", "created 5", "lost bare 5", "5"], start=1):
+        store.raw.hset(store.keys.core(char_id), "gold", "1")
+        if words:
+            store.raw.hset(store.keys.seals, str(char_id), words)
+    store.raw.hset(store.keys.core(5), "saved_version", "1")
+    store.raw.set(store.keys.core(6), "no hash")
+    store.note_lost([1, 2, 3, 4, 5, 6, 7])
+    assert store.raw.hgetall(store.keys.seals) == {
+        b"1": b"lost",
+        b"2": b"lost bare 5",
+        b"3": b"created 5",
+        b"4": b"lost bare 5",
+        b"5": b"5",
+    }
