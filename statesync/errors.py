@@ -6,6 +6,7 @@
     │   ├── InvalidCharId         not an integer from 1 to 2**63 - 1
     │   └── InvalidField          a field of a character or a session cannot hold this value
     ├── InvalidSessionType        no such session type, or one that cannot be registered
+    │   └── UnknownSessionType    a live session is of a type that this process has not registered
     ├── CharacterNotFound         the character is neither in Redis nor in PostgreSQL
     ├── CharacterNotLoaded        the character is not in Redis; restore it first
     ├── CharacterExists           the character is in Redis already
@@ -68,6 +69,7 @@ __all__ = [
     "SessionNotLoaded",
     "SettingsError",
     "StatesyncError",
+    "UnknownSessionType",
 ]
 
 
@@ -101,6 +103,24 @@ class InvalidField(InvalidInput):
 
 class InvalidSessionType(StatesyncError):
     """There is no such session type, or it cannot be registered."""
+
+
+class UnknownSessionType(InvalidSessionType):
+    """A live session is of a type that is not registered in this process; another one knows it.
+
+    ``args`` are (session,), such as ``raid:session:{uuid}``. Nothing is done.
+    """
+
+    def __init__(self, session: str) -> None:
+        super().__init__(session)
+        self.session = session
+        self.session_type = session.partition(":")[0]
+
+    def __str__(self) -> str:
+        return (
+            f"it is in {self.session}, and the session type {self.session_type!r} is not "
+            "registered in this process"
+        )
 
 
 class _OfCharacter(StatesyncError):
@@ -146,10 +166,23 @@ class CharacterNotRestored(StatesyncError):
         return f"character {self.char_id} is not restored: {self.reason}"
 
 
-class CharacterNotSaved(_OfCharacter):
-    """The character keeps changing, so it could not be saved and evicted."""
+class CharacterNotSaved(StatesyncError):
+    """The character cannot be saved, or keeps changing, so it is not evicted.
 
-    _message = "character {char_id} has changes that are not in PostgreSQL yet; it stays in Redis"
+    ``args`` are (char_id, reason); the reason is empty if it only keeps changing.
+    """
+
+    def __init__(self, char_id: int, reason: str = "") -> None:
+        super().__init__(char_id, reason)
+        self.char_id = char_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        reason = f": {self.reason}" if self.reason else ""
+        return (
+            f"character {self.char_id} has changes that are not in PostgreSQL yet; it stays in "
+            f"Redis{reason}"
+        )
 
 
 class InSession(_OfCharacter):

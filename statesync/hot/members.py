@@ -8,13 +8,14 @@ is tried with the known members; if it finds more, it does nothing and says whic
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
-from statesync.errors import InvalidInput, InvalidSessionType
+from statesync.errors import InvalidCharId, UnknownSessionType
 from statesync.hot.command import Raw, corrupt, session_of
 from statesync.hot.keys import Keys
 from statesync.state.fields import TIE_FIELD, parse_char_id
 from statesync.state.references import UUID_EXPECTED, SessionRef, is_session_uuid
-from statesync.state.session_types import find_type, reference_fields
+from statesync.state.session_types import is_type_name, reference_fields, session_types
 from statesync.state.sessions import read_participants
 
 __all__ = ["MAX_TIED", "Members"]
@@ -63,7 +64,8 @@ class Members:
         """Return all names, with those that a script has found.
 
         ``found`` is number of the key, field, value, … as ``shared/members.lua`` notes them. Raises
-        CorruptState if a value names no member; of ``char_id`` if it is in no core.
+        CorruptState if a value names no member; of ``char_id`` if it is in no core. Raises
+        UnknownSessionType if it names a session of a type that is not registered here.
         """
         names = set(self.names)
         for number, raw_field, raw in zip(found[::3], found[1::3], found[2::3], strict=True):
@@ -81,16 +83,18 @@ def _named_members(char_id: int, key: str, field: str, raw: bytes) -> set[str]:
     if not _is_member(name):
         reason = UUID_EXPECTED if session_type else "must name a tie or one of its members"
         raise corrupt(char_id, key, field or TIE_FIELD, reason)
+    ref = SessionRef.from_member(name)
+    if ref and ref.session_type not in session_types():
+        raise UnknownSessionType(ref.label)
     return {name}
 
 
 def _is_member(name: str) -> bool:
-    try:
-        if name.isdigit():
+    if name.isdigit():
+        with suppress(InvalidCharId):
             return parse_char_id(name) > 0
-        ref = SessionRef.from_member(name)
-        if ref:
-            find_type(ref.session_type)
-        return is_session_uuid(ref.id if ref else name)
-    except (InvalidInput, InvalidSessionType):
         return False
+    ref = SessionRef.from_member(name)
+    if ref:
+        return is_type_name(ref.session_type) and is_session_uuid(ref.id)
+    return is_session_uuid(name)

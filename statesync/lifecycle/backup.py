@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine
 
-from statesync.errors import CorruptState, LeaseLost, StatesyncError
+from statesync.errors import CorruptState, LeaseLost, StatesyncError, UnknownSessionType
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
 from statesync.hot.commands.backup import GroupAck, Later, NeedsKeys, RawSnapshot, SealsFull
 from statesync.hot.commands.claims import Claim
@@ -41,7 +41,7 @@ from statesync.lifecycle.snapshots import (
     merge,
     read_logs,
     undecoded,
-    unknown_references,
+    unknown_sessions,
 )
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.fields import printable
@@ -54,10 +54,6 @@ log = logging.getLogger(__name__)
 _PLAYED_ON = (
     "the character is deleted in PostgreSQL, so nothing of it is saved: delete it again, "
     "or move what it holds to another id"
-)
-
-_UNKNOWN_TYPE = (
-    "it is in {0.label}, and the session type {0.session_type!r} is not registered in this process"
 )
 
 _RECONCILE_ROUNDS = 4
@@ -210,6 +206,9 @@ class _Batch:
                     self.accept(claim, unwrap(reply), snapshots)
             except LeaseLost:
                 lost_claims.append(claim.char_id)
+            except UnknownSessionType as error:
+                group = Members(self.known_members.get(claim.char_id, ()), first=claim.char_id)
+                self.leave(group.characters, error)
             except CorruptState as error:
                 group = Members(self.known_members.get(claim.char_id, frozenset()))
                 self.pending.quarantine({claim.char_id, *group.characters}, error)
@@ -277,7 +276,7 @@ class _Batch:
         Saved without it, the group would be torn; a worker that knows the type saves it whole.
         Returns the other snapshots.
         """
-        refs = [(item, ref) for item in snapshots for ref in unknown_references(item.raw)]
+        refs = [(item, ref) for item in snapshots for ref in unknown_sessions(item.raw)]
         if not refs:
             return list(snapshots)
         peeks = self.hot.run_many([self.commands.peek_session(*ref) for _, ref in refs])
@@ -285,9 +284,13 @@ class _Batch:
         for (item, ref), peek in zip(refs, peeks, strict=True):
             if isinstance(peek, StatesyncError) or peek >= 0:
                 left.add(item)
-                self.unknown_types[ref.session_type] += 1
-                self.pending.give_back(item.group.characters, _UNKNOWN_TYPE.format(ref))
+                self.leave(item.group.characters, UnknownSessionType(ref.label))
         return [item for item in snapshots if item not in left]
+
+    def leave(self, char_ids: Collection[int], error: UnknownSessionType) -> None:
+        """Give the claims on a group back, for a worker that knows its session type."""
+        self.unknown_types[error.session_type] += len(self.pending.keys() & set(char_ids))
+        self.pending.give_back(char_ids, str(error))
 
     # Acknowledge
 

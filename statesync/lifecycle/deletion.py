@@ -51,10 +51,10 @@ from statesync.errors import (
     DatabaseUnavailable,
     GroupTooLarge,
     InvalidInput,
-    InvalidSessionType,
     SessionClosed,
     SessionNotFound,
     SessionNotLoaded,
+    UnknownSessionType,
 )
 from statesync.hot.store import HotStore
 from statesync.sessions.base import SessionOrchestrator, pass_on
@@ -95,12 +95,12 @@ class Deletion:
         self._backup = backup
 
     def run(self, char_id: int) -> DeletionReport:
-        """Delete one character. Raises InvalidCharId, InvalidSessionType, ServerUnavailable."""
+        """Delete one character. Raises InvalidCharId, UnknownSessionType, ServerUnavailable."""
         check_char_id(char_id)
         self._hot.note_deletion(char_id)
         is_loaded = self._hot.peek(char_id) is not None
         if is_loaded:
-            self._check_types(char_id, self._unknown_references(char_id))
+            self._check_types(self._unknown_references(char_id))
         try:
             with database.transaction(self._engine) as connection:
                 memberships = self._delete_row(connection, char_id, is_loaded=is_loaded)
@@ -129,15 +129,11 @@ class Deletion:
         except (CharacterNotLoaded, CorruptState):
             return []
 
-    def _check_types(self, char_id: int, refs: Iterable[SessionRef]) -> None:
+    def _check_types(self, refs: Iterable[SessionRef]) -> None:
         """Refuse what is in a live session of a type that is not registered here."""
         for ref in refs:
             if ref.session_type not in self._types and self._hot.peek_session(*ref) >= 0:
-                raise InvalidSessionType(
-                    f"character {char_id} is in {ref.label}, and the session type "
-                    f"{ref.session_type!r} is not registered in this process: delete the "
-                    "character in one that knows it"
-                )
+                raise UnknownSessionType(ref.label)
 
     def _delete_row(
         self, connection: Connection, char_id: int, *, is_loaded: bool
@@ -149,7 +145,7 @@ class Deletion:
         if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
             return None
         refs = _open_sessions(connection, char_id)
-        self._check_types(char_id, refs)
+        self._check_types(refs)
         shared_ids = _end_memberships(connection, char_id, [UUID(ref.id) for ref in refs])
         left = [Membership(char_id, ref.session_type, UUID(ref.id)) for ref in refs]
         pass_on(connection, self._types, left)

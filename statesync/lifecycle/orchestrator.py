@@ -222,8 +222,8 @@ class GameStateOrchestrator:
         """Save a character and delete it from Redis; its sessions go with their last participant.
 
         None if it was not loaded. The report says what PostgreSQL holds, whichever worker saved it.
-        Raises CharacterNotSaved if it cannot be saved or never stops
-        changing: then it stays.
+        Raises CharacterNotSaved, which says why, if it cannot be saved or never stops changing:
+        then it stays.
         """
         report = None
         deadline = time.monotonic() + _EVICT_SECONDS
@@ -241,7 +241,7 @@ class GameStateOrchestrator:
             # A save of new changes may take any time; only the wait for others is limited in time.
             too_late = not sync_state.dirty and time.monotonic() > deadline
             if quarantined or too_late or saves_of_changes > _EVICT_ROUNDS:
-                raise CharacterNotSaved(char_id)
+                raise CharacterNotSaved(char_id, report.error or "")
             time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(2 * pause, 0.05)
         if report and report.outcome in _SAVED_ELSEWHERE:
@@ -252,7 +252,7 @@ class GameStateOrchestrator:
         """Delete a character in both stores, for good; shared sessions stay with the others.
 
         Safe at any time and to run twice; after a crash, run it again. Raises InvalidCharId,
-        InvalidSessionType if it is in a session of a type that is not registered here, and
+        UnknownSessionType if it is in a session of a type that is not registered here, and
         ServerUnavailable.
         """
         deletion = Deletion(self.hot, self.engine, self.sessions, self._backup_deleted)

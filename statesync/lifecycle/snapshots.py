@@ -18,9 +18,8 @@ from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.groups import Group, GroupResult
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character, decode_character
-from statesync.state.references import SessionRef, is_session_uuid, reference_field
-from statesync.state.session_types import reference_fields
-from statesync.state.sessions import Session, decode_session
+from statesync.state.references import SessionRef, reference_field
+from statesync.state.sessions import Session, decode_session, unknown_references
 
 __all__ = [
     "Snapshot",
@@ -30,11 +29,10 @@ __all__ = [
     "merge",
     "read_logs",
     "undecoded",
-    "unknown_references",
+    "unknown_sessions",
 ]
 
-_REFERENCE_SUFFIX = reference_field("")
-_RAW_SUFFIX = _REFERENCE_SUFFIX.encode()
+_REFERENCE_SUFFIX = reference_field("").encode()
 _LOG_STEP = 1000
 """How many log entries one script reads."""
 
@@ -176,15 +174,18 @@ def _head(char_id: int, core: Mapping[bytes, bytes]) -> Character:
     return Character(char_id, version=int(core[b"version"]), saved_version=saved_version)
 
 
-def unknown_references(raw: RawSnapshot) -> list[SessionRef]:
+def unknown_sessions(raw: RawSnapshot) -> list[SessionRef]:
     """Return what cores point at, by fields like ours, of types that are not registered here."""
     return [
-        SessionRef(name.removesuffix(_REFERENCE_SUFFIX), value.decode())
+        ref
         for core in raw.cores.values()
-        for field, value in core.items()
-        if field.endswith(_RAW_SUFFIX)
-        and (name := field.decode(errors="replace")) not in reference_fields()
-        and is_session_uuid(value.decode(errors="replace"))
+        for ref in unknown_references(
+            {
+                field.decode(errors="replace"): value.decode(errors="replace")
+                for field, value in core.items()
+                if field.endswith(_REFERENCE_SUFFIX)
+            }
+        )
     ]
 
 

@@ -23,6 +23,7 @@ __all__ = [
     "check_registry",
     "clear_cache",
     "find_type",
+    "is_type_name",
     "names",
     "reference_fields",
     "register",
@@ -113,6 +114,11 @@ def find_type(session_type: str) -> type[SessionType]:
     return found
 
 
+def is_type_name(text: str) -> bool:
+    """Return whether ``text`` can be the name of a session type, registered here or not."""
+    return _NAME.fullmatch(text) is not None
+
+
 def types_by_state() -> dict[str, str]:
     """Return the session type that each state leads to."""
     return {state: cls.session_type for cls in session_types().values() for state in cls.states}
@@ -171,7 +177,7 @@ def _check_session_type(cls: type) -> None:
             f"{_path(cls)} has no session_type; it used to be called name: "
             f"write session_type = {name!r}"
         )
-    if type(session_type) is not str or not _NAME.fullmatch(session_type):
+    if type(session_type) is not str or not is_type_name(session_type):
         raise InvalidSessionType(
             f"{_path(cls)}: session_type must be a str of lower-case letters, digits and _, a "
             f"letter first, not {session_type!r}"

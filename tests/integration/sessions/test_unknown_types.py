@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
 
-from statesync import GameStateOrchestrator, SessionOrchestrator, Settings
-from statesync.errors import CharacterNotSaved, InvalidSessionType
+from statesync import GameStateOrchestrator, SessionOrchestrator, Settings, Together
+from statesync.errors import CharacterNotSaved, UnknownSessionType
 from statesync.hot.keys import Keys
 from tests.conftest import FullCore
 from tests.integration.sessions.stores import rows, wipe
@@ -95,6 +95,42 @@ def test_session_of_an_unknown_type_that_a_bare_game_made_is_left_too(
     assert f"raid:session:{session}" in (report.error or "")
 
 
+def leave_it(newer: GameStateOrchestrator, raid: str) -> None:
+    newer.hot.leave_session("raid", raid, 1)
+
+
+def trade_with_it(newer: GameStateOrchestrator, raid: str) -> None:
+    trade = Together().update_session("raid", raid, {"boss": "dead"}).update(3, gold=1)
+    newer.hot.update_together(trade)
+
+
+@pytest.mark.parametrize("change", [leave_it, trade_with_it])
+def test_older_worker_leaves_what_is_only_tied_to_them(
+    settings: Settings,
+    full_core: FullCore,
+    engine: Engine,
+    change: Callable[[GameStateOrchestrator, str], None],
+) -> None:
+    with registered(Raid), GameStateOrchestrator.from_settings(settings) as newer:
+        for char_id in (*PARTY, 4):
+            newer.hot.create(char_id, **full_core(char_id))
+        raid = str(newer.hot.open_session("raid", [1, 2], {"boss": "dragon"}))
+        newer.backup_many([*PARTY, 4])
+        change(newer, raid)
+    with GameStateOrchestrator.from_settings(settings) as older:
+        tied = 1 if change is leave_it else 3
+        older.hot.update(4, gold=7)
+        claims = older.hot.claim_dirty(lease_us=60_000_000, max_in_flight=99, count=99).claims
+        reports = {r.char_id: r for r in older.backup_claims(claims)}
+        assert reports.pop(4).outcome == "saved"
+        assert {r.outcome for r in reports.values()} == {"released"}
+        assert "the session type 'raid'" in (reports[tied].error or "")
+        assert older.hot.list_quarantine() == (0, [])
+        with pytest.raises(CharacterNotSaved, match="the session type 'raid'"):
+            older.evict(tied)
+    save_with_a_worker_that_knows(settings)
+
+
 def test_field_that_only_looks_like_a_reference_is_the_games_own(
     orchestrator: GameStateOrchestrator, full_core: FullCore, engine: Engine
 ) -> None:
@@ -133,7 +169,7 @@ def test_older_process_refuses_to_delete_what_it_could_not_take_out(
     if was_saved:
         save_with_a_worker_that_knows(settings)
     with GameStateOrchestrator.from_settings(settings) as older:
-        with pytest.raises(InvalidSessionType, match="'raid' is not registered in this process"):
+        with pytest.raises(UnknownSessionType, match="'raid' is not registered in this process"):
             older.delete(1)
         assert older.hot.peek(1) is not None
         assert rows(engine, "SELECT id FROM characters WHERE deleted_at IS NOT NULL") == []
