@@ -107,7 +107,8 @@ _INSERT = (
         ["id", *_WRITTEN],
         select(*(_batch.c[name] for name in ("id", *_WRITTEN))).order_by(_batch.c.id),
     )
-    .on_conflict_do_nothing()
+    # Only another worker's row is passed over: a game may have unique indexes of its own.
+    .on_conflict_do_nothing(index_elements=["id"])
 )
 
 _UPDATE = (

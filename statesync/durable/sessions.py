@@ -64,7 +64,7 @@ _LOCK = (
 _INSERT = (
     upsert(sessions)
     .from_select(["id", *_COLUMNS], select(*(_batch.c[name] for name in ("id", *_COLUMNS))))
-    .on_conflict_do_nothing()
+    .on_conflict_do_nothing(index_elements=["id"])
     .returning(sessions.c.id)
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
@@ -34,6 +34,11 @@ log = logging.getLogger(__name__)
 
 _TRANSACTION_BYTES = 8 * 1024 * 1024
 """About how much one transaction carries: text in SQL takes several times as much memory."""
+
+
+_RACE_ROUNDS = 5
+"""How many times a save begins again because another worker has made its row meanwhile."""
+_NOT_WRITTEN = "PostgreSQL leaves the row as it is, without an error: has it a trigger or a rule?"
 
 
 class _ConnectionLost(Exception):
@@ -73,9 +78,7 @@ class Commit:
         After one wait for a lock in vain, ``short_wait`` makes the others short.
         """
         try:
-            results = self._write(snapshots, wait=wait, short_wait=short_wait)
-        except Raced:
-            self._commit(snapshots, wait=wait, short_wait=short_wait)
+            results = self._write_unless_raced(snapshots, wait=wait, short_wait=short_wait)
         except database.Rejected as error:
             self._isolate(snapshots, error, wait=wait, short_wait=short_wait)
         except _ConnectionLost as error:
@@ -84,6 +87,18 @@ class Commit:
         else:
             for snapshot, result in zip(snapshots, results, strict=True):
                 snapshot.result = result
+
+    def _write_unless_raced(
+        self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool
+    ) -> list[GroupResult]:
+        """Write as ``_write``, and begin again if another worker has made a row meanwhile.
+
+        Raises Rejected if that never ends: something else keeps the row from being written.
+        """
+        for _ in range(_RACE_ROUNDS):
+            with suppress(Raced):
+                return self._write(snapshots, wait=wait, short_wait=short_wait)
+        raise database.Rejected(_NOT_WRITTEN, locked=False)
 
     def _write(
         self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool
@@ -140,7 +155,9 @@ class Commit:
                 self._commit(half, wait=wait, short_wait=short_wait)
             return
         try:
-            snapshots[0].result = self._write(snapshots, wait=wait, short_wait=short_wait)[0]
+            [snapshots[0].result] = self._write_unless_raced(
+                snapshots, wait=wait, short_wait=short_wait
+            )
         except _ConnectionLost:
             database.ping(self._engine)
             reason = f"PostgreSQL closes the connection when it is saved: {error}"
