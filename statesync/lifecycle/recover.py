@@ -181,13 +181,14 @@ class _Turn:
         found = self.hot.scan(cursor, count=PAGE_KEYS)
         differing = differences(self.orchestrator, found)
         outcomes: Counter[BackupOutcome] = Counter()
-        never_saved = [d.char_id for d in differing if d.has_row and not _is_saved(d)]
-        if taken.is_settling and never_saved:
-            self.hot.note_lost(never_saved)
+        know_no_row = [item for item in differing if item.has_row and not _is_saved(item)]
+        if taken.is_settling and know_no_row:
+            self.hot.note_lost([item.char_id for item in know_no_row])
+        to_mark = differing
         if taken.is_recovering or self.by_hand:
-            outcomes = self.save(differing)
-        else:
-            mark_differences(self.hot, differing)
+            outcomes = self.save([item for item in differing if item not in know_no_row])
+            to_mark = know_no_row  # their backup waits until all is compared
+        mark_differences(self.hot, to_mark)
         if taken.is_recovering:
             self.hot.count({"saved_again": outcomes[BackupOutcome.SAVED]})
             self.list_not_live(found.evicted)

@@ -107,12 +107,17 @@ def test_its_time_is_bounded_and_the_next_sweep_goes_on(
     assert flags(played.hot) == (False, False)
 
 
-def test_while_postgresql_is_recovered_nothing_is_claimed(
+def test_while_postgresql_is_recovered_nothing_is_claimed_restored_or_evicted(
     played: GameStateOrchestrator, settings: Settings, engine: Engine
 ) -> None:
+    played.evict(2)
     put_back(engine)
     servers.count_sweep(played.hot, engine)
     played.hot.take_comparison("another worker", lease_us=LEASE_US)
+    with pytest.raises(DatabaseWentBack):
+        played.restore_full_state(2)
+    with pytest.raises(DatabaseWentBack):
+        played.evict(1)
     played.hot.update(1, gold=5)
     assert sweep(played, settings) == SweepReport(0, 0, 0, 1)
     with pytest.raises(DatabaseWentBack, match="statesync recover"):
@@ -314,3 +319,26 @@ def test_old_receipts_go_and_what_a_dead_worker_dropped_is_recorded(
     with engine.begin() as connection:
         left = connection.exec_driver_sql("SELECT count(*) FROM durable_changes").scalar_one()
     assert (left, recorded) == (1, [1])
+
+
+def test_a_core_without_a_history_does_not_hold_up_a_recovery(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine, raw: Any
+) -> None:
+    played.evict(4)
+    raw.hset(played.hot.keys.core(4), "gold", "7")
+    put_back(engine)
+    sweep(played, settings)
+    assert flags(played.hot) == (False, False)
+    sweep(played, settings)
+    core = played.hot.get(4)
+    assert (core.fields["gold"], core.location) == ("7", {"current": "cave", "prev": "forest"})
+
+
+def test_a_recovery_by_hand_leaves_such_a_core_to_the_next_sweep(
+    played: GameStateOrchestrator, raw: Any
+) -> None:
+    played.evict(4)
+    raw.hset(played.hot.keys.core(4), "gold", "7")
+    report = recover.recover(played, lease_us=LEASE_US)
+    assert (report.left, flags(played.hot)) == (0, (False, False))
+    assert raw.smembers(played.hot.keys.dirty) == {b"4"}
