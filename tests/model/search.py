@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
-from tests.model.protocol import INVARIANTS, State, Worker, steps
+from tests.model.invariants import OF_STATES, OF_STEPS
+from tests.model.state import FIRST_NAME, State
+from tests.model.steps import steps
 
 
 class Found(NamedTuple):
@@ -20,32 +23,50 @@ class Found(NamedTuple):
 
 
 def canonical(state: State) -> State:
-    """Return the same state with small tokens and sorted workers: only order matters."""
-    used = {0}
-    for character in state.characters:
-        used |= {character.token, character.tie}
-    for worker in state.workers:
-        used.update(token for _, token in worker.claims)
-    for entry in (*state.entries, *(e for w in state.workers for e in w.entries)):
-        used |= {entry.tie, entry.token}
-    name = {token: rank for rank, token in enumerate(sorted(used))}
+    """Return the same state with its names counted on without a gap: only their order matters."""
+    names = sorted(frozenset().union(*map(_names, _parts(state))))
+    workers = tuple(sorted(state.workers, key=repr)) if len(state.workers) > 1 else state.workers
+    clock = FIRST_NAME + len(names)
+    state = state._replace(clock=clock, workers=workers)
+    if not names or names[-1] == clock - 1:
+        return state
+    new = {name: FIRST_NAME + rank for rank, name in enumerate(names)}
+    state = _renamed(state._replace(clock=0), new)
+    workers = tuple(sorted(state.workers, key=repr))
+    return state._replace(clock=clock, workers=workers)
 
-    def renamed(worker: Worker) -> Worker:
-        return worker._replace(
-            claims=tuple((i, name[token]) for i, token in worker.claims),
-            entries=frozenset(
-                e._replace(tie=name[e.tie], token=name[e.token]) for e in worker.entries
-            ),
-        )
 
-    return state._replace(
-        characters=tuple(
-            c._replace(token=name[c.token], tie=name[c.tie]) for c in state.characters
-        ),
-        entries=frozenset(e._replace(tie=name[e.tie], token=name[e.token]) for e in state.entries),
-        workers=tuple(sorted(map(renamed, state.workers), key=repr)),
-        clock=len(used),
+def _parts(state: State) -> tuple[Any, ...]:
+    redis, then = state.redis, state.redis_then
+    return (
+        *redis.members,
+        redis.entries,
+        redis.dropped,
+        state.postgres,
+        *state.workers,
+        state.facts,
+        state.reader,
+        state.copy,
+        then,
+        state.postgres_then,
     )
+
+
+@cache
+def _names(part: Any) -> frozenset[int]:
+    if isinstance(part, tuple):
+        return frozenset().union(*map(_names, part))
+    return frozenset((part,)) if isinstance(part, int) and part >= FIRST_NAME else frozenset()
+
+
+def _renamed(part: Any, new: dict[int, int]) -> Any:
+    """Return a part of a state with other names."""
+    if isinstance(part, tuple):
+        if not _names(part):
+            return part
+        values = [_renamed(one, new) for one in part]
+        return part._make(values) if hasattr(part, "_make") else tuple(values)
+    return new.get(part, part) if isinstance(part, int) else part
 
 
 def search(first: State, wrong: str = "") -> Found:
@@ -57,12 +78,13 @@ def search(first: State, wrong: str = "") -> Found:
         following = []
         for state in layer:
             for name, raw in steps(state, wrong):
-                broken = next((i.__name__ for i in INVARIANTS if not i(state, raw, wrong)), "")
                 new = canonical(raw)
-                if new in came_from and not broken:
-                    continue
+                invariants = OF_STEPS if new in came_from else OF_STEPS + OF_STATES
+                broken = next((i.__name__ for i in invariants if not i(state, raw, wrong)), "")
                 if broken:
                     return Found(len(came_from), broken, (*way(came_from, state), name))
+                if new in came_from:
+                    continue
                 came_from[new] = (state, name)
                 following.append(new)
         layer = following

@@ -1,0 +1,163 @@
+"""What a worker does when the fence has refused its group."""
+
+from __future__ import annotations
+
+from tests.model.groups import PARTICIPANTS, group, is_ours, release, untie
+from tests.model.state import (
+    LOST,
+    Hash,
+    Row,
+    State,
+    Worker,
+    added,
+    loaded,
+    put,
+    set_facts,
+    set_redis,
+    set_worker,
+)
+
+HIGHEST = 999
+"""A tombstone above every version."""
+
+
+def plan(state: State, w: int, wrong: str) -> State:
+    """Read the rows of the group at one moment; who else is in their session joins the group."""
+    worker, rows = state.workers[w], state.postgres.rows
+    if not all(is_ours(state, *claimed) for claimed in worker.claims) and (
+        wrong != "revert without tokens"
+    ):
+        return set_worker(release(state, w), w, Worker())
+    claimed = [i for i, _ in worker.claims]
+    if _open_session(state, claimed, rows) and wrong != "revert without the rows' sessions":
+        missing = [i for i in PARTICIPANTS if i not in claimed and state.redis.members[i].loaded]
+        if missing:
+            return _join(state, w, missing)
+    unknown = tuple(i for i, _ in worker.result)
+    planned = worker._replace(
+        step="planned", result=tuple(enumerate(rows)), known=unknown, snapshot=(), entries=()
+    )
+    return set_worker(state, w, planned)
+
+
+def _open_session(state: State, characters: list[int], rows: tuple[Row, ...]) -> bool:
+    """Whether the rows say that one of some characters is in the session."""
+    return any(rows[i].in_session for i in characters) and not rows[state.size].closed
+
+
+def _join(state: State, w: int, missing: list[int]) -> State:
+    """Begin a new round with more characters."""
+    (first, token), *others = state.workers[w].claims
+    state = release(state, w)
+    state = put(state, first, state.redis.members[first]._replace(token=token))
+    known = added((), *missing, *(i for i, _ in others))
+    return set_worker(state, w, Worker("claimed", ((first, token),), known=known))
+
+
+def revert(state: State, w: int, wrong: str) -> State:
+    """Set all that is tied to its rows, and keep what is taken out of play, in one script."""
+    worker = state.workers[w]
+    rows, first = tuple(row for _, row in worker.result), worker.claims[0][0]
+    members, entries = group(state, first, tuple(i for i, _ in worker.claims))
+    characters = [i for i in members if i < state.size]
+    tokens = dict(worker.claims)
+    if wrong == "revert only the one that was found":
+        members = characters = [i for i in worker.known if i < state.size]
+    ours = all(is_ours(state, i, tokens.get(i, -1)) for i in characters)
+    if not ours and wrong != "revert without tokens":
+        return set_worker(release(state, w), w, Worker())
+    state = untie(state, entries)
+    for i in members:
+        state = _set_to_row(state, i, rows[i])
+    if wrong != "revert without the rows' sessions" and _open_session(state, characters, rows):
+        if state.size not in members:
+            state = _set_to_row(state, state.size, rows[state.size])
+        session = loaded(state.redis.members[state.size], rows[state.size])
+        state = put(state, state.size, session._replace(saved=None))
+    elif state.size in members:
+        state = put(state, state.size, Hash(evicted=HIGHEST))
+    return set_worker(state, w, Worker())
+
+
+def _set_to_row(state: State, i: int, row: Row) -> State:
+    """Set a live member to its row; absent, with a tombstone, if there is none."""
+    old = state.redis.members[i]
+    if not old.loaded:
+        return state
+    state = set_redis(state, dropped=added(state.redis.dropped, (i, row.seal, old.changes)))
+    if not row.exists or row.deleted:
+        return put(state, i, Hash(evicted=HIGHEST))
+    return put(state, i, loaded(old, row))
+
+
+def note_loss(state: State) -> State:
+    """Compare the counters of both servers: the sweep does so, and whoever finds a bare stump."""
+    facts = state.facts
+    state = set_redis(
+        state,
+        settling=state.redis.settling or facts.redis_unnoticed,
+        recovering=state.redis.recovering or int(facts.postgres_unnoticed),
+    )
+    return set_facts(state, redis_unnoticed=False, postgres_unnoticed=False)
+
+
+def check(state: State, w: int, _wrong: str) -> State:
+    """Ask whether Redis went back before a stump is laid over its row."""
+    worker = state.workers[w]._replace(step="checked", checked=state.facts.redis_back)
+    return set_worker(note_loss(state), w, worker)
+
+
+def lay(state: State, w: int, wrong: str) -> State:
+    """Fill in from the rows what bare writers did not write, unless Redis went back since."""
+    worker = state.workers[w]
+    sure = worker.checked == state.facts.redis_back and not state.redis.settling
+    if sure or wrong in {"lay stumps while settling", "lay stumps unchecked"}:
+        ours = {i for i, token in worker.claims if is_ours(state, i, token)}
+        for i, row in worker.result:
+            words = state.redis.members[i].seals or ()
+            lost = LOST in words and wrong != "no note of what was lost"
+            known = worker.seal in words or worker.old
+            if i in ours and row.exists and known and not lost:
+                state = _lay(state, i, row)
+    return set_worker(release(state, w), w, Worker())
+
+
+def _lay(state: State, i: int, row: Row) -> State:
+    old = state.redis.members[i]
+    below = tuple(change for change in row.changes if change not in old.changes)
+    new = old._replace(
+        items=row.items,
+        changes=below + old.changes,
+        version=max(old.version, row.version),
+        saved=row.version,
+        seals=row.seals(),
+        in_session=row.in_session,
+    )
+    return put(state, i, new)
+
+
+def raise_version(state: State, w: int, _wrong: str) -> State:
+    """Raise versions that a bare writer has put back."""
+    worker = state.workers[w]
+    for i, row in worker.result:
+        if i >= state.size or is_ours(state, i, dict(worker.claims)[i]):
+            old = state.redis.members[i]
+            if old.loaded:
+                state = put(state, i, old._replace(version=max(old.version, row.version)))
+    return set_worker(release(state, w), w, Worker())
+
+
+def note_postgres_back(state: State, w: int, _wrong: str) -> State:
+    state = set_redis(release(state, w), recovering=state.redis.recovering or 1)
+    return set_worker(set_facts(state, postgres_unnoticed=False), w, Worker())
+
+
+def quarantine(state: State, w: int, _wrong: str) -> State:
+    worker = state.workers[w]
+    ours = [i for i, token in worker.claims if is_ours(state, i, token)]
+    dirty = {i: state.redis.members[i].dirty for i in ours}
+    state = release(state, w)
+    for i in ours:
+        old = state.redis.members[i]
+        state = put(state, i, old._replace(dirty=dirty[i], quarantined=True))
+    return set_worker(state, w, Worker())

@@ -1,0 +1,99 @@
+"""Servers that go back in time, and what notices it: counters, comparison, recovery, scrub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.model.revert import note_loss
+from tests.model.state import (
+    CREATED,
+    LOST,
+    Hash,
+    Row,
+    State,
+    Step,
+    put,
+    set_facts,
+    set_redis,
+    spend,
+)
+
+
+def servers(state: State, wrong: str) -> Iterator[Step]:
+    """Yield what may happen to the servers, and what sweeps do about it."""
+    facts, redis = state.facts, state.redis
+    if state.budget.redis:
+        if state.redis_then != redis:
+            yield "Redis will go back to here", state._replace(redis_then=redis)
+        if state.redis_then not in {None, redis}:
+            yield "Redis goes back", _redis_back(state)
+    if state.budget.postgres:
+        if state.postgres_then != state.postgres:
+            yield "PostgreSQL will go back to here", state._replace(postgres_then=state.postgres)
+        if state.postgres_then not in {None, state.postgres}:
+            yield "PostgreSQL goes back", _postgres_back(state)
+    if facts.redis_unnoticed or facts.postgres_unnoticed:
+        yield "a sweep compares the counters", note_loss(state)
+    if redis.recovering == 1:
+        yield "recovery marks what is live", set_redis(compared(state, wrong), recovering=2)
+    if redis.recovering == 2 and not any(m.dirty or m.token for m in redis.members):
+        yield "recovery ends", set_redis(state, recovering=0)
+    if redis.settling:
+        yield "all that is live has been compared", settled(state, wrong)
+    elif (facts.redis_back or facts.postgres_back) and compared(state, wrong) != state:
+        yield "a scrub marks", compared(state, wrong)
+    if redis.dropped:
+        yield "what was dropped is recorded", record(state)
+
+
+def _redis_back(state: State) -> State:
+    assert state.redis_then
+    state = spend(state, "redis")._replace(redis=state.redis_then, redis_then=None)
+    back = state.facts.redis_back + 1
+    return set_facts(state, redis_back=back, redis_unnoticed=True)
+
+
+def _postgres_back(state: State) -> State:
+    assert state.postgres_then
+    state = spend(state, "postgres")._replace(postgres=state.postgres_then, postgres_then=None)
+    back = state.facts.postgres_back + 1
+    return set_facts(state, postgres_back=back, postgres_unnoticed=True)
+
+
+def record(state: State) -> State:
+    changes = {change for _, _, changes in state.redis.dropped for change in changes}
+    recorded = tuple(sorted({*state.postgres.recorded, *changes}))
+    state = state._replace(postgres=state.postgres._replace(recorded=recorded))
+    return set_redis(state, dropped=())
+
+
+def settled(state: State, wrong: str) -> State:
+    """Compare everything live once; note what may have been laid over its row before."""
+    for i in range(state.size):
+        old = state.redis.members[i]
+        words = old.seals or ()
+        is_stump = old.loaded and old.saved is None and CREATED not in words
+        if is_stump and state.postgres.rows[i].exists and wrong != "no note of what was lost":
+            state = put(state, i, old._replace(seals=(LOST, *words)))
+    return set_redis(compared(state, wrong), settling=False)
+
+
+def compared(state: State, wrong: str) -> State:
+    """Mark the characters that do not match their rows: what a scrub does."""
+    for i in range(state.size):
+        old, row = state.redis.members[i], state.postgres.rows[i]
+        if old.loaded and not old.token and not old.unmarked and not _matches(old, row, wrong):
+            state = put(state, i, old._replace(dirty=not old.quarantined or old.dirty))
+    return state
+
+
+def _matches(old: Hash, row: Row, wrong: str) -> bool:
+    if old.version != old.saved:
+        return False
+    if wrong == "scrub does not compare seals":
+        return True
+    if not row.exists or row.deleted or row.version < old.saved:
+        return False
+    if not row.sealed or old.seals is None:
+        return row.version == old.saved
+    return row.seal in old.seals
