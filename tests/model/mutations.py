@@ -14,7 +14,7 @@ BROKEN: dict[str, tuple[str, Configuration]] = {
     "untie at the snapshot": ("trades_are_whole", (2, 2, Budget(trades=1, expiries=1), {})),
     "untie whatever has been tied since": ("trades_are_whole", (2, 2, Budget(trades=2), {})),
     "drop the whole tie": ("trades_are_whole", (3, 2, Budget(trades=2), {})),
-    "forget the smaller tie": ("all_settles", (4, 1, Budget(trades=2), {"items": 2})),
+    "forget the smaller tie": ("all_settles", (4, 1, Budget(trades=3), {"items": 2})),
     "evict without looking at the mark": (
         "nothing_vanishes",
         (1, 2, Budget(bare=1, evictions=1), {}),
