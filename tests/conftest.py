@@ -29,6 +29,7 @@ from statesync.hot.store import AsyncHotStore, HotStore, unwrap
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import PREFIX, Settings
 from tests.databases import Databases
+from tests.rewind import Rewind
 
 for name in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[name]
@@ -89,6 +90,12 @@ def raw(settings: Settings) -> Iterator[Any]:
     client = redis.Redis.from_url(settings.redis_url)
     yield client
     client.close()
+
+
+@pytest.fixture
+def rewind(raw: Any, keys: Keys) -> Rewind:
+    """Return what brings the test's own part of Redis back in time."""
+    return Rewind(raw, keys)
 
 
 @pytest.fixture

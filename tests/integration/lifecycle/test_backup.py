@@ -20,14 +20,15 @@ from statesync.errors import (
 )
 from statesync.hot.keys import Keys
 from statesync.lifecycle import groups
-from statesync.lifecycle.groups import Group
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
+from statesync.lifecycle.snapshots import decode
 from statesync.settings import Settings
-from statesync.state.characters import decode_character
 from statesync.state.outcomes import BackupOutcome
+from tests.rewind import lost_cores
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
+    from tests.rewind import Rewind
 
 Orchestrator = GameStateOrchestrator
 
@@ -137,12 +138,12 @@ def test_old_snapshot_is_fenced_by_the_row(
     hot = orchestrator.hot
     hot.create(1, **full_core(gold="old"))
     claim, _ = hot.claim(1, lease_us=60_000_000)
-    old = decode_character(1, hot.snapshot(claim).cores[1])
+    old = hot.snapshot(claim)
     hot.update(1, gold="new")
     saved = orchestrator.backup_full_state(1)
     with database.transaction(engine) as connection:
-        (outcome,) = groups.save(connection, [Group({1: old})], {})
-    assert outcome.characters == {1: Unknown(saved.version or 0)}
+        (outcome,) = groups.save(connection, [decode(old)], {})
+    assert outcome.characters == {1: Unknown(saved.version or 0, row(engine)["seal"])}
     assert row(engine)["extra"]["gold"] == "new"
 
 
@@ -165,28 +166,26 @@ def test_same_message_twice(orchestrator: Orchestrator, full_core: FullCore) -> 
 
 
 def test_conflict(
-    orchestrator: Orchestrator, engine: Engine, raw: Any, keys: Keys, full_core: FullCore
+    orchestrator: Orchestrator, engine: Engine, rewind: Rewind, full_core: FullCore
 ) -> None:
-    """Redis comes back from an old snapshot: the live game goes on, the row is recorded."""
+    """Redis goes back in time: what PostgreSQL holds is live again, what was played is recorded."""
     hot = orchestrator.hot
     hot.create(1, **full_core(gold="10"))
     orchestrator.backup_full_state(1)
-    old = raw.hgetall(keys.core(1))
-    for gold in range(20, 60):
+    before = rewind.moment()
+    hot.update(1, gold="20")
+    saved = orchestrator.backup_full_state(1)
+    rewind.to(before)
+    for gold in range(11, 31):  # its number passes the row's
         hot.update(1, gold=str(gold))
-    newest = orchestrator.backup_full_state(1)
-    raw.delete(keys.core(1))
-    raw.hset(keys.core(1), mapping=old)
-    hot.update(1, gold="11")
-    report = orchestrator.backup_full_state(1)
-    assert report.outcome == "conflict"
-    assert (report.version or 0) > (newest.version or 0)
-    assert row(engine)["extra"]["gold"] == "11"
-    assert hot.get(1).fields["gold"] == "11"
-    lost = "SELECT state->'character'->'extra'->>'gold' FROM state_conflicts"
-    assert scalar(engine, lost) == "59"
+    assert orchestrator.backup_full_state(1) == BackupReport(
+        1, BackupOutcome.CONFLICT, version=saved.version
+    )
+    assert row(engine)["extra"]["gold"] == hot.get(1).fields["gold"] == "20"
+    [(char_id, lost)] = lost_cores(engine)
+    assert (char_id, lost["gold"]) == (1, "30")
     assert hot.sync_state(1) == (False, None, None, None)
-    hot.update(1, gold="12")
+    hot.update(1, gold="21")
     assert orchestrator.backup_full_state(1).outcome == "saved"
 
 
@@ -244,6 +243,7 @@ def test_deleted(orchestrator: Orchestrator, engine: Engine, full_core: FullCore
     hot = orchestrator.hot
     hot.create(1, **full_core(gold="1"))
     orchestrator.backup_full_state(1)
+    hot.note_deletion(1)
     scalar(engine, "UPDATE characters SET deleted_at = now() RETURNING 1")
     hot.update(1, gold="2")
     assert orchestrator.backup_full_state(1).outcome == "deleted"
@@ -403,9 +403,9 @@ def test_crash_after_commit_is_healed(
     hot = orchestrator.hot
     hot.create(1, **full_core())
     claim, _ = hot.claim(1, lease_us=0)  # a lease that ends at once
-    snapshot = decode_character(1, hot.snapshot(claim).cores[1])
+    snapshot = decode(hot.snapshot(claim))
     with database.transaction(engine) as connection:
-        groups.save(connection, [Group({1: snapshot})], {})
+        groups.save(connection, [snapshot], {})
     assert hot.requeue(10).dirty == 1
     assert outcomes(sweep_once(other)) == {1: "unchanged"}
     assert hot.sync_state(1) == (False, None, None, None)

@@ -20,6 +20,7 @@ from statesync.lifecycle.restore import Restore
 from statesync.lifecycle.snapshots import Snapshot, decode, read_logs
 from statesync.state.fields import TIE_FIELD
 from tests.conftest import FullCore
+from tests.rewind import Rewind, lost_cores, lost_sessions
 
 PARTY = [1, 2, 3]
 LEASE = 60_000_000
@@ -346,13 +347,7 @@ def test_same_save_repeated_doubles_no_row(
     ]
 
 
-# Redis went back
-
-
-def rolled_back(hot: HotStore, raw: Any, keys: Keys, fight: UUID) -> None:
-    """Bring Redis to an older version of the fight than PostgreSQL holds."""
-    raw.hset(keys.session("combat", str(fight)), mapping={"version": 1, "round": "live"})
-    raw.sadd(keys.dirty, 1)
+# Redis went back, or a writer put something back
 
 
 def conflicts(engine: Engine) -> list[Any]:
@@ -385,32 +380,7 @@ def test_faster_worker_that_ended_the_fight_is_no_conflict(
     assert conflicts(engine) == []
 
 
-def test_session_that_went_back_is_a_conflict_and_the_live_one_stands(
-    orchestrator: GameStateOrchestrator,
-    hot: HotStore,
-    fight: UUID,
-    raw: Any,
-    keys: Keys,
-    engine: Engine,
-) -> None:
-    for turn in range(5):
-        hot.update_session("combat", fight, {"round": f"saved {turn}"}, log=[turn])
-        orchestrator.backup_many(PARTY)
-    before = rows(engine, "SELECT version FROM sessions")[0][0]
-    rolled_back(hot, raw, keys, fight)
-    report = orchestrator.backup_full_state(1)
-    assert (report.outcome, report.sessions) == ("conflict", {"combat": "saved"})
-    [(reason, state)] = conflicts(engine)
-    assert reason == f"combat:session:{fight}: Redis held an older version"
-    assert state["session"]["round"] == "saved 4"
-    assert state["log"] == [0, 1, 2, 3, 4]
-    [(version, saved_round)] = rows(engine, "SELECT version, payload->>'round' FROM sessions")
-    assert (version > before, saved_round) == (True, "live")
-    assert hot.get_session("combat", fight).version == version
-    assert orchestrator.backup_full_state(1).outcome == "unchanged"
-
-
-def test_log_that_went_back_keeps_what_it_lost(
+def test_log_that_a_writer_has_cut_keeps_what_it_lost(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,
     fight: UUID,
@@ -423,32 +393,38 @@ def test_log_that_went_back_keeps_what_it_lost(
     log = keys.session_log("combat", str(fight))
     raw.ltrim(log, 0, 1)
     raw.rpush(log, json.dumps("other"))
-    rolled_back(hot, raw, keys, fight)
-    assert orchestrator.backup_full_state(1).outcome == "conflict"
+    raw.hset(keys.session("combat", str(fight)), mapping={"version": 1, "round": "live"})
+    raw.sadd(keys.dirty, 1)
+    assert orchestrator.backup_full_state(1).outcome == "saved"
     entries = rows(engine, "SELECT entry FROM combat_log ORDER BY seq")
     assert entries == [("a",), ("b",), ("other",)]
-    kept = [state["log"] for _, state in conflicts(engine)]
-    assert ["a", "b", "c", "d"] in kept
+    lost = [entry for _, state in conflicts(engine) for entry in state["log"]]
+    assert lost == [{"seq": 2, "entry": "c"}, {"seq": 3, "entry": "d"}]
 
 
 def test_character_that_went_back_takes_its_fight_along(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,
     fight: UUID,
-    raw: Any,
-    keys: Keys,
+    rewind: Rewind,
     engine: Engine,
 ) -> None:
     orchestrator.backup_many(PARTY)
-    for _ in range(5):
-        hot.update(1, gold="saved")
-        orchestrator.backup_many(PARTY)
-    raw.hset(keys.core(1), mapping={"version": 1, "gold": "live"})
+    before = rewind.moment()
+    hot.update(1, gold="saved")
+    orchestrator.backup_many(PARTY)
+    rewind.to(before)
+    hot.update(1, gold="live")
     hot.update_session("combat", fight, {"round": "9"})
-    assert orchestrator.backup_full_state(1).outcome == "conflict"
-    assert rows(engine, "SELECT extra->>'gold' FROM characters WHERE id = 1") == [("live",)]
-    assert rows(engine, "SELECT payload->>'round' FROM sessions") == [("9",)]
-    assert len(conflicts(engine)) == 1
+    hot.update(3, gold="of 3")
+    assert {r.outcome for r in orchestrator.backup_many(PARTY)} == {"conflict"}
+    gold = "SELECT extra->>'gold' FROM characters ORDER BY id"
+    assert rows(engine, gold) == [("saved",), (None,), (None,)]
+    assert rows(engine, "SELECT payload->>'round' FROM sessions") == [("1",)]
+    assert [hot.get(i).fields.get("gold") for i in PARTY] == ["saved", None, None]
+    assert hot.get_session("combat", fight).fields["round"] == "1"
+    assert [core.get("gold") for _, core in lost_cores(engine)] == ["live", None, "of 3"]
+    assert [session["round"] for _, session in lost_sessions(engine)] == ["9"]
 
 
 def test_closed_in_postgresql_but_live_again(

@@ -13,7 +13,9 @@ from statesync import GameStateOrchestrator
 from statesync.errors import CharacterNotSaved, CorruptState
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
+from statesync.state.characters import write_character
 from tests.conftest import FullCore
+from tests.rewind import lost_cores
 
 PARTY = [1, 2, 3, 4]
 
@@ -200,7 +202,7 @@ def test_broken_participants_are_not_written_over(hot: HotStore, raw: Any, keys:
 
 
 @pytest.mark.usefixtures("party")
-def test_core_made_without_a_restore_that_is_ahead_already_keeps_what_it_overwrites(
+def test_core_created_under_a_saved_id_is_recorded_and_the_row_is_live(
     hot: HotStore,
     orchestrator: GameStateOrchestrator,
     engine: Engine,
@@ -209,14 +211,46 @@ def test_core_made_without_a_restore_that_is_ahead_already_keeps_what_it_overwri
     full_core: FullCore,
 ) -> None:
     hot.update(1, medal="gold")
-    orchestrator.backup_full_state(1)
+    saved = orchestrator.backup_full_state(1).version
     raw.delete(keys.core(1))
     hot.create(1, **full_core(1))
     for _ in range(20):
         hot.update(1, gold=5)
-    orchestrator.backup_full_state(1)
-    with engine.connect() as connection:
-        query = "SELECT reason, state #>> '{character,extra,medal}' FROM state_conflicts"
-        assert connection.execute(text(query)).all() == [
-            ("the core was made without a restore", "gold")
-        ]
+    report = orchestrator.backup_full_state(1)
+    assert (report.outcome, report.version) == ("conflict", saved)
+    assert hot.get(1).core() == full_core(1, medal="gold")
+    [(char_id, core)] = lost_cores(engine)
+    assert (char_id, core["gold"]) == (1, "5")
+    assert orchestrator.backup_full_state(1).outcome == "unchanged"
+
+
+@pytest.mark.usefixtures("party")
+@pytest.mark.parametrize("writes", [1, 20])
+@pytest.mark.parametrize("is_whole", [False, True])
+def test_bare_write_on_a_character_that_is_not_loaded_is_laid_over_its_row(
+    hot: HotStore,
+    orchestrator: GameStateOrchestrator,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    full_core: FullCore,
+    writes: int,
+    *,
+    is_whole: bool,
+) -> None:
+    """Its own fields are filled in as well, also if it has every field of ours."""
+    hot.update(1, medal="gold", gold="1")
+    orchestrator.evict(1)
+    if is_whole:
+        raw.hset(keys.core(1), mapping=write_character(full_core(1)))
+    for gold in range(2, 2 + writes):
+        raw.hset(keys.core(1), "gold", gold)
+        raw.hincrby(keys.core(1), "version", 1)
+        raw.sadd(keys.dirty, 1)
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+    whole = full_core(1, medal="gold", gold=str(1 + writes))
+    assert hot.get(1).core() == whole
+    assert lost_cores(engine) == []
+    orchestrator.evict(1)
+    orchestrator.restore_full_state(1)
+    assert hot.get(1).core() == whole

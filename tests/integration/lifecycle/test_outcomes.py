@@ -88,6 +88,7 @@ def test_deleted_member_does_not_keep_its_group_from_being_saved(
         hot.create(char_id, **full_core(char_id))
     fight = hot.open_session("combat", [1, 2], {"turn": "1"})
     orchestrator.backup_many([1, 2])
+    hot.note_deletion(1)
     scalar(engine, "UPDATE characters SET deleted_at = now() WHERE id = 1 RETURNING 1")
     hot.close_session("combat", fight, {"turn": "2"})
     assert outcomes(sweep_once(orchestrator)) == {1: "deleted", 2: "saved"}

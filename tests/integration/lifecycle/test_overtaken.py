@@ -15,11 +15,9 @@ from statesync.hot.store import HotStore
 from statesync.lifecycle import backup, groups
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
-from tests.integration.lifecycle import test_session_conflicts as conflicts
-from tests.integration.lifecycle.test_session_conflicts import Redis
+from tests.rewind import Rewind
 
 PARTY = [1, 2]
-redis = conflicts.redis
 
 
 @pytest.fixture
@@ -39,16 +37,16 @@ def rows(engine: Engine, query: str) -> list[Any]:
 def test_other_state_at_the_same_version_is_a_conflict(
     orchestrator: GameStateOrchestrator,
     saved: HotStore,
-    redis: Redis,
+    rewind: Rewind,
     engine: Engine,
     raw: Any,
     keys: Keys,
 ) -> None:
-    before = redis.dump()
+    before = rewind.moment()
     raw.hset(keys.core(1), "gold", "1")  # a bare writer raises no version
     raw.sadd(keys.dirty, 1)
     assert orchestrator.backup_full_state(1).outcome == "saved"
-    redis.put(before)
+    rewind.to(before)
     raw.hset(keys.core(1), "gold", "2")
     raw.sadd(keys.dirty, 1)
     assert orchestrator.backup_full_state(1).outcome == "conflict"

@@ -191,7 +191,7 @@ def test_a_worker_that_lost_the_claim_records_no_conflict(
         return save(*args, **kwargs)
 
     monkeypatch.setattr(groups, "save", overtaken)
-    assert orchestrator.backup_full_state(1).outcome == "superseded"
+    assert orchestrator.backup_full_state(1).outcome == "stale"
     with engine.connect() as connection:
         assert not connection.exec_driver_sql("SELECT 1 FROM state_conflicts").all()
 

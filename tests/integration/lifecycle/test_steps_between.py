@@ -84,6 +84,7 @@ def test_row_that_another_worker_makes_meanwhile(
     def too_late(*args: Any, **kwargs: Any) -> dict[int, CharacterDecision]:
         monkeypatch.undo()
         decided = decide(*args, **kwargs)
+        other.hot.update(1, gold="newer")
         assert other.backup_full_state(1).outcome == "saved"
         return decided
 
@@ -177,7 +178,7 @@ def test_core_and_session_are_read_at_one_instant(
             connection.execute(text(change))
         return having_open(*args)
 
-    monkeypatch.setattr(durable.sessions, "having_open", after_another_save)
+    monkeypatch.setattr(durable.memberships, "having_open", after_another_save)
     assert orchestrator.restore_full_state(1).sessions == {"combat": "restored"}
     assert orchestrator.hot.get_session("combat", fight).fields["round"] == "1"
 
