@@ -11,6 +11,7 @@ from statesync.durable import (
     receipts,
     servers,
     sessions,
+    sizes,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "receipts",
     "servers",
     "sessions",
+    "sizes",
 ]
