@@ -18,7 +18,7 @@ from statesync.cli.common import (
     say,
     table,
 )
-from statesync.errors import InvalidCharId
+from statesync.errors import CharacterNotLoaded, InvalidCharId
 from statesync.hot.commands.operators import QuarantineEntry
 from statesync.hot.store import HotStore
 from statesync.state.fields import parse_char_id
@@ -90,24 +90,34 @@ def show(name: str, as_json: bool) -> None:
 def retry(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Mark characters dirty again; an entry goes away when its character is saved.
 
+    What is not loaded has nothing to save: restore it first, or discard the entry.
+
     \b
     Examples:
       statesync quarantine retry 42 43
       statesync quarantine retry --all
     """
     _check_use(names, everything=everything)
+    not_loaded: list[str] = []
     with connected() as (orchestrator, _):
 
         def retry_one(name: str) -> bool:
             try:
                 return orchestrator.hot.retry_quarantined(parse_char_id(name))
+            except CharacterNotLoaded as error:
+                complain(str(error))
+                not_loaded.append(name)
+                return False
             except InvalidCharId as error:
                 if not everything:
                     raise click.UsageError(str(error)) from None
                 return False
 
         handled, absent = _each(orchestrator.hot, names, retry_one)
+    absent = [name for name in absent if name not in not_loaded]
     _report("marked dirty again", handled, absent, as_json=as_json)
+    if not_loaded:
+        sys.exit(1)
 
 
 @quarantine.command()

@@ -3,7 +3,7 @@
 The order of the steps makes it safe, at any moment and after a crash at any point:
 
 0. **A note in Redis** that it has begun. A row that is deleted without it is of a history that
-   Redis has forgotten.
+   Redis has forgotten. And a claim, so that no sweep meets a character that is half deleted.
 1. **PostgreSQL: ``deleted_at``**, in one transaction with the end of its memberships. This is the
    fence, so it comes first: after its commit no backup writes the row, however late its snapshot
    (``deleted``), and no restore reads it (``not_found``). With Redis first, a login in between
@@ -57,6 +57,7 @@ from statesync.errors import (
     UnknownSessionType,
 )
 from statesync.hot.store import HotStore
+from statesync.lifecycle.claims import release
 from statesync.sessions.base import SessionOrchestrator, pass_on
 from statesync.state.fields import check_char_id, printable
 from statesync.state.outcomes import DeletionOutcome
@@ -88,26 +89,31 @@ class Deletion:
         engine: Engine,
         types: Mapping[str, SessionOrchestrator],
         backup: Callable[[int], object],
+        *,
+        lease_us: int,
     ) -> None:
         self._hot = hot
         self._engine = engine
         self._types = types
         self._backup = backup
+        self._lease_us = lease_us
 
     def run(self, char_id: int) -> DeletionReport:
         """Delete one character. Raises InvalidCharId, UnknownSessionType, ServerUnavailable."""
         check_char_id(char_id)
-        self._hot.note_deletion(char_id)
         is_loaded = self._hot.peek(char_id) is not None
         if is_loaded:
             self._check_types(self._unknown_references(char_id))
+        self._hot.note_deletion(char_id)
+        # Sweeps leave a claimed character alone: to them it would be played although it is deleted.
+        claim, _ = self._hot.claim(char_id, lease_us=self._lease_us)
         try:
-            with database.transaction(self._engine) as connection:
-                memberships = self._delete_row(connection, char_id, is_loaded=is_loaded)
-        except database.Rejected as error:
-            reason = f"character {char_id} cannot be deleted now: {error}"
-            raise DatabaseUnavailable(reason) from None
+            memberships = self._delete_row(char_id, is_loaded=is_loaded)
+        except BaseException:
+            release(self._hot, [claim])
+            raise
         if memberships is None:
+            release(self._hot, [claim])
             return DeletionReport(char_id, DeletionOutcome.NOT_FOUND, [])
         left_refs, shared_ids = memberships
         # Read again: until the commit it may have been restored, or have joined a session.
@@ -136,20 +142,25 @@ class Deletion:
                 raise UnknownSessionType(ref.label)
 
     def _delete_row(
-        self, connection: Connection, char_id: int, *, is_loaded: bool
+        self, char_id: int, *, is_loaded: bool
     ) -> tuple[list[SessionRef], set[str]] | None:
         """Set ``deleted_at`` and end the memberships; None if there is no row.
 
         Returns the open sessions that it was in, and the ids of those that stay open.
         """
-        if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
-            return None
-        refs = _open_sessions(connection, char_id)
-        self._check_types(refs)
-        shared_ids = _end_memberships(connection, char_id, [UUID(ref.id) for ref in refs])
-        left = [Membership(char_id, ref.session_type, UUID(ref.id)) for ref in refs]
-        pass_on(connection, self._types, left)
-        return refs, shared_ids
+        try:
+            with database.transaction(self._engine) as connection:
+                if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
+                    return None
+                refs = _open_sessions(connection, char_id)
+                self._check_types(refs)
+                shared_ids = _end_memberships(connection, char_id, [UUID(ref.id) for ref in refs])
+                left = [Membership(char_id, ref.session_type, UUID(ref.id)) for ref in refs]
+                pass_on(connection, self._types, left)
+                return refs, shared_ids
+        except database.Rejected as error:
+            reason = f"character {char_id} cannot be deleted now: {error}"
+            raise DatabaseUnavailable(reason) from None
 
     def _leave(self, ref: SessionRef, char_id: int) -> None:
         """Take the character out of a session in Redis; if its tie is full, after a backup."""

@@ -255,7 +255,13 @@ class GameStateOrchestrator:
         UnknownSessionType if it is in a session of a type that is not registered here, and
         ServerUnavailable.
         """
-        deletion = Deletion(self.hot, self.engine, self.sessions, self._backup_deleted)
+        deletion = Deletion(
+            self.hot,
+            self.engine,
+            self.sessions,
+            self._backup_deleted,
+            lease_us=self._lease_us,
+        )
         return deletion.run(char_id)
 
     def _backup_deleted(self, char_id: int) -> None:

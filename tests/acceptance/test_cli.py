@@ -166,6 +166,9 @@ def test_quarantine(
     assert run_json(settings, "quarantine", "retry", "1")["done"] == ["1"]
     run(settings, "drain")
     assert [e["name"] for e in run_json(settings, "quarantine", "list")] == ["2"]
+    raw.delete(f"{settings.key_prefix}ac:2")
+    assert "is not loaded in Redis" in run(settings, "quarantine", "retry", "2", status=1)
+    assert hot.status().dirty == 0
     run(settings, "quarantine", "discard", "2")
     assert run_json(settings, "quarantine", "list") == []
 

@@ -342,9 +342,12 @@ _retry_quarantined = load_script("retry_quarantined")
 
 
 def retry_quarantined(keys: Keys, char_id: int, /) -> Command[bool]:
-    """Mark a quarantined character dirty again. False if it was not in quarantine."""
+    """Mark a quarantined character dirty again. False if it was not in quarantine.
+
+    Raises CharacterNotLoaded: there is nothing to save then, until it is restored.
+    """
     args = (check_char_id(char_id),)
-    script_keys = (keys.quarantine, keys.dirty)
+    script_keys = (keys.quarantine, keys.dirty, keys.core(char_id))
     # Repeatable: a mark that is not needed is harmless.
     return Command(_retry_quarantined, script_keys, args, bool, char_id, repeatable=True)
 

@@ -327,6 +327,9 @@ def test_quarantine_pages_retry_and_discard(store: Driver) -> None:
     for _ in range(2):
         assert store.retry_quarantined(1) is True
     assert store.retry_quarantined(9) is False
+    store.raw.delete(store.keys.core(2))
+    with pytest.raises(CharacterNotLoaded):
+        store.retry_quarantined(2)
     assert dirty(store) == {b"1"}
     assert store.sync_state(1).quarantine.attempts == 1
     claim, _ = store.claim(1, lease_us=60_000_000)

@@ -7,16 +7,21 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
-from statesync.errors import CharacterNotFound, CharacterNotLoaded, RedisUnavailable
+from statesync.errors import (
+    CharacterNotFound,
+    CharacterNotLoaded,
+    DatabaseUnavailable,
+    RedisUnavailable,
+)
 from statesync.game.client import log_in
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
-from tests.integration.lifecycle.test_backup import once, row, scalar
+from tests.integration.lifecycle.test_backup import once, row, scalar, sweep_once
 
 Orchestrator = GameStateOrchestrator
 
@@ -141,6 +146,48 @@ def test_a_restore_that_read_the_row_before(
     once(orchestrator.engine, "commit", lambda: other.delete(1))
     assert orchestrator.restore_full_state(1).outcome == "not_found"
     assert_gone(orchestrator, raw, keys)
+
+
+def test_a_sweep_in_the_middle_is_no_play_on_a_deleted_id(
+    orchestrator: Orchestrator,
+    other: Orchestrator,
+    saved: HotStore,
+    fight: UUID,
+    raw: Any,
+    keys: Keys,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It comes when PostgreSQL has committed and Redis still has the core."""
+    saved.update(1, gold=1)
+    peek, peeks = saved.peek, []
+
+    def sweep_before_the_second(char_id: int) -> Any:
+        peeks.append(char_id)
+        if len(peeks) == 2:
+            assert sweep_once(other) == []
+        return peek(char_id)
+
+    monkeypatch.setattr(saved, "peek", sweep_before_the_second)
+    assert orchestrator.delete(1).outcome == "deleted"
+    monkeypatch.undo()
+    assert len(peeks) == 2
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert saved.status().counters["deleted"] == 1
+    assert_gone(orchestrator, raw, keys)
+
+
+def test_a_deletion_that_ends_early_leaves_no_claim(
+    orchestrator: Orchestrator, saved: HotStore, engine: Engine
+) -> None:
+    assert orchestrator.delete(9).outcome == "not_found"
+    saved.update(1, gold=1)
+    with engine.begin() as connection:
+        connection.execute(text("SELECT * FROM characters WHERE id = 1 FOR UPDATE"))
+        with pytest.raises(DatabaseUnavailable, match="cannot be deleted now"):
+            orchestrator.delete(1)
+    assert saved.status().claimed == 0
+    assert saved.sync_state(1).dirty
 
 
 def participants(hot: HotStore, fight: UUID) -> tuple[int, ...]:
