@@ -1,10 +1,10 @@
 -- Ends the claims of snapshots that are durable. A change made since keeps its dirty mark.
 -- The seals before the durable one go: no row has them any more. If the save touched no row, because
 -- nothing had changed, its own seal is withdrawn, under the claim, and the version that the snapshot
--- raised is the row's again, unless it has been raised since. A row whose seal Redis does not know is of another
--- history: if the claim is still ours it holds the same as Redis, which takes over its seal; if not,
--- the character is marked, and its next backup settles it. A claim of a Redis that has forgotten our
--- snapshot, since it went back meanwhile, is not ours: its own seal is not among those of the core.
+-- raised is the row's again, unless it has been raised since. A row whose seal Redis does not know is
+-- of another history: if the claim is still ours it holds the same as Redis, which takes over its
+-- seal; if not, the character is marked, and its next backup settles it. A claim of a Redis that has
+-- forgotten our snapshot, since it went back meanwhile, is not ours: the core lacks its seal.
 -- What was tied at the snapshot is tied no more, unless it has been tied anew since: then its entry
 -- has another token.
 -- A session that was closed at the snapshot is durable now, so it goes, and the references to it,
@@ -14,10 +14,11 @@
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 seals, 6 nonces; then for each group the cores,
 --       the sessions, their logs, their tombstones, the ties
 -- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, its seal, cores
---       (char_id, token, snapshot_version or 0, durable_version or 0, the row's seal or "", the
---       nonces of the snapshot or ""), sessions (reference field, id, snapshot_version,
---       durable_version, the row's seal or "", whether it was closed), ties (id, members: name,
---       number of the key or 0, token); without the last two if it has none
+--       (char_id, token, snapshot_version or 0, durable_version or 0, the row's seal, the nonces of
+--       the snapshot or ""), sessions (reference field, id, snapshot_version, durable_version, the
+--       row's seal, whether it was closed), ties (id, members: name, number of the key or 0, token);
+--       without the last two if it has none. A row's seal is true if it is that of the snapshot, ""
+--       if there is none
 -- Returns: for each group 1 if its first claim was still ours, else 0
 -- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine, seals, nonces =
@@ -39,25 +40,29 @@ local function read_entries()
 end
 read_entries()
 
--- Takes in which seal a row has. Returns whether the row is of our history.
-local function acknowledge_seal(id, own_seal, durable_seal, is_ours)
+-- Takes in which seal a row has. Returns whether the row is of our history, and whether Redis
+-- remembers the snapshot, so that a claim is ours.
+local function acknowledge_seal(id, seal, durable_seal, holds_claim)
   local words = words_of[id] or ''
-  local is_known = durable_seal == '' or has_word(words, durable_seal)
+  local is_last = words == seal or string.sub(words, -#seal) == seal
+  local is_ours = holds_claim and (is_last or has_word(words, seal))
+  local is_known = durable_seal == '' or (durable_seal == seal and is_last)
+    or has_word(words, durable_seal)
   if is_known and durable_seal ~= '' then
     words = words_from(words, durable_seal)
   elseif not is_known and is_ours then
     words = words_of_row(words, durable_seal)
   end
-  if is_ours and own_seal ~= durable_seal then words = without_word(words, own_seal) end
+  if is_ours and seal ~= durable_seal then words = without_word(words, seal) end
   if words ~= (words_of[id] or '') then
     words_of[id], new_words[id] = words, words
   end
-  return is_known or is_ours
+  return is_known or is_ours, is_ours
 end
 
 -- Takes in that a version is durable; marks the character if the row is of another history. Returns
 -- whether it is news to a core.
-local function acknowledge_version(key, id, versions, seal, durable_seal, is_ours, char_id)
+local function acknowledge_version(key, id, versions, seal, durable_seal, holds_claim, char_id)
   local snapshot_version, durable_version = unpack(versions)
   if durable_version == '0' then return end
   local current = redis.pcall('HMGET', key, 'version', 'saved_version')
@@ -66,8 +71,8 @@ local function acknowledge_version(key, id, versions, seal, durable_seal, is_our
     return
   end
   local version, saved_version = current[1], current[2]
-  is_ours = is_ours and has_word(words_of[id] or '', seal)
   if not version and redis.call('EXISTS', key) == 0 then return end
+  local is_known, is_ours = acknowledge_seal(id, seal, durable_seal, holds_claim)
   local durable_number = tonumber(durable_version)
   local is_news = (tonumber(saved_version or '') or -1) < durable_number
   if is_ours and version == snapshot_version and version ~= durable_version then
@@ -75,7 +80,7 @@ local function acknowledge_version(key, id, versions, seal, durable_seal, is_our
     redis.call('HSET', key, 'version', version)
   end
   local is_behind = not is_ours and (tonumber(version or '') or 0) < durable_number
-  if not acknowledge_seal(id, seal, durable_seal, is_ours) or is_behind then
+  if not is_known or is_behind then
     if is_news then mark(dirty, since, char_id) end
     return
   end
@@ -117,6 +122,7 @@ end
 local function acknowledge_core(key, core, at_ms, seal)
   local char_id, token, snapshot_version, durable_version, durable_seal, durable_nonces =
     unpack(core)
+  if durable_seal == true then durable_seal = seal end
   local is_ours = redis.call('ZSCORE', claimed, char_id) == token
   local versions = {snapshot_version, durable_version}
   if acknowledge_version(key, char_id, versions, seal, durable_seal, is_ours, char_id) then
@@ -147,6 +153,7 @@ local function acknowledge(before, at_ms, seal, cores, sessions, ties)
   for i = 1, #sessions do
     local field, id, snapshot_version, durable_version, durable_seal, was_closed =
       unpack(sessions[i])
+    if durable_seal == true then durable_seal = seal end
     local key, log = KEYS[last_core + i], KEYS[last_session + i]
     local tombstone = KEYS[last_session + #sessions + i]
     local versions = {snapshot_version, durable_version}

@@ -111,24 +111,25 @@ def try_snapshots(
     """
     session_types = names()
     script_keys = [keys.dirty, keys.claimed, keys.since, keys.seals, keys.nonces, keys.servers]
-    groups: list[tuple[int, Members, int]] = []
+    seal = new_seal()
+    groups: list[tuple[int, Members]] = []
     packed_groups = []
     for claim, known in todo:
         members = Members(known, first=claim.char_id)
-        seal = new_seal()
-        groups.append((claim.char_id, members, seal))
+        groups.append((claim.char_id, members))
         script_keys += members.keys(keys)
         names_of_members = members.listed()[: 1 if members.is_alone else 3]
-        packed_groups.append((str(claim.token), str(seal), *names_of_members))
+        packed_groups.append((str(claim.token), *names_of_members))
     args = {
         "max_bytes": MAX_CORE_BYTES,
         "script_bytes": _SCRIPT_BYTES,
         "words_bytes": FULL_BYTES,
+        "seal": str(seal),
         "lease_us": lease_us,
         "references": ([*map(reference_field, session_types)], session_types),
         "groups": packed_groups,
     }
-    reader = _Reader(script_keys, session_types)
+    reader = _Reader(script_keys, session_types, seal)
 
     def parse(reply: Raw) -> list[TriedSnapshot]:
         return list(reader.read(reply, groups))
@@ -143,17 +144,18 @@ _LATER, _GIVEN = 0, 1
 class _Reader:
     """Reads the flat reply of ``snapshot.lua`` from its beginning."""
 
-    def __init__(self, script_keys: Sequence[str], session_types: Sequence[str]) -> None:
+    def __init__(self, script_keys: Sequence[str], session_types: Sequence[str], seal: int) -> None:
         self.script_keys = script_keys
+        self.seal = seal
         self.fields = [(t, reference_field(t).encode()) for t in session_types]
 
     def read(
-        self, reply: Sequence[Raw], groups: Sequence[tuple[int, Members, int]]
+        self, reply: Sequence[Raw], groups: Sequence[tuple[int, Members]]
     ) -> Iterator[TriedSnapshot]:
         """Yield what became of each group."""
         parts = iter(reply)
         at_ms, *flags = (int(next(parts)) for _ in range(4))
-        for char_id, members, seal in groups:
+        for char_id, members in groups:
             status = next(parts)
             try:
                 if isinstance(status, bytes):
@@ -162,7 +164,7 @@ class _Reader:
                 elif isinstance(status, list):
                     yield NeedsKeys(members.with_found(char_id, self.script_keys, status))
                 elif status == _GIVEN:
-                    yield self.snapshot(at_ms, members, seal, parts)._replace(
+                    yield self.snapshot(at_ms, members, parts)._replace(
                         is_comparing=bool(flags[0]),
                         is_settling=bool(flags[1]),
                         is_recovering=bool(flags[2]),
@@ -172,9 +174,7 @@ class _Reader:
             except StatesyncError as error:
                 yield error
 
-    def snapshot(
-        self, at_ms: int, members: Members, seal: int, parts: Iterator[Raw]
-    ) -> RawSnapshot:
+    def snapshot(self, at_ms: int, members: Members, parts: Iterator[Raw]) -> RawSnapshot:
         """Read the snapshot of one group."""
         claims, cores, references, nonces = {}, {}, {}, {}
         seals: dict[str, Seals] = {}
@@ -183,7 +183,7 @@ class _Reader:
             cores[char_id] = hash_.fields
             if hash_.fields:
                 claims[char_id] = Claim(char_id, int(hash_.detail))
-                seals[str(char_id)] = seals_of(seal, hash_.seals)
+                seals[str(char_id)] = seals_of(self.seal, hash_.seals)
             if hash_.nonces:
                 nonces[char_id] = hash_.nonces.decode(errors="replace")
             references[char_id] = {
@@ -196,9 +196,11 @@ class _Reader:
             hash_ = _hash(parts)
             sessions[ref] = (hash_.detail, hash_.fields)
             if hash_.fields:
-                seals[ref.id] = seals_of(seal, hash_.seals)
+                seals[ref.id] = seals_of(self.seal, hash_.seals)
         ties = {tie: pairs([*islice(parts, next(parts))]) for tie in members.ties}
-        return RawSnapshot(at_ms, claims, cores, references, sessions, ties, seals, seal, nonces)
+        return RawSnapshot(
+            at_ms, claims, cores, references, sessions, ties, seals, self.seal, nonces
+        )
 
 
 class _Hash(NamedTuple):
@@ -337,7 +339,7 @@ def _packed_group(group: GroupAck, first_key: int) -> tuple[Any, ...]:
             str(core.claim.token),
             str(core.snapshot_version),
             str(core.durable_version),
-            _word(core.seal),
+            _word(core.seal, group.seal),
             core.nonces,
         )
         for core in group.cores
@@ -350,7 +352,7 @@ def _packed_group(group: GroupAck, first_key: int) -> tuple[Any, ...]:
             session.session_id,
             str(session.snapshot_version),
             str(session.durable_version),
-            _word(session.seal),
+            _word(session.seal, group.seal),
             bool(session.closed),
         )
         for session in group.sessions
@@ -365,7 +367,10 @@ def _packed_group(group: GroupAck, first_key: int) -> tuple[Any, ...]:
     return group.at_ms, str(group.seal), cores, sessions, ties
 
 
-def _word(seal: int | None) -> str:
+def _word(seal: int | None, own: int) -> str | bool:
+    """Return the seal of a row for ``acknowledge.lua``: true if it is the snapshot's own."""
+    if seal == own:
+        return True
     return "" if seal is None else str(seal)
 
 

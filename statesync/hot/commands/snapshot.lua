@@ -4,7 +4,7 @@
 -- The claims cover every change made so far, so the dirty marks are cleared here: a mark that is
 -- set afterwards means a change that this snapshot does not hold. A character that is read without
 -- our claim is claimed here; an older claim on it is superseded.
--- Each snapshot of a group has a seal. It is added to the entries of its cores and sessions, so that
+-- The snapshots of a script have a seal. It is added to the entries of the cores and sessions, so that
 -- Redis knows its own history: a row that was saved under another seal is of another one.
 -- If a group has more members than are declared, nothing is done for it: the reply names them. Nor
 -- is anything done for the groups that come once the reply is full.
@@ -13,7 +13,7 @@
 --       sessions, sessions' logs, ties
 -- ARGV: 1, packed: max_bytes of a hash, script_bytes (the reply is full once its hashes are
 --       more), words_bytes (an entry of seals that is longer is full), lease_us, references (the
---       fields, and the session type of each), groups (each the token, the seal, and the names of
+--       fields, and the session type of each), seal, groups (each the token, and the names of
 --       characters, sessions, ties, the claimed character first; without the last two if it is
 --       alone)
 -- Returns: one flat list, to be read from its beginning: at_ms, whether everything is being compared,
@@ -107,16 +107,17 @@ local why = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
 if why then return why end
 
 -- The entries of all members before this script, and those that it writes, by name.
-local words_of, nonces_of, new_words = {}, {}, {}
+local seal, words_of, nonces_of, new_words = args.seal, {}, {}, {}
 local function read_entries()
   local names, char_ids = {}, {}
   for _, group in ipairs(args.groups) do
-    for _, char_id in ipairs(group[3]) do
+    for _, char_id in ipairs(group[2]) do
       names[#names + 1], char_ids[#char_ids + 1] = char_id, char_id
     end
-    for _, session in ipairs(group[4] or {}) do names[#names + 1] = id_of(session) end
+    for _, session in ipairs(group[3] or {}) do names[#names + 1] = id_of(session) end
   end
   for i, words in ipairs(read_fields(seals, names)) do words_of[names[i]] = words end
+  if redis.call('EXISTS', nonces) == 0 then return end
   for i, text in ipairs(read_fields(nonces, char_ids)) do nonces_of[char_ids[i]] = text end
 end
 read_entries()
@@ -128,7 +129,7 @@ end
 
 -- Gives a hash after how many texts it is and what comes with it. Raises its version, and adds the
 -- seal to its entry, if it is there.
-local function give(number, hash, detail, name, seal)
+local function give(number, hash, detail, name)
   local last, count = #reply + 1, #hash
   reply[last] = count
   if count == 0 then return end
@@ -138,10 +139,12 @@ local function give(number, hash, detail, name, seal)
   last = last + 4
   for i = 1, count do reply[last + i] = hash[i] end
   if not words then
-    new_words[name] = 'bare ' .. seal
-  elseif not has_word(words, seal) then
-    new_words[name] = words .. ' ' .. seal
+    words = 'bare'
+  elseif string.sub(words, -#seal) == seal then
+    return -- the script is sent again
   end
+  new_words[#new_words + 1] = name
+  new_words[#new_words + 1] = words .. ' ' .. seal
 end
 
 local function give_tie(entries)
@@ -160,7 +163,7 @@ local function is_full(names)
 end
 
 -- Gives a group; or returns why not.
-local function snapshot(before, token, seal, characters, sessions, ties)
+local function snapshot(before, token, characters, sessions, ties)
   if given_bytes > script_bytes then return 0 end
   if redis.call('ZSCORE', claimed, characters[1]) ~= token then return 'LEASELOST' end
   number_of, read_bytes = {}, 0
@@ -181,24 +184,23 @@ local function snapshot(before, token, seal, characters, sessions, ties)
     elseif #hash > 0 then
       token = claim(char_id)
     end
-    give(before + i, hash, token, char_id, seal)
+    give(before + i, hash, token, char_id)
   end
   for i = 1, #sessions do
     local number = before + #characters + i
-    give(number, hashes[number], log_lengths[number], id_of(sessions[i]), seal)
+    give(number, hashes[number], log_lengths[number], id_of(sessions[i]))
   end
   for i = 1, #ties do give_tie(hashes[number_of[ties[i]]]) end
 end
 
 local NONE, before = {}, 6
 for _, group in ipairs(args.groups) do
-  local token, seal, characters = group[1], group[2], group[3]
-  local sessions, ties = group[4] or NONE, group[5] or NONE
-  local refused = snapshot(before, token, seal, characters, sessions, ties)
+  local token, characters, sessions, ties = group[1], group[2], group[3] or NONE, group[4] or NONE
+  local refused = snapshot(before, token, characters, sessions, ties)
   if refused then reply[#reply + 1] = refused end
   before = before + #characters + 2 * #sessions + #ties
 end
-write_words(seals, new_words)
+in_parts('HSET', seals, new_words)
 for first = 1, #cleared, 1000 do -- unpack gives no more than some thousands at once
   local last = math.min(first + 999, #cleared)
   for i, is_dirty in ipairs(redis.call('SMISMEMBER', dirty, unpack(cleared, first, last))) do

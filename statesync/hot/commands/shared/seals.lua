@@ -19,10 +19,11 @@ end
 
 -- Returns the words from a seal on, if it is among them; a note of a deletion stays.
 local function words_from(words, seal)
+  if words == seal then return words end
   local first = string.find(' ' .. words .. ' ', ' ' .. seal .. ' ', 1, true)
   if not first or first == 1 then return words end
   local rest = string.sub(words, first)
-  if has_word(string.sub(words, 1, first - 1), 'deleted') then rest = 'deleted ' .. rest end
+  if has_word(words, 'deleted') and not has_word(rest, 'deleted') then rest = 'deleted ' .. rest end
   return rest
 end
 
@@ -38,6 +39,7 @@ end
 -- Reads fields of a hash; false for one that it lacks.
 local function read_fields(key, names)
   local values = {}
+  if #names > 0 and #names <= 1000 then return redis.call('HMGET', key, unpack(names)) end
   for first = 1, #names, 1000 do -- unpack gives no more than some thousands at once
     local last = math.min(first + 999, #names)
     for i, value in ipairs(redis.call('HMGET', key, unpack(names, first, last))) do
