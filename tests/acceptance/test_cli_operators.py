@@ -102,6 +102,20 @@ def test_conflict_that_holds_what_python_cannot(
     assert "reason: deep" in run(settings, "conflicts", "show", str(number))
 
 
+def test_inspect_of_a_row_that_holds_what_python_cannot(
+    settings: Settings, hot: HotStore, orchestrator: GameStateOrchestrator
+) -> None:
+    hot.create(1, **FULL)
+    orchestrator.backup_full_state(1)
+    with orchestrator.engine.begin() as connection:
+        connection.execute(text("UPDATE characters SET created_at = '20000-01-01'"))
+    reason = "field 'created_at': cannot be read from PostgreSQL: year 20000 is out of range"
+    assert reason in run(settings, "inspect", "1")
+    found = run_json(settings, "inspect", "1")
+    assert reason in found["postgresql_error"]
+    assert found["redis"]["bio"] == FULL["bio"]
+
+
 def test_a_core_made_without_a_restore_is_a_conflict_and_erases_nothing(
     settings: Settings, hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator
 ) -> None:

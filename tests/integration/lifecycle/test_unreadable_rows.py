@@ -111,31 +111,36 @@ def test_moments_at_both_ends_come_back_whatever_zone_the_database_has(
     assert [bio and bio["created_at"] for bio in found] == moments
 
 
+@pytest.mark.parametrize("field", ["vitals", "created_at", "stats_extra"])
 def test_row_that_cannot_be_read_keeps_what_an_incomplete_core_lacks(
-    saved: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys
+    saved: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys, field: str
 ) -> None:
     with engine.begin() as connection:
-        connection.execute(query(UNREADABLE["vitals"]), {"id": 2})
+        connection.execute(query(UNREADABLE[field]), {"id": 2})
+    before = rows(engine, "SELECT vitals::text, created_at::text FROM characters WHERE id = 2")
     raw.hset(keys.core(2), mapping={"state": "exploration", "version": "50"})
     saved.hot.create(9, gold=1)
     reports = saved.backup_many([9, 2])
     assert [r.outcome for r in reports] == ["saved", "quarantined"]
-    assert "vitals" in (reports[1].error or "")
-    assert rows(engine, "SELECT vitals FROM characters WHERE id = 2") == [("hp",)]
+    assert field in (reports[1].error or "")
+    after = rows(engine, "SELECT vitals::text, created_at::text FROM characters WHERE id = 2")
+    assert after == before
 
 
+@pytest.mark.parametrize("field", ["vitals", "created_at", "stats_extra"])
+@pytest.mark.parametrize("seal", ["", ", seal = 7, seal_version = 100"])
 def test_row_that_cannot_be_read_in_a_conflict_is_its_characters_alone(
-    saved: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys
+    saved: GameStateOrchestrator, engine: Engine, seal: str, field: str
 ) -> None:
     saved.restore_many([1, 2])
     with engine.begin() as connection:
-        connection.execute(text("UPDATE characters SET version = 100 WHERE id IN (1, 2)"))
-        connection.execute(query(UNREADABLE["vitals"]), {"id": 2})
+        connection.execute(text(f"UPDATE characters SET version = 100{seal} WHERE id IN (1, 2)"))
+        connection.execute(query(UNREADABLE[field]), {"id": 2})
     for char_id in (1, 2):
         saved.hot.update(char_id, gold=9)
     reports = saved.backup_many([1, 2])
     assert [r.outcome for r in reports] == ["conflict", "quarantined"]
-    assert reports[1].field == "vitals"
+    assert reports[1].field == field
     assert saved.hot.status().claimed == 0
 
 
