@@ -19,7 +19,7 @@
     ├── InSession                 the character is in another session of that type
     ├── PreconditionFailed        a field is not as the change expects; nothing is changed
     ├── GroupTooLarge             too much is tied already; it must be saved first
-    ├── NotDurable                the change is in Redis and marked, but not in PostgreSQL yet
+    ├── NotDurable                the change is not known to be in PostgreSQL; the reason says why
     ├── CorruptState              what Redis holds cannot be saved; names the field
     ├── LeaseLost                 the claim passed to another worker
     ├── NotMigrated               the database's tables are not the ones this version needs
@@ -290,9 +290,10 @@ class GroupTooLarge(StatesyncError):
 
 
 class NotDurable(StatesyncError):
-    """A change is in Redis and marked dirty, but not known to be in PostgreSQL.
+    """A change is not known to be in PostgreSQL; ``args`` are (char_ids, reason).
 
-    ``args`` are (char_ids, reason). The change is not lost: a sweep saves it as soon as it can.
+    It is in Redis and marked dirty, and a sweep saves it as soon as it can; unless the reason says
+    that Redis has forgotten it, or that it was lost in a conflict.
     """
 
     def __init__(self, char_ids: Iterable[int], reason: str) -> None:
@@ -302,10 +303,7 @@ class NotDurable(StatesyncError):
 
     def __str__(self) -> str:
         char_ids = ", ".join(map(str, self.char_ids)) or "none"
-        return (
-            f"the change is in Redis and marked, but not known to be in PostgreSQL yet "
-            f"(characters {char_ids}): {self.reason}"
-        )
+        return f"the change is not known to be in PostgreSQL (characters {char_ids}): {self.reason}"
 
 
 class LeaseLost(_OfCharacter):

@@ -13,37 +13,31 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypeVar
 
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.alarms import Alarm
 from statesync.errors import InvalidInput, NotDurable, ServerUnavailable
+from statesync.game.verdicts import Known, check_receipt, judge, needs_row
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
-from statesync.state.fields import check_char_id, check_version
-from statesync.state.outcomes import BackupOutcome
+from statesync.state.fields import check_char_id
+from statesync.state.receipts import Receipt, is_forgotten
 
 __all__ = ["DURABLE_SECONDS", "GroupCommit"]
 
 log = logging.getLogger(__name__)
 
+A = TypeVar("A")
+T = TypeVar("T")
+
 DURABLE_SECONDS = 30.0
 """How long an operation waits for PostgreSQL before it raises NotDurable."""
-
-_IN_POSTGRESQL = (
-    BackupOutcome.SAVED,
-    BackupOutcome.UNCHANGED,
-    BackupOutcome.CONFLICT,
-    BackupOutcome.STALE,
-)
-"""Outcomes that tell which version PostgreSQL has; for ``stale`` it is that of a later snapshot."""
-_ELSEWHERE = (BackupOutcome.SUPERSEDED, BackupOutcome.RELEASED)
-"""Another worker saves the character, or a later sweep: it is worth another try."""
-_DOUBTFUL = (*_ELSEWHERE, BackupOutcome.MISSING)
-"""Outcomes that do not tell what PostgreSQL has; the row does."""
 
 _FIRST_PAUSE_SECONDS = 0.005
 _LONGEST_PAUSE_SECONDS = 0.25
@@ -56,10 +50,11 @@ _LAST_SECONDS = 1.0
 
 @dataclass(slots=True)
 class _Wait:
-    """A caller that waits until versions are in PostgreSQL."""
+    """A caller that waits until a change is in PostgreSQL."""
 
-    receipts: Mapping[int, int]
-    """The version to wait for, by character; 0 is any save from now on."""
+    char_ids: Sequence[int]
+    receipt: Receipt
+    """What to wait for: its nonce, or else its version; 0 is any save from now on."""
     deadline: float
     future: Future[None] = field(default_factory=Future)
     tries: int = 0
@@ -82,7 +77,7 @@ class _Wait:
         """Tell the caller why the change is not known to be in PostgreSQL."""
         self.alarm.stop()
         with contextlib.suppress(InvalidStateError):
-            self.future.set_exception(NotDurable(self.receipts, reason))
+            self.future.set_exception(NotDurable(self.char_ids, reason))
 
 
 class GroupCommit:
@@ -105,25 +100,35 @@ class GroupCommit:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def wait_for(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
-        """Do as ``submit``; InvalidInput if the store is closed or a version is none."""
+    def wait_for(self, char_id: int, receipt: object, seconds: float | None = None) -> Future[None]:
+        """Save a character from now on, until PostgreSQL has the change of a receipt, or a version.
+
+        The Future fails as that of ``submit``. Raises InvalidInput if the store is closed or the
+        receipt is none of the character, and InvalidCharId.
+        """
         self._check_open()
-        for version in receipts.values():
-            check_version(version)
-        return self.submit(receipts, seconds)
+        return self._wait([check_char_id(char_id)], check_receipt(char_id, receipt), seconds)
 
     def _check_open(self) -> None:
         if self._closed:
             raise InvalidInput("the store is closed")
 
-    def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
-        """Save characters from now on; the Future is done when their versions are in PostgreSQL.
+    def submit(
+        self, char_ids: Sequence[int], nonce: str | None = None, seconds: float | None = None
+    ) -> Future[None]:
+        """Save characters from now on; the Future is done when PostgreSQL has their change.
 
-        It fails with NotDurable: after ``seconds`` at the latest, whatever the servers do, and at
-        once if the store is closed.
+        Without a nonce it is done when they are saved. It fails with NotDurable: after
+        ``seconds`` at the latest, whatever the servers do, and at once if the store is closed.
         """
+        return self._wait(char_ids, Receipt(0, None, nonce), seconds)
+
+    def _wait(
+        self, char_ids: Sequence[int], receipt: Receipt, seconds: float | None = None
+    ) -> Future[None]:
         seconds = self.seconds if seconds is None else seconds
-        wait = _Wait(receipts, time.monotonic() + min(max(0.0, seconds), _LONGEST_WAIT_SECONDS))
+        seconds = min(max(0.0, seconds), _LONGEST_WAIT_SECONDS)
+        wait = _Wait(char_ids, receipt, time.monotonic() + seconds)
         with self._changed:
             if self._closed:
                 wait.fail("the store is closed; a sweep saves it")
@@ -149,21 +154,30 @@ class GroupCommit:
             futures.wait(unfinished)
             self._thread.join(_LAST_SECONDS)
 
-    def is_durable(self, char_id: int, version: int) -> bool:
-        """Tell whether PostgreSQL has a version of a character.
+    def is_durable(self, char_id: int, receipt: object) -> bool | None:
+        """Tell whether PostgreSQL has the change of a receipt, or a version of a character.
 
-        Raises InvalidCharId, DatabaseUnavailable, or InvalidInput if the store is closed or the
-        version is none.
+        None if that is not known: a version after a loss, or a receipt that is too old. Raises
+        InvalidCharId, DatabaseUnavailable, or InvalidInput if the store is closed or the receipt is
+        none of the character.
         """
         self._check_open()
-        versions = self._durable_versions([check_char_id(char_id)])
-        return versions.get(char_id, -1) >= check_version(version)
+        receipt = check_receipt(check_char_id(char_id), receipt)
+        if receipt.nonce:
+            is_found = bool(self._read(durable.receipts.find, [receipt.nonce]))
+            return None if not is_found and is_forgotten(receipt.nonce) else is_found
+        if self._read(durable.characters.versions, [char_id]).get(char_id, -1) < receipt:
+            return False
+        return None if self._lost_at() else True
 
-    def _durable_versions(self, char_ids: list[int]) -> dict[int, int]:
-        """Return the versions that PostgreSQL has, by id. Raises DatabaseUnavailable."""
+    def _lost_at(self) -> datetime | None:
+        return self._read(durable.receipts.lost_since, self._orchestrator.hot.keys.prefix)
+
+    def _read(self, query: Callable[[Any, A], T], argument: A) -> T:
+        """Ask PostgreSQL with one statement. Raises DatabaseUnavailable."""
         engine = self._orchestrator.engine
-        with database.transaction(engine, answer_seconds=database.QUICK_SECONDS) as connection:
-            return durable.characters.versions(connection, char_ids)
+        with database.statement(engine, answer_seconds=database.QUICK_SECONDS) as connection:
+            return query(connection, argument)
 
     def _work(self) -> None:
         while waits := self._take_due():
@@ -193,32 +207,29 @@ class GroupCommit:
                 self._changed.wait(None if first is None else first - now)
 
     def _save(self, waits: list[_Wait]) -> None:
-        char_ids = {char_id for wait in waits for char_id in wait.receipts}
+        char_ids = {char_id for wait in waits for char_id in wait.char_ids}
         reports = {r.char_id: r for r in self._orchestrator.backup_many(char_ids)}
-        doubtful = [i for i, report in reports.items() if report.outcome in _DOUBTFUL]
-        versions = self._durable_versions(doubtful) if doubtful else {}
+        known = self._look_up(waits, reports)
         for wait in waits:
-            self._decide(wait, reports, versions)
+            of_wait = [reports[char_id] for char_id in wait.char_ids]
+            failed, retry = judge(wait.receipt, of_wait, known)
+            if failed:
+                wait.fail(failed)
+            elif retry:
+                self._retry(wait, retry)
+            else:
+                wait.succeed()
 
-    def _decide(
-        self, wait: _Wait, reports: Mapping[int, BackupReport], versions: Mapping[int, int]
-    ) -> None:
-        """End a wait, or have it tried again. Its characters are one group: one failure is all."""
-        retry, failed = None, None
-        for char_id, receipt in wait.receipts.items():
-            reason = _why_not_durable(reports[char_id], receipt, versions.get(char_id))
-            if reason and reports[char_id].outcome in _ELSEWHERE:
-                retry = retry or reason
-            elif reason:
-                failed = failed or reason
-        if not (retry or failed) and _none_is_loaded(wait, reports):
-            failed = "none of them is loaded"
-        if failed:
-            wait.fail(failed)
-        elif retry:
-            self._retry(wait, retry)
-        else:
-            wait.succeed()
+    def _look_up(self, waits: Sequence[_Wait], reports: Mapping[int, BackupReport]) -> Known:
+        """Return what PostgreSQL says of the changes that are waited for. One statement, mostly."""
+        nonces = [wait.receipt.nonce for wait in waits if wait.receipt.nonce]
+        doubtful = {i for w in waits for i in w.char_ids if needs_row(w.receipt, reports[i])}
+        by_version = any(wait.receipt and not wait.receipt.nonce for wait in waits)
+        return Known(
+            self._read(durable.receipts.find, nonces) if nonces else (),
+            self._read(durable.characters.versions, list(doubtful)) if doubtful else {},
+            self._lost_at() if by_version else None,
+        )
 
     def _retry(self, wait: _Wait, reason: str) -> None:
         now = time.monotonic()
@@ -242,32 +253,3 @@ def _begin_anew() -> None:
 
 
 os.register_at_fork(after_in_child=_begin_anew)
-
-
-def _none_is_loaded(wait: _Wait, reports: Mapping[int, BackupReport]) -> bool:
-    return all(
-        reports[char_id].outcome == BackupOutcome.MISSING and not receipt
-        for char_id, receipt in wait.receipts.items()
-    )
-
-
-def _why_not_durable(report: BackupReport, receipt: int, row_version: int | None) -> str | None:
-    """Return why a version is not known to be in PostgreSQL; None if it is there.
-
-    ``row_version`` is that of the row, if the outcome does not tell.
-    """
-    char_id, outcome = report.char_id, report.outcome
-    if outcome in _IN_POSTGRESQL:
-        if (report.version or 0) >= receipt:
-            return None
-        return f"character {char_id} never had version {receipt}; it has {report.version}"
-    is_missing = outcome == BackupOutcome.MISSING
-    if outcome in _DOUBTFUL and row_version is not None and (receipt or is_missing):
-        # A character that is not loaded any more was saved before it was evicted.
-        if row_version >= receipt:
-            return None
-    elif is_missing and not receipt:
-        return None
-    if outcome in _ELSEWHERE:
-        return f"another worker saves character {char_id}"
-    return f"character {char_id} is {outcome}: {report.error or 'nothing of it is saved'}"

@@ -17,7 +17,6 @@ from statesync.hot.reverts import Reverted
 from statesync.hot.store import GameCommands
 from statesync.settings import Settings
 from statesync.state.characters import Character, FieldValue
-from statesync.state.fields import check_char_id
 from statesync.state.receipts import Receipt
 from statesync.state.sessions import Session
 
@@ -246,22 +245,26 @@ class GameStore:
         """
         return self._hot.run_many(todo)
 
-    def is_durable(self, char_id: int, version: int, /) -> bool:
-        """Tell whether PostgreSQL has a change, by the version that it returned.
+    def is_durable(self, char_id: int, receipt: int, /) -> bool | None:
+        """Tell whether PostgreSQL has a change, by what the change returned.
 
-        Raises InvalidCharId, DatabaseUnavailable, or InvalidInput if the version is not an integer
-        from 0 or the store is closed.
+        A Receipt with a nonce, which ``receipt=True`` gives, tells it for this very change. A bare
+        version only compares: None means unknown, since a server went back in time within the last
+        seven days. So it does for a receipt that is older than that. Raises InvalidCharId,
+        DatabaseUnavailable, or InvalidInput if it is no receipt of the character or the store is
+        closed.
         """
-        return self._client.group_commit.is_durable(char_id, version)
+        return self._client.group_commit.is_durable(char_id, receipt)
 
-    def wait_durable(self, char_id: int, version: int, /, *, timeout: float | None = None) -> None:
-        """Save a change now, by the version that it returned; return when PostgreSQL has it.
+    def wait_durable(self, char_id: int, receipt: int, /, *, timeout: float | None = None) -> None:
+        """Save a change now, by what the change returned; return when PostgreSQL has it.
 
-        ``timeout`` is in seconds. Raises NotDurable, InvalidCharId, or InvalidInput if the version
-        is not an integer from 0 or the store is closed.
+        ``char_id`` is a character that was changed, or a participant of the session that was.
+        ``timeout`` is in seconds. Raises NotDurable, InvalidCharId, or InvalidInput if it is no
+        receipt of the character or the store is closed.
         """
-        receipts = {check_char_id(char_id): version}
-        self._client.group_commit.wait_for(receipts, timeout).result()
+        saving = self._client.group_commit.wait_for(char_id, receipt, timeout)
+        saving.result()
 
     def reverts(self) -> Iterator[Reverted]:
         """Yield what was set to PostgreSQL's state because Redis had gone back in time.

@@ -72,9 +72,10 @@ class Command(Generic[T_co]):
     args: Iterable[str | int | bytes]
     parse: Callable[[Raw], T_co | Command[T_co]]
     char_id: int = 0
-    receipts: Callable[[Raw], Mapping[int, int]] | None = None
-    """If the change is to be durable before the operation returns: the characters to save, and the
-    version of each that must be in PostgreSQL; 0 if any save from now on will do."""
+    saves: Sequence[int] | None = None
+    """If the change is to be durable before the operation returns: the characters to save."""
+    nonce: str | None = None
+    """The change's own id, if it has one: PostgreSQL has it as soon as the change."""
     repeatable: bool = False
     """Whether it may be sent again if its reply is lost: to run it twice does no harm, whatever
     others have written in between. So for what only reads."""
@@ -87,7 +88,14 @@ class Command(Generic[T_co]):
             return result.then(convert) if isinstance(result, Command) else convert(result)
 
         return Command(
-            self.script, self.keys, self.args, parse, self.char_id, self.receipts, self.repeatable
+            self.script,
+            self.keys,
+            self.args,
+            parse,
+            self.char_id,
+            saves=self.saves,
+            nonce=self.nonce,
+            repeatable=self.repeatable,
         )
 
     def error(self, message: str) -> errors.StatesyncError | None:

@@ -44,6 +44,7 @@ def check_option(name: str, value: object) -> bool:
     return value
 
 
-def nonce_if(receipt: object) -> str | None:
-    """Return a nonce for a change if the option ``receipt`` asks for one. Raises InvalidInput."""
-    return new_nonce() if check_option("receipt", receipt) else None
+def nonce_if(*, durable: object, receipt: object) -> str | None:
+    """Return a nonce for a change if one of its options asks for it. Raises InvalidInput."""
+    asked = [check_option("durable", durable), check_option("receipt", receipt)]
+    return new_nonce() if any(asked) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -21,10 +21,12 @@ class Committer(Protocol):
     seconds: float
     """How long an operation waits."""
 
-    def submit(self, receipts: Mapping[int, int], seconds: float | None = None) -> Future[None]:
-        """Save characters from now on; the Future is done when their versions are in PostgreSQL.
+    def submit(
+        self, char_ids: Sequence[int], nonce: str | None = None, seconds: float | None = None
+    ) -> Future[None]:
+        """Save characters from now on; the Future is done when PostgreSQL has their change.
 
-        It fails with NotDurable.
+        Without a nonce it is done when they are saved. It fails with NotDurable.
         """
         ...
 
@@ -33,12 +35,12 @@ class Run:
     """Some Commands on their way, until none is left to send."""
 
     def __init__(self, todo: Sequence[Command[Any]], committer: Committer | None) -> None:
-        if committer is None and any(command.receipts for command in todo):
+        if committer is None and any(command.saves is not None for command in todo):
             raise InvalidInput("durable=True needs a GameStore: a HotStore knows only Redis")
         self.committer = committer
         self._durable_until = math.inf
         """When an operation that is to be durable has waited long enough, for both servers."""
-        if committer and any(command.receipts for command in todo):
+        if committer and any(command.saves is not None for command in todo):
             self._durable_until = time.monotonic() + committer.seconds
         self.results: list[Any] = [None] * len(todo)
         self.left = dict(enumerate(todo))
@@ -54,10 +56,10 @@ class Run:
                 again[i] = result
             elif self.committer and isinstance(result, GroupTooLarge):
                 again[i] = command
-                self.saving[i] = self.committer.submit(dict.fromkeys(result.char_ids, 0))
-            elif self.committer and command.receipts and not isinstance(result, StatesyncError):
+                self.saving[i] = self.committer.submit(result.char_ids)
+            elif self.committer and command.saves is not None and not _is_refused(result):
                 seconds = self._durable_until - time.monotonic()
-                self.saving[i] = self.committer.submit(command.receipts(reply), seconds)
+                self.saving[i] = self.committer.submit(command.saves, command.nonce, seconds)
         self.left = again
 
     def deadline(self, seconds: float) -> float:
@@ -70,3 +72,7 @@ class Run:
         del self.saving[i]
         if error:  # a change that a tie was too large for stays refused
             self.results[i] = self.results[i] if self.left.pop(i, None) else error
+
+
+def _is_refused(result: object) -> bool:
+    return isinstance(result, StatesyncError)

@@ -99,6 +99,10 @@ class _Decided:
         """Return whether nothing keeps a group from being saved whole."""
         return all(isinstance(decision, _SAVEABLE) for decision in self.of(group))
 
+    def has_deleted(self, group: Group) -> bool:
+        """Return whether a character of a group is deleted, so that nothing of it is saved."""
+        return any(isinstance(decision, Deleted) for decision in self.of(group))
+
     def settle(self, group: Group) -> None:
         """Decide what the members of a group have to decide together."""
         went_back = [d for d in self.of(group) if isinstance(d, WentBack)]
@@ -173,7 +177,9 @@ def save(
     written = _write_characters(connection, accepted, decided, seals)
     _end_memberships(connection, accepted, written, types)
     _write_sessions(connection, accepted, decided, types, seals)
-    durable.receipts.record(connection, [n for group in accepted for n in group.nonces])
+    # Of a group with a deleted character not all is saved.
+    whole = [group for group in accepted if not decided.has_deleted(group)]
+    durable.receipts.record(connection, [nonce for group in whole for nonce in group.nonces])
     return [_result(group, decided, written, held[id(group)]) for group in groups]
 
 

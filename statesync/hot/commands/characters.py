@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from statesync import errors
 from statesync.hot.command import Command, Raw, load_script, pack, pairs
-from statesync.hot.fields import check_option, gather_fields, list_writes, nonce_if
+from statesync.hot.fields import gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
 from statesync.state.characters import Character, FieldValue, decode_character, encode_character
 from statesync.state.fields import check_char_id
@@ -41,24 +41,20 @@ def update(
     script_keys = [keys.core(check_char_id(char_id)), keys.dirty, keys.since]
     encoded = encode_character(gather_fields(fields, more))
     args: list[int | bytes | str] = [char_id]
-    nonce = nonce_if(receipt)
+    nonce = nonce_if(durable=durable, receipt=receipt)
     if encoded or nonce:
         args.append(pack(list_writes(encoded)))
     if nonce:
         script_keys.append(keys.nonces)
         args.append(nonce)
-    receipts = _receipts(char_id) if check_option("durable", durable) else None
+    saves = (char_id,) if durable else None
     repeatable = not encoded  # what it writes might undo what another has written in between
     parse = _receipt(char_id, nonce)
-    return Command(_update, script_keys, args, parse, char_id, receipts, repeatable)
+    return Command(_update, script_keys, args, parse, char_id, saves, nonce, repeatable)
 
 
 def _receipt(char_id: int, nonce: str | None) -> Callable[[Raw], Receipt]:
     return lambda version: Receipt(version, char_id, nonce)
-
-
-def _receipts(char_id: int) -> Callable[[Raw], dict[int, int]]:
-    return lambda version: {char_id: int(version)}
 
 
 def mark_dirty(
@@ -93,11 +89,11 @@ def create(
     script_keys = (core, keys.dirty, keys.since, keys.seals, keys.nonces)
     values = {n: v for n, v in gather_fields(fields, more).items() if v is not None}
     writes = list_writes(encode_character(values))
-    nonce = nonce_if(receipt)
+    nonce = nonce_if(durable=durable, receipt=receipt)
     args = (char_id, pack(writes), nonce) if nonce else (char_id, pack(writes))
-    receipts = _receipts(char_id) if check_option("durable", durable) else None
+    saves = (char_id,) if durable else None
     # Not repeatable: what it has made may have changed since, or be gone.
-    return Command(_create, script_keys, args, _receipt(char_id, nonce), char_id, receipts)
+    return Command(_create, script_keys, args, _receipt(char_id, nonce), char_id, saves, nonce)
 
 
 _get = load_script("get")

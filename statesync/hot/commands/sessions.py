@@ -20,7 +20,7 @@ from statesync.errors import (
 )
 from statesync.hot.command import Command, Raw, load_script, pack, pairs
 from statesync.hot.commands.together import Action, Together, change
-from statesync.hot.fields import check_option, gather_fields, list_writes, nonce_if
+from statesync.hot.fields import gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members
 from statesync.state.characters import (
@@ -76,22 +76,20 @@ def open_session(
     if not participants:
         raise InvalidInput("a session needs at least one participant")
     ref = SessionRef(session_type, session_uuid(session_id or uuid4()))
+    nonce = nonce_if(durable=durable, receipt=False)
     args = {
         "reference_field": reference_field(session_type),
         "session_id": ref.id,
         "char_ids": [*map(str, participants)],
         "session_fields": list_writes(_first_fields(session_type, fields, participants)),
         "core_fields": list_writes(encode_character(gather_fields(core, more))),
+        **({"nonce": nonce} if nonce else {}),
     }
     cores = map(keys.core, participants)
     script_keys = (keys.session(*ref), keys.dirty, keys.since, keys.nonces, *cores)
-
-    def receipts(_: Raw) -> dict[int, int]:
-        return dict.fromkeys(participants, 0)
-
-    save = receipts if check_option("durable", durable) else None
+    saves = participants if durable else None
     # Not repeatable: a participant may have left since, or the session be closed and gone.
-    command = Command(_open_session, script_keys, (pack(args),), int, participants[0], save)
+    command = Command(_open_session, script_keys, (pack(args),), int, participants[0], saves, nonce)
     return command.then(lambda _: UUID(ref.id))
 
 
@@ -126,7 +124,8 @@ def update_session(
     raises NotDurable.
     """
     todo = Together().update_session(session_type, session_id, fields, log=log).changes
-    return change(keys, todo, durable=durable, nonce=nonce_if(receipt)).then(_only)
+    nonce = nonce_if(durable=durable, receipt=receipt)
+    return change(keys, todo, durable=durable, nonce=nonce).then(_only)
 
 
 def close_session(
@@ -148,7 +147,8 @@ def close_session(
     todo = Together().close_session(session_type, session_id, fields).changes
     for one in todo.values():
         one.action = Action.CLOSE_IF_OPEN
-    return change(keys, todo, durable=durable, nonce=nonce_if(receipt)).then(_only)
+    nonce = nonce_if(durable=durable, receipt=receipt)
+    return change(keys, todo, durable=durable, nonce=nonce).then(_only)
 
 
 def _only(receipts: Mapping[str, Receipt]) -> Receipt:
@@ -184,9 +184,6 @@ def change_participants(
         found = members.with_found(char_id, script_keys, result)
         return again(known=found, durable=durable, token=token)
 
-    def receipts(_: Raw) -> dict[int, int]:
-        return dict.fromkeys(members.characters, 0)
-
     args = {
         "members": members.listed(),
         "max_tied": MAX_TIED,
@@ -198,9 +195,9 @@ def change_participants(
         "leaves": leaves,
         **({"nonce": nonce} if nonce else {}),
     }
-    save = receipts if check_option("durable", durable) else None
+    saves = members.characters if durable else None
     # Not repeatable: the character may have left, or joined anew, since.
-    return Command(_change_participants, script_keys, (pack(args),), parse, char_id, save)
+    return Command(_change_participants, script_keys, (pack(args),), parse, char_id, saves, nonce)
 
 
 def join_session(
@@ -219,7 +216,7 @@ def join_session(
     """
     ref = _checked_ref(session_type, session_id)
     check_char_id(char_id)
-    nonce = nonce_if(receipt)
+    nonce = nonce_if(durable=durable, receipt=receipt)
     return change_participants(keys, ref, char_id, leaves=False, durable=durable, nonce=nonce)
 
 
@@ -240,7 +237,7 @@ def leave_session(
     """
     ref = _checked_ref(session_type, session_id)
     check_char_id(char_id)
-    nonce = nonce_if(receipt)
+    nonce = nonce_if(durable=durable, receipt=receipt)
     return change_participants(keys, ref, char_id, leaves=True, durable=durable, nonce=nonce)
 
 

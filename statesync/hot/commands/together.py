@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from statesync.errors import InvalidField, InvalidInput, PreconditionFailed
 from statesync.hot.command import Command, Raw, load_script, pack
-from statesync.hot.fields import check_option, gather_fields, list_writes, nonce_if
+from statesync.hot.fields import gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members
 from statesync.state.characters import CORE_FIELDS, JSON_FIELDS, FieldValue, encode_character
@@ -200,7 +200,8 @@ def update_together(
     def by_character(receipts: Mapping[str, Receipt]) -> dict[int, Receipt]:
         return {int(name): receipts[name] for name in changed}
 
-    return change(keys, todo, durable=durable, nonce=nonce_if(receipt)).then(by_character)
+    nonce = nonce_if(durable=durable, receipt=receipt)
+    return change(keys, todo, durable=durable, nonce=nonce).then(by_character)
 
 
 def _check_sessions(todo: Mapping[str, Change]) -> None:
@@ -253,17 +254,13 @@ def change(
         as_found = _as_found(name, todo[name], field_name.decode(), raw)
         return again({**todo, name: as_found}, known=known)
 
-    def receipts(reply: Raw) -> dict[int, int]:
-        versions = dict(zip(todo, map(int, reply[1]), strict=True))
-        return {i: versions.get(str(i), 0) for i in members.characters if saves(str(i))}
-
-    def saves(name: str) -> bool:
+    def is_saved(name: str) -> bool:
         return name not in todo or todo[name].action != Action.EXPECT
 
     args = (pack(_script_args(members, todo, token, nonce)),)
-    save = receipts if check_option("durable", durable) else None
+    saves = [i for i in members.characters if is_saved(str(i))] if durable else None
     repeatable = _is_answered_once(todo)
-    return Command(_update_together, script_keys, args, parse, anchor, save, repeatable)
+    return Command(_update_together, script_keys, args, parse, anchor, saves, nonce, repeatable)
 
 
 def _receipts(names: Iterable[str], versions: Raw, nonce: str | None) -> dict[str, Receipt]:

@@ -111,7 +111,7 @@ def test_what_cannot_be_saved_is_in_redis_and_says_why(
     game: GameStore, raw: Any, keys: Keys, engine: Engine
 ) -> None:
     raw.hset(keys.core(1), "stats", "{")
-    with pytest.raises(NotDurable, match=r"is in Redis and marked.*character 1 is quarantined"):
+    with pytest.raises(NotDurable, match=r"not known to be in.*character 1 is quarantined"):
         game.update_together({1: {"gold": 0}, 2: {"gold": 200}}, durable=True)
     assert game.get(2).fields["gold"] == "200"
     assert saved_gold(engine) == {}
@@ -127,7 +127,7 @@ def test_one_failure_is_not_the_others(game: GameStore, raw: Any, keys: Keys) ->
 
 def test_without_postgresql_it_says_what_is_known(unreachable: Settings) -> None:
     with GameStore(unreachable, durable_seconds=0) as game:
-        with pytest.raises(NotDurable, match=r"is in Redis and marked.*PostgreSQL at") as failed:
+        with pytest.raises(NotDurable, match=r"not known to be in.*PostgreSQL at") as failed:
             game.create(1, gold=5, durable=True)
         assert failed.value.char_ids == (1,)
         assert game.get(1).fields == {"gold": "5"}
@@ -164,7 +164,7 @@ def test_many_share_a_transaction(game: GameStore) -> None:
         # The others come while the first is being committed; so they share the next rounds.
         versions = [game.update(i, gold=1) for i in range(10, 10 + callers)]
         waits = [
-            game._client.group_commit.submit({i: version}) for i, version in enumerate(versions, 10)
+            game._client.group_commit.wait_for(i, version) for i, version in enumerate(versions, 10)
         ]
         go_on.set()
         for wait in waits:
