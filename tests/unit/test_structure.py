@@ -98,7 +98,7 @@ def test_shared_script_says_what_it_does_and_is_used(script: Path) -> None:
 def test_script_declares_every_key_and_error(script: Path) -> None:
     text = script.read_text()
     code = "\n".join(line for line in text.splitlines() if not line.startswith("--"))
-    declared = re.search(r"^-- KEYS: (.*)$", text, re.MULTILINE)
+    declared = re.search(r"^-- KEYS: ((?:.*\n--   )*.*)$", text, re.MULTILINE)
     assert declared
     used = {int(number) for number in re.findall(r"KEYS\[(\d)\]", code)}
     assert used == {int(number) for number in re.findall(r"(\d) ", declared[1])}

@@ -1,13 +1,13 @@
 -- Notes that a deletion of a character has begun: a row that is deleted is so by us. Ends a claim on
 -- it, since the snapshot of that claim does not know.
 -- Uses: types, mark, seals
--- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 seals
+-- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 seals
 -- ARGV: 1 char_id
 -- Returns: 1
 -- Errors: WRONGTYPE with the key's number
-local core, dirty, claimed, since, seals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[6]
+local core, dirty, claimed, since, seals = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local char_id = ARGV[1]
-local refused = marks_error(2, 'set', 'zset', 'zset', 'hash', 'hash')
+local refused = marks_error(2, 'set', 'zset', 'zset', 'hash')
 if refused then return refused end
 local words = redis.call('HGET', seals, char_id)
 if not words then

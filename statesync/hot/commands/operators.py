@@ -168,7 +168,7 @@ def note_deletion(keys: Keys, char_id: int, /) -> Command[None]:
     A row that is deleted without such a note is of a history that Redis has forgotten.
     """
     args = (char_id,)
-    script_keys = (*_core_and_marks(keys, char_id), keys.seals)
+    script_keys = (keys.core(char_id), keys.dirty, keys.claimed, keys.since, keys.seals)
     return Command(_note_deletion, script_keys, args, lambda _: None, char_id, repeatable=True)
 
 
