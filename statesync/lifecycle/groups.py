@@ -105,15 +105,18 @@ class _Decided:
 
     def settle(self, group: Group) -> None:
         """Decide what the members of a group have to decide together."""
-        went_back = [d for d in self.of(group) if isinstance(d, WentBack)]
         for char_id in group.characters:
             self.characters[char_id] = _settled(self.characters[char_id], group)
         if all(_is_same(decision) for decision in self.of(group)):
             self._adopt(group)
-        elif went_back and group.is_recovering:
-            for session_id in group.sessions:
-                if isinstance(self.sessions[session_id], Unknown):
+        elif group.is_recovering and not self._has_unknown_core(group):
+            for session_id, session in group.sessions.items():
+                row = self.sessions[session_id]
+                if isinstance(row, Unknown) and row.version < session.version:
                     self.sessions[session_id] = Accepted()
+
+    def _has_unknown_core(self, group: Group) -> bool:
+        return any(isinstance(self.characters[i], Unknown) for i in group.characters)
 
     def _adopt(self, group: Group) -> None:
         """Take a group that is as its rows for saved, whatever the history of these."""

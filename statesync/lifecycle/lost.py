@@ -20,7 +20,11 @@ from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.pending import Pending
 from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.revert import members_to_join, revert
-from statesync.lifecycle.servers import note_postgresql_went_back, note_redis_went_back
+from statesync.lifecycle.servers import (
+    count_sweep,
+    note_postgresql_went_back,
+    note_redis_went_back,
+)
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.outcomes import BackupOutcome
@@ -68,6 +72,7 @@ class Lost:
         ours = [item for item in refused if self._is_lost(item) and self._is_ours(item, pending)]
         if not ours:
             return {}
+        self._ask_servers(ours)
         joining: dict[int, frozenset[str]] = {}
         whole = []
         for snapshot, names in zip(
@@ -108,6 +113,17 @@ class Lost:
             snapshot.corrupt = CorruptState(snapshot.anchor, "", _BOTH_WENT_BACK)
             return False
         return snapshot.is_lost
+
+    def _ask_servers(self, lost: Sequence[Snapshot]) -> None:
+        """Find out, before anything is reverted, whether it is PostgreSQL that went back.
+
+        A session knows no version at which it was saved, so it cannot tell. Raises
+        DatabaseWentBack.
+        """
+        if not all(snapshot.raw.is_recovering for snapshot in lost):
+            count_sweep(self._hot, self._engine)
+            if self._hot.status().recovering:
+                raise DatabaseWentBack
 
     def _is_ours(self, snapshot: Snapshot, pending: Pending) -> bool:
         """Return whether all claims on a group are ours; report those that another has taken."""
