@@ -83,12 +83,14 @@ for i, version in ipairs(args.tombstones) do
   end
 end
 for _, char_id in ipairs(characters) do
-  redis.call('SREM', dirty, char_id)
-  redis.call('ZREM', claimed, char_id)
-  redis.call('ZREM', since, char_id)
-  redis.call('HDEL', quarantine, char_id)
-  redis.call('HDEL', nonces, char_id)
-  redis.call('HDEL', seals, char_id)
+  if args.tokens[char_id] then
+    redis.call('SREM', dirty, char_id)
+    redis.call('ZREM', claimed, char_id)
+    redis.call('ZREM', since, char_id)
+    redis.call('HDEL', quarantine, char_id)
+    redis.call('HDEL', nonces, char_id)
+    redis.call('HDEL', seals, char_id)
+  end
 end
 for _, session in ipairs(sessions) do redis.call('HDEL', seals, id_of(session)) end
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -104,13 +105,19 @@ _list_dropped = load_script("list_dropped")
 
 
 def list_dropped(keys: Keys, /) -> Command[dict[str, Dropped]]:
-    """Read what is still to be recorded, by the id under which it is kept."""
+    """Read what is still to be recorded, by the id under which it is kept.
+
+    What is no entry of ours is left out.
+    """
 
     def parse(reply: Raw) -> dict[str, Dropped]:
-        return {
-            name.decode(): msgspec.json.decode(raw, type=Dropped)
-            for name, raw in pairs(reply).items()
-        }
+        listed = {}
+        for name, raw in pairs(reply).items():
+            with suppress(msgspec.DecodeError, ValueError):
+                dropped = msgspec.json.decode(raw, type=Dropped)
+                Members(dropped.members)
+                listed[name.decode()] = dropped
+        return listed
 
     return Command(_list_dropped, (keys.dropped,), (), parse, repeatable=True)
 
