@@ -143,6 +143,7 @@ class Operations(_GameOperations):
     advance_comparison = _Operation(servers.advance_comparison)
     release_comparison = _Operation(servers.release_comparison)
     note_lost = _Operation(servers.note_lost)
+    drop_tombstones = _Operation(servers.drop_tombstones)
     heads = _Operation(servers.heads)
 
 

@@ -191,7 +191,7 @@ class _Turn:
         mark_differences(self.hot, to_mark)
         if taken.is_recovering:
             self.hot.count({"saved_again": outcomes[BackupOutcome.SAVED]})
-            self.list_not_live(found.evicted)
+            self.release_evicted(found.evicted)
         left += sum(outcomes[outcome] for outcome in _NOT_YET)
         return found, SettledPage(
             keys=found.keys,
@@ -215,26 +215,41 @@ class _Turn:
                 char_ids.append(char_id)
         return Counter(report.outcome for report in self.orchestrator.backup_many(char_ids))
 
-    def list_not_live(self, evicted: Sequence[int]) -> None:
-        """Put on record who was evicted at a newer version than PostgreSQL has now."""
+    def release_evicted(self, evicted: Sequence[int | str]) -> None:
+        """Put on record who left at a newer version than PostgreSQL has, and let it be restored.
+
+        Its row is all that there is now. Whoever was deleted is kept out as long as ever.
+        """
+        char_ids = [item for item in evicted if isinstance(item, int)]
+        session_ids = [item for item in evicted if isinstance(item, str)]
         if not evicted:
             return
-        heads = self.hot.heads(evicted, evicted=evicted)
+        heads = self.hot.heads(char_ids, evicted=evicted)
         versions = {i: int(text) for i, text in heads.evicted.items() if text.isdigit()}
         with database.transaction(self.orchestrator.engine) as connection:
-            rows = durable.heads.of_characters(connection, versions)
+            rows: dict[int | str, RowHead] = {}
+            rows.update(durable.heads.of_characters(connection, char_ids).items())
+            rows.update(durable.heads.of_sessions(connection, session_ids).items())
             behind = [
-                NotLive(
-                    char_id,
-                    evicted_version=None if version == MAX_VERSION else version,
-                    row_version=rows[char_id].version if char_id in rows else None,
-                )
-                for char_id, version in versions.items()
-                if char_id not in heads.cores and _is_behind(rows.get(char_id), version)
+                item
+                for item, version in versions.items()
+                if item not in heads.cores and _is_behind(rows.get(item), version)
             ]
-            if behind:
-                durable.servers.add_not_live(connection, self.hot.keys.prefix, behind)
-                log.error("not live, and back at what PostgreSQL has: %s", behind)
+            not_live = [
+                NotLive(
+                    item,
+                    evicted_version=None if versions[item] == MAX_VERSION else versions[item],
+                    row_version=rows[item].version if item in rows else None,
+                )
+                for item in behind
+                if isinstance(item, int)
+            ]
+            if not_live:
+                durable.servers.add_not_live(connection, self.hot.keys.prefix, not_live)
+                log.error("not live, and back at what PostgreSQL has: %s", not_live)
+        self.hot.drop_tombstones(
+            {i: heads.evicted[i] for i in behind if i in rows and versions[i] != MAX_VERSION}
+        )
 
     def tell_end(self, *, left: int, is_recovering: bool) -> None:
         """Log that a round has ended."""

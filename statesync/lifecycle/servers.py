@@ -78,15 +78,15 @@ def count_sweep(hot: HotStore, engine: Engine) -> None:
             redis_sweeps=counted.redis_sweeps,
             redis_run_id=counted.redis_run_id,
         )
-        side = _side(counted)
+        side = _side(counted.redis_went_back, counted.postgresql_went_back)
         if side:
             durable.servers.record_loss(connection, prefix, _details(side, counters, counted))
     # Not before it is committed: a memory of what never was would be a false alarm.
     hot.note_postgresql(
         counted.postgresql_sweeps, sweeps=counters.sweeps + 1, run_id=counters.run_id
     )
-    if side and (counted.redis_went_back or counted.is_news):
-        _tell(hot, side, found_by="a sweep")
+    if news := _side(counted.redis_is_news, counted.postgresql_is_news):
+        _tell(hot, news, found_by="a sweep")
     elif counted.has_started:
         log.warning(
             "a server has started since the last sweep: everything live is compared with its row"
@@ -94,7 +94,7 @@ def count_sweep(hot: HotStore, engine: Engine) -> None:
 
 
 def note_redis_went_back(hot: HotStore, engine: Engine, *, found_by: str = "backup") -> None:
-    """Put on record that Redis went back, as somebody found; at most once while it is settled.
+    """Put on record that Redis went back, as somebody found; at most once in one run of Redis.
 
     Raises ServerUnavailable.
     """
@@ -116,8 +116,7 @@ def last_loss(hot: HotStore, engine: Engine) -> Loss | None:
 
 
 def _note(hot: HotStore, engine: Engine, side: Side, flag: LossFlag, found_by: str) -> None:
-    status = hot.status()
-    if status.settling if flag is LossFlag.SETTLING else status.recovering:
+    if not hot.note_loss(flag, asks_only=True):
         return
     # On record first: the flag is what keeps others from recording it.
     with database.transaction(engine) as connection:
@@ -127,12 +126,12 @@ def _note(hot: HotStore, engine: Engine, side: Side, flag: LossFlag, found_by: s
         _tell(hot, side, found_by=f"a {found_by}")
 
 
-def _side(counted: Counted) -> Side | None:
-    if counted.redis_went_back and counted.postgresql_went_back:
+def _side(redis: bool, postgresql: bool) -> Side | None:
+    if redis and postgresql:
         return Side.BOTH
-    if counted.redis_went_back:
+    if redis:
         return Side.REDIS
-    return Side.POSTGRESQL if counted.postgresql_went_back else None
+    return Side.POSTGRESQL if postgresql else None
 
 
 def _details(side: Side, counters: Counters, counted: Counted) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -107,13 +106,12 @@ def test_recover_that_is_interrupted_leaves_the_rest_to_others(
 
 @pytest.mark.usefixtures("celery_setup")
 def test_the_worker_that_finds_it_saves_what_is_live(
-    played: GameStateOrchestrator, game: Game, engine: Engine, hot: HotStore, raw: Any
+    played: GameStateOrchestrator, game: Game, engine: Engine, hot: HotStore
 ) -> None:
     put_back(engine)
     queue = game.settings.queue("sync")
     sent = game.app.send_task("statesync.sync_dirty", queue=queue)
-    report = sent.get(timeout=60)
-    assert report["comparing"] is False
+    sent.get(timeout=60)
+    wait_until(lambda: not hot.status().recovering)  # on a busy machine it takes a message more
     assert names(engine) == ["Hero 1", "Hero 2", "Hero 3"]
     assert hot.status().counters["postgresql_went_back"] == 1
-    assert raw.hget(hot.keys.servers, "recovering") is None

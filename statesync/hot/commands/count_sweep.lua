@@ -9,7 +9,8 @@
 -- ARGV: 1 PostgreSQL's sweeps, 2 its run id, 3 Redis' sweeps as PostgreSQL remembers them, 4 its run
 --       id or ""
 -- Returns: Redis' sweeps, its run id, PostgreSQL's sweeps as Redis remembers them or ""; then as
---          1 or 0 whether Redis went back, PostgreSQL did, that was not known yet, one has started
+--          1 or 0 whether Redis went back, and that was not known yet; the same of PostgreSQL;
+--          whether one of them has started
 -- Errors: WRONGTYPE with the key's number
 local servers = KEYS[1]
 local postgresql_sweeps, postgresql_run_id = tonumber(ARGV[1]), ARGV[2]
@@ -24,7 +25,7 @@ end
 
 local memory = redis.call('HMGET', servers, 'sweeps', 'postgresql_sweeps', 'postgresql_run_id')
 local sweeps, known_sweeps, known_run_id = number_of(memory[1]), memory[2], memory[3]
-local run_id = string.match(redis.call('INFO', 'server'), 'run_id:(%w+)') or ''
+local run_id = redis_run_id()
 
 local redis_went_back = sweeps + 1 <= remembered_sweeps
 if not redis_went_back then
@@ -34,10 +35,16 @@ end
 local postgresql_went_back = postgresql_sweeps < number_of(known_sweeps)
 local has_started = (remembered_run_id ~= '' and remembered_run_id ~= run_id)
   or (known_run_id and known_run_id ~= postgresql_run_id)
-local is_news = postgresql_went_back
+local redis_is_news = redis_went_back and not is_noted(servers, integer(sweeps))
+local postgresql_is_news = postgresql_went_back
   and redis.call('HSETNX', servers, 'recovering', integer(now_ms())) == 1
-if redis_went_back then redis.call('HSET', servers, 'settling', integer(now_ms())) end
-if redis_went_back or has_started or is_news then begin_comparison(servers) end
-return {
-  sweeps, run_id, known_sweeps or '', redis_went_back and 1 or 0, postgresql_went_back and 1 or 0,
-  is_news and 1 or 0, has_started and 1 or 0}
+if redis_went_back then
+  redis.call('HSET', servers, 'settling', integer(now_ms()))
+  note(servers, integer(sweeps))
+end
+if redis_is_news or postgresql_is_news or has_started then begin_comparison(servers) end
+local flags = {
+  redis_went_back, redis_is_news, postgresql_went_back, postgresql_is_news, has_started}
+local reply = {sweeps, run_id, known_sweeps or ''}
+for i = 1, 5 do reply[3 + i] = flags[i] and 1 or 0 end
+return reply

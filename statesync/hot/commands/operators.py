@@ -99,8 +99,8 @@ class Found(NamedTuple):
     char_ids: list[int]
     sessions: list[SessionRef]
     """Those of registered types."""
-    evicted: list[int]
-    """Characters that were evicted a short time ago."""
+    evicted: list[int | str]
+    """Characters, and ids of sessions, that left Redis a short time ago."""
 
 
 def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
@@ -109,14 +109,14 @@ def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
     def parse(reply: Raw) -> Found:
         char_ids: list[int] = []
         sessions: list[SessionRef] = []
-        evicted: list[int] = []
+        evicted: list[int | str] = []
         for raw in reply[2:]:
             session_type, _, text = raw.decode().partition(":")
             try:
                 if session_type == "ac":
                     char_ids.append(parse_char_id(text))
                 elif session_type == "statesync":
-                    evicted.append(parse_char_id(text.removeprefix("evicted:")))
+                    evicted.append(_evicted(text.removeprefix("evicted:")))
                 elif session_type in names():
                     session_id = session_uuid(text.removeprefix("session:"))
                     sessions.append(SessionRef(session_type, session_id))
@@ -125,6 +125,10 @@ def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
         return Found(int(reply[0]), reply[1], char_ids, sessions, evicted)
 
     return Command(_scan, (), (cursor, count, keys.prefix), parse, repeatable=True)
+
+
+def _evicted(text: str) -> int | str:
+    return session_uuid(text) if "-" in text else parse_char_id(text)
 
 
 _mark_unsaved = load_script("mark_unsaved")

@@ -1,4 +1,4 @@
--- Finds cores and sessions, and the tombstones of characters: one page of a walk over all keys.
+-- Finds cores, sessions and tombstones: one page of a walk over all keys.
 -- KEYS: none
 -- ARGV: 1 cursor, 2 about how many keys to look at, 3 key prefix
 -- Returns: the next cursor ("0" at the end), how many keys there are; then the names of cores,
@@ -12,7 +12,7 @@ for _, key in ipairs(keys) do
   local name = string.sub(key, #prefix + 1)
   local is_core = string.match(name, '^ac:[1-9]%d*$')
   local is_session = string.match(name, '^[a-z0-9_]+:session:[0-9a-f-]+$')
-  local is_tombstone = string.match(name, '^statesync:evicted:[1-9]%d*$')
+  local is_tombstone = string.match(name, '^statesync:evicted:[0-9a-f-]+$')
   if is_core or is_session or is_tombstone then reply[#reply + 1] = name end
 end
 return reply

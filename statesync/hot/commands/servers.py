@@ -6,7 +6,7 @@ far the comparison of everything live with its rows has come.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ __all__ = [
     "Taken",
     "advance_comparison",
     "count_sweep",
+    "drop_tombstones",
     "heads",
     "note_loss",
     "note_lost",
@@ -49,9 +50,11 @@ class Counted(NamedTuple):
     postgresql_sweeps: str
     """As Redis remembers them; empty if it remembers nothing."""
     redis_went_back: bool
+    redis_is_news: bool
+    """Whether that was not known yet."""
     postgresql_went_back: bool
-    is_news: bool
-    """Whether it was not known yet that PostgreSQL went back."""
+    postgresql_is_news: bool
+    """Whether that was not known yet."""
     has_started: bool
     """Whether one of the two has started since the sweep before."""
 
@@ -92,10 +95,13 @@ def note_postgresql(keys: Keys, remembered: str, /, *, sweeps: int, run_id: str)
 _note_loss = load_script("note_loss")
 
 
-def note_loss(keys: Keys, flag: LossFlag, /) -> Command[bool]:
-    """Note that a server went back in time. False if that was known."""
+def note_loss(keys: Keys, flag: LossFlag, /, *, asks_only: bool = False) -> Command[bool]:
+    """Note that a server went back in time. False if that was known; ``asks_only`` notes nothing.
+
+    Redis goes back only as it starts: a second finding in one run of it is of the same loss.
+    """
     # Not repeatable: the second time, it would be known.
-    return Command(_note_loss, (keys.servers,), (flag,), bool)
+    return Command(_note_loss, (keys.servers,), (flag, int(not asks_only)), bool)
 
 
 class Taken(NamedTuple):
@@ -156,6 +162,16 @@ def note_lost(keys: Keys, char_ids: Sequence[int], /) -> Command[None]:
     return Command(_note_lost, script_keys, char_ids, lambda _: None, repeatable=True)
 
 
+_drop_tombstones = load_script("drop_tombstones")
+
+
+def drop_tombstones(keys: Keys, tombstones: Mapping[int | str, bytes], /) -> Command[None]:
+    """Delete tombstones, each if it still has this version, so that older rows can be restored."""
+    script_keys = [*map(keys.tombstone, tombstones)]
+    args = list(tombstones.values())
+    return Command(_drop_tombstones, script_keys, args, lambda _: None, repeatable=True)
+
+
 class CoreHead(NamedTuple):
     """What a core says of what is saved of it, undecoded; None is absent."""
 
@@ -177,8 +193,8 @@ class Heads(NamedTuple):
 
     cores: dict[int, CoreHead]
     sessions: dict[SessionRef, SessionHead]
-    evicted: dict[int, bytes]
-    """By character: the version at which it was evicted."""
+    evicted: dict[int | str, bytes]
+    """By character or id of a session: the version at which it left Redis."""
 
 
 _heads = load_script("heads")
@@ -190,9 +206,9 @@ def heads(
     sessions: Sequence[SessionRef] = (),
     /,
     *,
-    evicted: Sequence[int] = (),
+    evicted: Sequence[int | str] = (),
 ) -> Command[Heads]:
-    """Read the heads of cores and sessions, and the tombstones of characters."""
+    """Read the heads of cores and sessions, and tombstones."""
 
     def parse(reply: Raw) -> Heads:
         live, last = len(char_ids) + len(sessions), 3 * (len(char_ids) + len(sessions))
@@ -212,7 +228,7 @@ def heads(
         return Heads(
             {char_id: CoreHead(*row) for char_id, row in cores if row},
             {ref: SessionHead(*row) for ref, row in found if row},
-            {char_id: version for char_id, version in tombstones if version},
+            {item: version for item, version in tombstones if version},
         )
 
     script_keys = [

@@ -182,18 +182,18 @@ def test_each_key_prefix_has_its_own(hot: HotStore, engine: Engine, embedded: An
 def test_counting_on_every_server(store: Driver) -> None:
     first = {"postgresql_run_id": "a", "redis_run_id": None}
     counted = store.count_sweep(postgresql_sweeps=0, redis_sweeps=0, **first)
-    assert counted[2:] == ("", False, False, False, False)
+    assert counted[2:] == ("", *[False] * 5)
     assert (counted.redis_sweeps, len(counted.redis_run_id)) == (1, 40)
     store.note_postgresql("", sweeps=1, run_id="a")
     store.note_postgresql("", sweeps=7, run_id="a")  # another sweep was faster
     same = {"postgresql_run_id": "a", "redis_run_id": counted.redis_run_id}
     counted = store.count_sweep(postgresql_sweeps=1, redis_sweeps=1, **same)
-    assert (counted.redis_sweeps, *counted[2:]) == (2, "1", False, False, False, False)
+    assert (counted.redis_sweeps, *counted[2:]) == (2, "1", *[False] * 5)
     counted = store.count_sweep(postgresql_sweeps=0, redis_sweeps=9, **same)
-    assert (counted.redis_sweeps, *counted[2:]) == (2, "1", True, True, True, False)
+    assert (counted.redis_sweeps, *counted[2:]) == (2, "1", *[True] * 4, False)
     assert store.status()[6:] == (True, True, True)
     counted = store.count_sweep(postgresql_sweeps=0, redis_sweeps=9, **same)
-    assert counted[2:] == ("1", True, True, False, False)
+    assert counted[2:] == ("1", True, False, True, False, False)
 
 
 def test_the_comparison_belongs_to_one_at_a_time(store: Driver) -> None:
@@ -280,3 +280,32 @@ def test_a_core_that_knows_no_row_is_noted_lost(store: Driver) -> None:
         b"4": b"lost bare 5",
         b"5": b"5",
     }
+
+
+@pytest.mark.parametrize("found_first_by", ["sweep", "backup"])
+def test_one_loss_that_both_a_sweep_and_backups_find_is_one(
+    hot: HotStore, engine: Engine, raw: Any, found_first_by: str
+) -> None:
+    count(hot, engine, 5)
+    raw.hset(hot.keys.servers, "sweeps", 3)
+    if found_first_by == "backup":
+        servers.note_redis_went_back(hot, engine)
+    count(hot, engine)
+    on_record = loss(hot, engine)
+    assert (on_record or {})["redis_sweeps"] == [5, 3]
+    raw.hdel(hot.keys.servers, "comparing", "settling")  # all is compared
+    servers.note_redis_went_back(hot, engine)  # the backup of what was marked
+    assert loss(hot, engine) == on_record
+    assert flags(hot) == (False, False, False)
+    assert hot.status().counters == {"redis_went_back": 1}
+    raw.hset(hot.keys.servers, "noted", "another-run 3")  # as a restart leaves it
+    servers.note_redis_went_back(hot, engine)
+    assert hot.status().counters == {"redis_went_back": 2}
+
+
+def test_a_tombstone_is_dropped_if_it_is_the_one_that_was_read(store: Driver) -> None:
+    for item, version in ((1, 5), ("8f1f6f1c-0000-4000-8000-000000000001", 6), (2, 7)):
+        store.raw.set(store.keys.tombstone(item), version)
+    store.drop_tombstones({1: b"5", "8f1f6f1c-0000-4000-8000-000000000001": b"6", 2: b"6"})
+    assert [store.raw.exists(store.keys.tombstone(i)) for i in (1, 2)] == [0, 1]
+    assert not store.raw.exists(store.keys.tombstone("8f1f6f1c-0000-4000-8000-000000000001"))
