@@ -231,6 +231,13 @@ def test_snapshot_that_lost_a_field_does_not_delete_it(
     assert load(engine, 1)[1].version == 10
 
 
+def test_deleted_one_has_no_version(engine: Engine, full_core: FullCore) -> None:
+    save(engine, *(character(full_core(i), 10, i) for i in (1, 2)))
+    scalar(engine, "UPDATE characters SET deleted_at = now() WHERE id = 2 RETURNING 1")
+    with database.transaction(engine) as connection:
+        assert durable.characters.versions(connection, [1, 2, 3]) == {1: 10}
+
+
 def test_large_id_and_batch(engine: Engine, full_core: FullCore) -> None:
     ids = [2**63 - 1, *range(1, 500)]
     results = save(engine, *(character(full_core(i), 1, i) for i in ids))

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from statesync import durable
 from statesync.durable import database
+from statesync.lifecycle import deletion
 from statesync.state.characters import Character
 from statesync.state.seals import Seals
 from statesync.state.sessions import Session
@@ -71,5 +72,22 @@ def test_sessions(engine: Engine) -> None:
 
     def decide(connection: Connection) -> object:
         return durable.sessions.decide(connection, pair, dict.fromkeys((first, last), Seals(2)))
+
+    assert not holds_later_row(engine, "sessions", first, last, decide)
+
+
+def test_sessions_of_a_deletion(engine: Engine) -> None:
+    first, last = UUID(int=1), UUID(int=2)
+    with database.transaction(engine) as connection:
+        connection.execute(text("INSERT INTO characters (id, version) VALUES (1, 1)"))
+        for session_id in (last, first):
+            values = {"id": session_id}
+            session = "INSERT INTO sessions (id, session_type, payload, version)"
+            connection.execute(text(f"{session} VALUES (:id, 'combat', '{{}}', 1)"), values)
+            member = "INSERT INTO session_characters (session_id, character_id) VALUES (:id, 1)"
+            connection.execute(text(member), values)
+
+    def decide(connection: Connection) -> object:
+        return deletion._open_sessions(connection, 1)
 
     assert not holds_later_row(engine, "sessions", first, last, decide)

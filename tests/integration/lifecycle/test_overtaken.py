@@ -136,6 +136,23 @@ def test_postgresql_that_goes_for_good_in_a_second_try_is_no_fault_of_a_characte
     assert (state.dirty, state.token, state.quarantine) == (True, None, None)
 
 
+def test_lock_after_a_connection_that_was_lost_is_no_fault(
+    orchestrator: GameStateOrchestrator, saved: HotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved.update(1, gold=1)
+    tries = []
+
+    def save(connection: Any, *_: Any, **__: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 1:
+            connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+        raise database.Rejected("canceling statement due to lock timeout", locked=True)
+
+    monkeypatch.setattr(groups, "save", save)
+    assert orchestrator.backup_full_state(1).outcome == "released"
+    assert len(tries) > 1
+
+
 @pytest.fixture
 def fight(orchestrator: GameStateOrchestrator, saved: HotStore) -> UUID:
     """A fight of the two with a log of four, saved."""

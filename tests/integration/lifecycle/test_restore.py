@@ -213,3 +213,53 @@ def test_repeated_restores_stage_a_log_once(
     assert orchestrator.restore_full_state(1).sessions == {"combat": "restored"}
     assert len(hot.read_log("combat", fight)) == 1500
     assert not list(raw.scan_iter(f"{keys.prefix}statesync:staged:*"))
+
+
+# What a restore changes is saved
+
+
+def rewrite(engine: Engine, *statements: str) -> None:
+    """Have another program change the rows."""
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def test_that_a_session_has_ended_is_saved(
+    orchestrator: Orchestrator, saved: int, engine: Engine
+) -> None:
+    orchestrator.restore_full_state(1)
+    orchestrator.hot.open_session("inventory", [1], {"items": []})
+    orchestrator.evict(1)
+    rewrite(engine, "UPDATE sessions SET closed_at = now()")
+    assert orchestrator.restore_full_state(1).sessions == {"inventory": "ended"}
+    assert orchestrator.hot.get(1).sessions == {}
+    assert orchestrator.hot.sync_state(1).dirty
+
+
+def test_that_it_fell_back_to_another_state_is_saved(
+    orchestrator: Orchestrator, saved: int, engine: Engine
+) -> None:
+    rewrite(engine, "UPDATE characters SET game_stage = 'combat'")
+    assert orchestrator.restore_full_state(1).fallback_from == "combat"
+    assert orchestrator.hot.get(1).state == "exploration"
+    assert orchestrator.hot.sync_state(1).dirty
+
+
+def test_that_another_program_put_it_into_a_session_is_saved(
+    orchestrator: Orchestrator, saved: int, engine: Engine
+) -> None:
+    rewrite(
+        engine,
+        "INSERT INTO sessions (id, session_type, payload, version) "
+        "VALUES ('00000000-0000-0000-0000-000000000001', 'combat', '{}', 1)",
+        "INSERT INTO session_characters (session_id, character_id) "
+        "VALUES ('00000000-0000-0000-0000-000000000001', 1)",
+    )
+    assert orchestrator.restore_full_state(1).sessions == {"combat": "restored"}
+    assert orchestrator.hot.sync_state(1).dirty
+
+
+def test_what_is_as_its_row_gets_no_mark(orchestrator: Orchestrator, saved: int) -> None:
+    orchestrator.restore_full_state(1)
+    assert not orchestrator.hot.sync_state(1).dirty

@@ -13,6 +13,7 @@ from statesync.errors import BrokerUnavailable, DatabaseUnavailable
 from statesync.hot.commands.claims import Claim
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
+from statesync.lifecycle.claims import release
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.sweep import drain, sweep
 from statesync.settings import Settings
@@ -257,3 +258,36 @@ def test_a_sweep_that_is_interrupted_gives_its_claims_back(
     with pytest.raises(KeyboardInterrupt):
         sweep(hot, small, interrupt, interrupt)
     assert (hot.status().dirty, hot.status().claimed) == (100, 0)
+
+
+def test_limit_leaves_a_rest_that_is_worth_batches(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings
+) -> None:
+    tight = replace(small, max_in_flight=45)
+    mark(raw, keys, range(1, 101))
+    batch = Messages()
+    assert sweep(hot, tight, Messages(), batch).claimed == 45 - tight.batch_above
+    raw.delete(keys.claimed)
+    tightest = replace(small, max_in_flight=25)
+    assert sweep(hot, tightest, Messages(), batch).claimed == tightest.batch_size
+
+
+def test_drain_outlives_an_outage(
+    hot: HotStore,
+    orchestrator: GameStateOrchestrator,
+    settings: Settings,
+    full_core: FullCore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hot.create(1, **full_core(1))
+    backup_claims = orchestrator.backup_claims
+
+    def away_once(claims: Sequence[Claim]) -> Any:
+        monkeypatch.undo()
+        release(hot, claims)
+        raise DatabaseUnavailable("PostgreSQL is away")
+
+    monkeypatch.setattr(orchestrator, "backup_claims", away_once)
+    report = drain(orchestrator, settings, 30)
+    assert orchestrator.backup_claims == backup_claims
+    assert (report.complete, report.outcomes) == (True, {BackupOutcome.SAVED: 1})
