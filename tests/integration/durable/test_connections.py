@@ -63,3 +63,11 @@ def test_what_players_wrote_stands_in_no_error(engine: Engine) -> None:
     with engine.connect() as connection, pytest.raises(DBAPIError) as error:
         connection.execute(text("SELECT 1 / length(:name)"), {"name": ""})
     assert "hidden" in str(error.value)
+
+
+def test_wait_goes_on_after_one_within_it() -> None:
+    with database._waiting(30) as outer:
+        with database._waiting(1) as inner:
+            assert database._current.wait is inner
+        assert database._current.wait is outer
+    assert database._current.wait is None

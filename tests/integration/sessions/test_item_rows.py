@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from statesync import Together
+from statesync.errors import InvalidField
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
@@ -51,3 +52,31 @@ def test_given_after_the_owner_has_closed_its_inventory(
     two.open_session("inventory", [2], {"items": [SWORD]})
     assert orchestrator.backup_full_state(2).outcome == "saved"
     assert owners(engine) == [2]
+
+
+def test_inventory_that_never_had_its_items_deletes_none(
+    orchestrator: GameStateOrchestrator, two: HotStore, engine: Engine
+) -> None:
+    chest = two.open_session("inventory", [1], {"items": [SWORD]})
+    orchestrator.backup_full_state(1)
+    two.close_session("inventory", chest)
+    orchestrator.backup_full_state(1)
+    two.open_session("inventory", [1], {"filters": []})
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+    assert owners(engine) == [1]
+
+
+def test_transfer_is_saved_once(orchestrator: GameStateOrchestrator, two: HotStore) -> None:
+    chest = two.open_session("inventory", [1], {"items": [SWORD]})
+    bag = two.open_session("inventory", [2], {"items": []})
+    orchestrator.backup_many([1, 2])
+    loot = Together().update_session("inventory", bag, {"items": [SWORD]})
+    two.update_together(loot.update_session("inventory", chest, {"items": []}))
+    orchestrator.backup_many([1, 2])
+    assert {r.outcome for r in orchestrator.backup_many([1, 2])} == {"unchanged"}
+
+
+def test_item_needs_an_id_and_a_kind(two: HotStore) -> None:
+    for name in ("item_id", "kind"):
+        with pytest.raises(InvalidField, match=name):
+            two.open_session("inventory", [1], {"items": [SWORD | {name: ""}]})

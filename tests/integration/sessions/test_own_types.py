@@ -137,8 +137,15 @@ class Swallows(SessionOrchestrator):
             connection.execute(text("SELECT 1/0"))
 
 
+class TooManyRows(SessionOrchestrator):
+    session_type = "fish"
+
+    def save(self, connection: Connection, snapshots: Any) -> None:
+        connection.execute(text("SELECT (SELECT 1 UNION SELECT 2)"))
+
+
 @pytest.mark.usefixtures("party")
-@pytest.mark.parametrize("session_type", [NoJson, Swallows])
+@pytest.mark.parametrize("session_type", [NoJson, Swallows, TooManyRows])
 def test_mistake_of_a_type_is_its_sessions_alone(
     hot: HotStore, settings: Settings, session_type: type[SessionOrchestrator]
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 import pytest
 from sqlalchemy import Engine, text
@@ -10,6 +11,8 @@ from sqlalchemy import Engine, text
 from statesync.hot.keys import Keys
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
+
+QUEST = UUID(int=1)
 
 
 @pytest.fixture
@@ -41,3 +44,20 @@ def test_participant_without_a_row_holds_up_no_other(
     with engine.begin() as connection:
         rows = connection.execute(text("SELECT character_id FROM scenario_progress"))
         assert rows.scalars().all() == [1]
+
+
+def test_of_several_quests_none_is_guessed(game: GameStateOrchestrator, engine: Engine) -> None:
+    game.evict(1)
+    with engine.begin() as connection:
+        session = "INSERT INTO sessions (id, session_type, payload, version)"
+        connection.execute(text(f"{session} VALUES (:id, 'scenario', '{{}}', 1)"), {"id": QUEST})
+        member = "INSERT INTO session_characters (session_id, character_id) VALUES (:id, 1)"
+        connection.execute(text(member), {"id": QUEST})
+        for quest_id in ("first", "second"):
+            progress = (
+                "INSERT INTO scenario_progress (character_id, quest_id, node, variables, graph)"
+            )
+            values = "VALUES (1, :quest_id, 'a node', '{}', '{}')"
+            connection.execute(text(f"{progress} {values}"), {"quest_id": quest_id})
+    game.restore_full_state(1)
+    assert game.hot.get_session("scenario", QUEST).fields == {"participants": [1]}
