@@ -231,6 +231,16 @@ def test_snapshot_that_lost_a_field_does_not_delete_it(
     assert load(engine, 1)[1].version == 10
 
 
+def test_moment_comes_back_in_utc_whatever_the_zone_of_the_server(
+    engine: Engine, full_core: FullCore
+) -> None:
+    save(engine, character(full_core(), 10))
+    with database.transaction(engine) as connection:
+        connection.exec_driver_sql("SET LOCAL timezone = 'Asia/Tokyo'")
+        loaded = durable.characters.load(connection, [1])[1]
+    assert loaded.bio == full_core()["bio"]
+
+
 def test_deleted_one_has_no_version(engine: Engine, full_core: FullCore) -> None:
     save(engine, *(character(full_core(i), 10, i) for i in (1, 2)))
     scalar(engine, "UPDATE characters SET deleted_at = now() WHERE id = 2 RETURNING 1")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.results import Raced
+from statesync.durable.results import Busy, Raced
 from statesync.state.characters import Character
 from statesync.state.seals import Seals
 from statesync.state.sessions import Session
@@ -37,3 +38,16 @@ def test_memberships_of_unknown_types_are_left_alone(engine: Engine) -> None:
         for type_names, stays in ((["scenario"], True), (["scenario", "combat"], False)):
             durable.memberships.end(connection, {1: []}, type_names, [])
             assert bool(durable.memberships.current(connection, [1])) is stays
+
+
+def test_locked_one_is_busy_for_who_does_not_wait(engine: Engine) -> None:
+    session = Session("combat", uuid4(), {}, 1)
+    seals = {session.id: Seals(1)}
+    with database.transaction(engine) as connection:
+        durable.sessions.write(connection, [session], [], {session.id: {}}, saved=(), seals=seals)
+    with engine.connect() as holder, database.transaction(engine) as connection:
+        holder.execute(text("SELECT 1 FROM sessions FOR UPDATE"))
+        later = replace(session, version=2)
+        decided = durable.sessions.decide(connection, [later], seals, wait=False)
+        holder.rollback()
+    assert decided == {session.id: Busy()}
