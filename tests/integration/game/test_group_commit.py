@@ -77,14 +77,16 @@ def test_save_by_another_worker_is_looked_at_again(
         return [BackupReport(1, outcome)] if len(tries) == 1 else backup_many(char_ids)
 
     monkeypatch.setattr(orchestrator, "backup_many", elsewhere)
-    commit_of(game).submit({1: version if receipt == "the change" else 0}).result(60)
+    commit = commit_of(game)
+    waits_for_it = receipt == "the change"
+    (commit.wait_for(1, int(version)) if waits_for_it else commit.submit([1])).result(60)
     assert len(tries) > 1, "the row that was there does not have it"
     assert game.is_durable(1, version)
 
 
 def test_wait_for_nobody_fails(game: GameStore) -> None:
     with pytest.raises(NotDurable, match="none of them is loaded"):
-        commit_of(game).submit({77: 0}).result(60)
+        commit_of(game).submit([77]).result(60)
 
 
 def test_who_waits_for_another_try_is_saved_though_the_store_closes(
@@ -98,4 +100,4 @@ def test_who_waits_for_another_try_is_saved_though_the_store_closes(
             time.sleep(0.001)
 
     fail_once(game, monkeypatch, DatabaseUnavailable("PostgreSQL is away"), then=close)
-    assert commit.submit({1: version}).result(60) is None
+    commit.wait_for(1, int(version)).result(60)
