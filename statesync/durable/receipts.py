@@ -7,11 +7,12 @@ change is.
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import Connection, bindparam, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, UUID, insert
 
+from statesync.durable.servers import Loss
 from statesync.durable.tables import durable_changes, server_counters
 from statesync.state.receipts import RETENTION_SECONDS
 
@@ -36,7 +37,7 @@ _OLD = (
     .with_for_update(skip_locked=True)  # sweeps of two workers do not wait for each other
 )
 _PURGE = delete(durable_changes).where(durable_changes.c.nonce.in_(_OLD))
-_LOST = select(server_counters.c.lost_at).where(
+_LOST = select(server_counters.c.last_loss, server_counters.c.lost_at).where(
     server_counters.c.key_prefix == bindparam("prefix"), server_counters.c.lost_at > _since
 )
 
@@ -58,7 +59,7 @@ def purge(connection: Connection) -> int:
     return connection.execute(_PURGE).rowcount
 
 
-def lost_since(connection: Connection, prefix: str) -> datetime | None:
-    """Return when a server was last found to have gone back in time, if within the retention."""
-    lost_at: datetime | None = connection.execute(_LOST, {"prefix": prefix}).scalar()
-    return lost_at
+def lost_since(connection: Connection, prefix: str) -> Loss | None:
+    """Return the last time that a server went back, if that was within the retention."""
+    found = connection.execute(_LOST, {"prefix": prefix}).one_or_none()
+    return found and Loss(*found)

@@ -17,17 +17,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, TypeVar
 
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.alarms import Alarm
+from statesync.durable.servers import Loss
 from statesync.errors import InvalidInput, NotDurable, ServerUnavailable
-from statesync.game.verdicts import Known, check_receipt, judge, needs_row
+from statesync.game.verdicts import Known, check_receipt, judge, needs_row, why_unknown
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
 from statesync.state.fields import check_char_id
-from statesync.state.receipts import Receipt, is_forgotten
+from statesync.state.receipts import Receipt
 
 __all__ = ["DURABLE_SECONDS", "GroupCommit"]
 
@@ -164,13 +164,14 @@ class GroupCommit:
         self._check_open()
         receipt = check_receipt(check_char_id(char_id), receipt)
         if receipt.nonce:
-            is_found = bool(self._read(durable.receipts.find, [receipt.nonce]))
-            return None if not is_found and is_forgotten(receipt.nonce) else is_found
+            if self._read(durable.receipts.find, [receipt.nonce]):
+                return True
+            return None if why_unknown(receipt.nonce, self._loss()) else False
         if self._read(durable.characters.versions, [char_id]).get(char_id, -1) < receipt:
             return False
-        return None if self._lost_at() else True
+        return None if self._loss() else True
 
-    def _lost_at(self) -> datetime | None:
+    def _loss(self) -> Loss | None:
         return self._read(durable.receipts.lost_since, self._orchestrator.hot.keys.prefix)
 
     def _read(self, query: Callable[[Any, A], T], argument: A) -> T:
@@ -225,10 +226,11 @@ class GroupCommit:
         nonces = [wait.receipt.nonce for wait in waits if wait.receipt.nonce]
         doubtful = {i for w in waits for i in w.char_ids if needs_row(w.receipt, reports[i])}
         by_version = any(wait.receipt and not wait.receipt.nonce for wait in waits)
+        found = self._read(durable.receipts.find, nonces) if nonces else set()
         return Known(
-            self._read(durable.receipts.find, nonces) if nonces else (),
+            found,
             self._read(durable.characters.versions, list(doubtful)) if doubtful else {},
-            self._lost_at() if by_version else None,
+            self._loss() if by_version or found != set(nonces) else None,
         )
 
     def _retry(self, wait: _Wait, reason: str) -> None:

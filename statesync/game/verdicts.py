@@ -6,18 +6,20 @@ so after a loss it tells nothing: other changes may have passed it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import NamedTuple
 
+from statesync.durable.servers import Loss
 from statesync.errors import InvalidInput
 from statesync.lifecycle.orchestrator import BackupReport
+from statesync.lifecycle.servers import Side
 from statesync.state.fields import check_version
 from statesync.state.outcomes import BackupOutcome
-from statesync.state.receipts import Receipt, is_forgotten
+from statesync.state.receipts import RETENTION_SECONDS, Receipt, made_at
 
-__all__ = ["Known", "Verdict", "check_receipt", "judge", "needs_row"]
+__all__ = ["Known", "Verdict", "check_receipt", "judge", "needs_row", "why_unknown"]
 
 _SAVED = (BackupOutcome.SAVED, BackupOutcome.UNCHANGED)
 _ELSEWHERE = (BackupOutcome.SUPERSEDED, BackupOutcome.RELEASED)
@@ -26,7 +28,6 @@ _DOUBTFUL = (*_ELSEWHERE, BackupOutcome.MISSING)
 """Outcomes that do not tell which version PostgreSQL has; the row does."""
 
 _FORGOTTEN = "Redis has forgotten the change"
-_TOO_OLD = "unknown: PostgreSQL keeps the receipts of seven days"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class Known:
     """Those that it has, of those that are waited for."""
     versions: Mapping[int, int] = field(default_factory=dict)
     """Of the rows that had to be looked at, by character."""
-    lost_at: datetime | None = None
-    """When a server was last found to have gone back in time, if that was within the retention."""
+    loss: Loss | None = None
+    """The last time that a server went back, if it was looked at and within the retention."""
 
 
 class Verdict(NamedTuple):
@@ -84,10 +85,10 @@ def judge(receipt: Receipt, reports: Collection[BackupReport], known: Known) -> 
             failed = failed or reason
     if not (receipt or failed or retry) and _none_is_loaded(reports):
         failed = "none of them is loaded"
-    if receipt and not (failed or retry) and known.lost_at:
+    if receipt and not (failed or retry) and known.loss:
         failed = (
-            f"unknown: a server went back in time (found {known.lost_at:%Y-%m-%d %H:%M:%S%z}), and "
-            f"version {receipt} may be that of another change; make changes with receipt=True"
+            f"unknown: a server went back in time ({_found(known.loss)}), and version {receipt} "
+            "may be that of another change; make changes with receipt=True"
         )
     return Verdict(failed, retry)
 
@@ -103,10 +104,24 @@ def _judge_by_nonce(nonce: str, reports: Collection[BackupReport], known: Known)
             failed = failed or _not_saved(report)
     if failed or retry:
         return Verdict(failed, retry)
-    if is_forgotten(nonce):
-        return Verdict(_TOO_OLD)
+    if unknown := why_unknown(nonce, known.loss):
+        return Verdict(unknown)
     none_is_loaded = ": none of its characters is loaded" if _none_is_loaded(reports) else ""
     return Verdict(_FORGOTTEN + none_is_loaded)
+
+
+def why_unknown(nonce: str, loss: Loss | None) -> str | None:
+    """Return why it tells nothing of a change that PostgreSQL lacks its nonce, if so."""
+    if time.time() - made_at(nonce) > RETENTION_SECONDS:
+        return "unknown: PostgreSQL keeps the receipts of seven days"
+    is_older = loss and made_at(nonce) < loss.lost_at.timestamp()
+    if loss and is_older and loss.details.get("side") != Side.REDIS:
+        return f"unknown: PostgreSQL went back in time ({_found(loss)}), with the receipts it had"
+    return None
+
+
+def _found(loss: Loss) -> str:
+    return f"found {loss.lost_at:%Y-%m-%d %H:%M:%S%z}"
 
 
 def _none_is_loaded(reports: Collection[BackupReport]) -> bool:

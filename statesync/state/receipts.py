@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from statesync.errors import InvalidInput
 
-__all__ = ["RETENTION_SECONDS", "Receipt", "is_forgotten", "new_nonce"]
+__all__ = ["RETENTION_SECONDS", "Receipt", "made_at", "new_nonce"]
 
 RETENTION_SECONDS = 7 * 24 * 60 * 60
 """How long PostgreSQL keeps the nonces of durable changes, and answers by them."""
@@ -45,6 +45,6 @@ def new_nonce() -> str:
     return f"{time.time_ns() // 1_000_000:012x}7{uuid4().hex[13:]}"
 
 
-def is_forgotten(nonce: str) -> bool:
-    """Return whether PostgreSQL may have deleted a nonce because of its age."""
-    return time.time() - int(nonce[:12], 16) / 1000 > RETENTION_SECONDS
+def made_at(nonce: str) -> float:
+    """Return when a nonce was made, in seconds of the epoch."""
+    return int(nonce[:12], 16) / 1000

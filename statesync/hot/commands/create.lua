@@ -25,6 +25,7 @@ local refused = marks_error(2, 'set', 'zset', 'hash', 'hash')
 if refused then return refused end
 if redis.call('EXISTS', core) == 0 then
   redis.call('HSET', seals, char_id, 'created')
+  redis.call('HDEL', nonces, char_id) -- of a core that was lost
   redis.call('HSET', core, 'version', 1)
   write_fields(core, writes)
 end

@@ -10,7 +10,7 @@
 -- What became of a core is counted here: a call of its own would make a login wait once more.
 -- While PostgreSQL is being brought up from an older state, nothing is restored.
 -- Uses: types, mark, fields, seals, restore
--- KEYS: 1 dirty, 2 since, 3 stats, 4 seals, 5 servers; then for each character its core, tombstone;
+-- KEYS: 1 dirty, 2 since, 3 stats, 4 seals, 5 servers, 6 nonces; then for each character its core, tombstone;
 --       for each of its sessions the hash, log, tombstone, staged log
 -- ARGV: 1, packed: for each character char_id, the row's version or "" for its sessions alone,
 --       whether the core is not as its row, its fields, its sessions (each a reference field, id,
@@ -19,14 +19,14 @@
 --          "restored", "live" or "left"; or the error
 -- Errors: WENTBACK; with the key's number WRONGTYPE; as text if it is a character's
 local stats, servers = KEYS[3], KEYS[5]
-local marks = {dirty = KEYS[1], since = KEYS[2], seals = KEYS[4]}
+local marks = {dirty = KEYS[1], since = KEYS[2], seals = KEYS[4], nonces = KEYS[6]}
 local items = cmsgpack.unpack(ARGV[1])
 local counts = {}
 
-local refused = marks_error(1, 'set', 'zset') or marks_error(4, 'hash', 'hash')
+local refused = marks_error(1, 'set', 'zset') or marks_error(4, 'hash', 'hash', 'hash')
 if refused then return refused end
 if redis.call('HEXISTS', servers, 'recovering') == 1 then return redis.error_reply('WENTBACK') end
-local replies, number = {}, 6
+local replies, number = {}, 7
 for i, item in ipairs(items) do
   local version, sessions = item[2], item[5]
   local outcome

@@ -18,7 +18,7 @@ local seals, nonces, dropped, stats = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local args = cmsgpack.unpack(ARGV[1])
 local characters, sessions, ties = unpack(args.members)
 local reference_fields, session_types = unpack(args.references)
-local marks = {dirty = dirty, since = since, seals = seals}
+local marks = {dirty = dirty, since = since, seals = seals, nonces = nonces}
 
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash', 'hash')
 if refused then return refused end

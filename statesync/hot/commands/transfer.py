@@ -234,7 +234,8 @@ def restore(
 
     Instead of a result there may be CorruptState, if Redis holds something else under a key.
     """
-    script_keys = [keys.dirty, keys.since, keys.stats, keys.seals, keys.servers]
+    marks = (keys.dirty, keys.since, keys.stats, keys.seals)
+    script_keys = [*marks, keys.servers, keys.nonces]
     for item in todo:
         script_keys += item_keys(keys, item)
 

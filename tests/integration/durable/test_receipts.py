@@ -23,14 +23,16 @@ def age(engine: Engine, nonce: str, seconds: int) -> None:
         )
 
 
-def lose(engine: Engine, prefix: str, seconds_ago: int) -> None:
+def lose(engine: Engine, prefix: str, seconds_ago: int, side: str = "redis") -> None:
+    """Put on record that a server went back."""
     with engine.begin() as connection:
         connection.execute(
             text(
-                "INSERT INTO server_counters (key_prefix, lost_at)"
-                " VALUES (:prefix, now() - make_interval(secs => :seconds))"
+                "INSERT INTO server_counters (key_prefix, lost_at, last_loss)"
+                " VALUES (:prefix, now() - make_interval(secs => :seconds),"
+                " jsonb_build_object('side', CAST(:side AS text)))"
             ),
-            {"prefix": prefix, "seconds": seconds_ago},
+            {"prefix": prefix, "seconds": seconds_ago, "side": side},
         )
 
 
@@ -88,6 +90,8 @@ def test_a_loss_is_on_record_for_a_week(engine: Engine) -> None:
     lose(engine, "recent:", RETENTION_SECONDS - A_DAY)
     lose(engine, "old:", RETENTION_SECONDS + A_DAY)
     with engine.begin() as connection:
-        assert receipts.lost_since(connection, "recent:") is not None
+        loss = receipts.lost_since(connection, "recent:")
+        assert loss
+        assert loss.details == {"side": "redis"}
         assert receipts.lost_since(connection, "old:") is None
         assert receipts.lost_since(connection, "none:") is None

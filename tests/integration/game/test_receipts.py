@@ -18,6 +18,7 @@ from statesync import (
     Receipt,
     Settings,
     Together,
+    durable,
 )
 from statesync.errors import InvalidInput, NotDurable
 from statesync.hot.keys import Keys
@@ -153,15 +154,15 @@ def test_a_receipt_of_another_character_is_refused(game: GameStore) -> None:
 
 
 def test_a_receipt_that_postgresql_may_have_deleted_is_unknown(
-    game: GameStore, monkeypatch: pytest.MonkeyPatch
+    game: GameStore, engine: Engine
 ) -> None:
-    made = game.update(1, gold=5, durable=True)
     old = Receipt(2, 1, "0" * 12 + receipts.new_nonce()[12:])
     assert game.is_durable(1, old) is None
     with pytest.raises(NotDurable, match="unknown: PostgreSQL keeps the receipts of seven days"):
         game.wait_durable(1, old)
-    monkeypatch.setattr("statesync.game.group_commit.is_forgotten", lambda _: True)
-    assert game.is_durable(1, made) is True
+    with engine.begin() as connection:
+        durable.receipts.record(connection, [str(old.nonce)])
+    assert game.is_durable(1, old) is True
 
 
 def test_a_bare_version_tells_nothing_after_a_loss(
@@ -178,6 +179,39 @@ def test_a_bare_version_tells_nothing_after_a_loss(
         game.wait_durable(1, int(receipt))
     game.wait_durable(1, receipt)
     game.update(1, gold=7, durable=True)
+
+
+def test_a_receipt_that_postgresql_has_lost_is_unknown(
+    game: GameStore, engine: Engine, settings: Settings
+) -> None:
+    receipt = game.update(1, gold=5, durable=True)
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM durable_changes"))
+    assert game.is_durable(1, receipt) is False
+    lose(engine, settings.key_prefix, seconds_ago=0, side="postgresql")
+    assert game.is_durable(1, receipt) is None
+    with pytest.raises(NotDurable, match="unknown: PostgreSQL went back"):
+        game.wait_durable(1, receipt)
+    later = game.update(1, gold=6, receipt=True)
+    assert game.is_durable(1, later) is False
+    game.wait_durable(1, later)
+
+
+@pytest.mark.parametrize("come_back", ["restore", "create"])
+def test_a_core_that_was_lost_takes_its_changes_along(
+    game: GameStore, orchestrator: GameStateOrchestrator, raw: Any, keys: Keys, come_back: str
+) -> None:
+    char_id = 1 if come_back == "restore" else 9
+    if come_back == "create":
+        game.create(9)
+    receipt = game.update(char_id, gems=500, receipt=True)
+    raw.delete(keys.core(char_id))
+    if come_back == "create":
+        game.create(9)
+    else:
+        orchestrator.restore_full_state(1)
+    game.update(char_id, gold=6, durable=True)
+    assert game.is_durable(char_id, receipt) is False
 
 
 def test_what_is_reverted_says_so(

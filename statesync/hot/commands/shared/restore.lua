@@ -1,5 +1,5 @@
 -- Restores cores and sessions from rows, each only if it is absent. marks are the keys of the dirty
--- set, of what stands beside it, and of the seals.
+-- set, of what stands beside it, of the seals and of the nonces.
 
 -- Returns the keys of the n-th session of the character whose core is KEYS[number].
 local function session_keys(number, n)
@@ -99,6 +99,7 @@ local function restore(marks, number, item)
     write_fields(core, fields)
     local words = words_of_row(redis.call('HGET', marks.seals, char_id), seal)
     write_entry(marks.seals, char_id, words)
+    redis.call('HDEL', marks.nonces, char_id) -- of changes that were lost with the core
     if is_changed then mark(marks.dirty, marks.since, char_id) end
   end
   local outcomes = {outcome}
