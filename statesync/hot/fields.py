@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from statesync.errors import InvalidInput
+from statesync.state.fields import shown
 from statesync.state.receipts import new_nonce
 
 __all__ = ["check_option", "gather_fields", "list_writes", "nonce_if"]
@@ -38,7 +39,7 @@ def check_option(name: str, value: object) -> bool:
     """Return an option if it is a bool; if not, raises InvalidInput."""
     if not isinstance(value, bool):
         raise InvalidInput(
-            f"{name} is an option, True or False, not {value!r:.60}; "
+            f"{name} is an option, True or False, not {shown(value)}; "
             f'put a field of that name in the mapping: {{"{name}": …}}'
         )
     return value

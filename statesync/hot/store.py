@@ -237,6 +237,8 @@ class AsyncHotStore(_Connection, AsyncOperations):
     ) -> None:
         super().__init__(url, prefix)
         self._wire = self._made(AsyncWire, url, answer_seconds)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop that used it first, to which its connections belong."""
         self._listener = AsyncListener(self._wire.connection, self.keys.reverted)
 
     @classmethod
@@ -246,6 +248,15 @@ class AsyncHotStore(_Connection, AsyncOperations):
         """Connect, as ``HotStore.from_settings`` does."""
         url, prefix = settings.redis_url, settings.key_prefix
         return cls(url, prefix=prefix, answer_seconds=answer_seconds)
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise InvalidInput(
+                "the store belongs to another event loop, the one that used it first; "
+                "make one for each asyncio.run"
+            )
 
     async def run(self, command: Command[T]) -> T:
         """Run one Command; raises what its operation raises, and RedisUnavailable."""
@@ -284,6 +295,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
         """Return the replies, as ``HotStore`` does."""
         for tries_left in range(TRIES - 1, -1, -1):
             self._check_open()
+            self._check_loop()
             may_repeat = True
             try:
                 connection = await self._wire.take(deadline)
@@ -305,6 +317,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
     async def aclose(self) -> None:
         """Close the connections; from now on every operation raises InvalidInput."""
         self._closed = True
+        self._check_loop()
         await self._listener.aclose()
         await self._wire.pool.disconnect()
 

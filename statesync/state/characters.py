@@ -24,6 +24,7 @@ from statesync.state.fields import (
     read_object,
     read_text,
     read_version,
+    shown,
 )
 from statesync.state.references import UUID_EXPECTED, is_session_uuid
 
@@ -121,7 +122,8 @@ def encode_character(fields: Mapping[str, Any]) -> dict[str, str | None]:
         raise InvalidField("(all)", f"{len(fields)} fields; at most {MAX_FIELDS} can be written")
     for name, value in fields.items():
         if not isinstance(name, str) or not name:
-            raise InvalidField(str(name), "the name of a field must be a non-empty string")
+            label = name if name == "" else shown(name)
+            raise InvalidField(label, "the name of a field must be a non-empty string")
         try:
             read_text(name.encode(), "the field's name ")
             encoded[_name_in_redis(name)] = _encode_value(name, value)
@@ -171,15 +173,22 @@ def _encode_value(name: str, value: object) -> str | None:
     elif isinstance(value, str):
         text = value
     elif isinstance(value, int | float) and not (isinstance(value, bool) or check or is_reference):
-        if isinstance(value, float) and not math.isfinite(value):
-            fail(f"is {value}, which is no number")
-        text = str(value)
+        text = _number_text(value)
     else:
         wanted = "a string" if check or is_reference else "a string or a number"
         fail(f"must be {wanted}, not {type(value).__name__}")
     read: Callable[[bytes], object] = check or (_session_id if is_reference else read_text)
     read(text.encode())
     return text
+
+
+def _number_text(value: float) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        fail(f"is {value}, which is no number")
+    try:
+        return str(value)
+    except ValueError:
+        return fail("has more digits than Python writes")
 
 
 def _state(raw: bytes) -> str:

@@ -35,6 +35,7 @@ __all__ = [
     "read_object",
     "read_text",
     "read_version",
+    "shown",
     "text_value",
     "version_value",
 ]
@@ -64,10 +65,8 @@ _json = msgspec.json.Decoder()
 def check_char_id(char_id: object) -> int:
     """Return ``char_id`` if it is an integer from 1 to 2**63 - 1; InvalidCharId if not."""
     if type(char_id) is not int or not 1 <= char_id <= MAX_ID:
-        shown = repr(char_id)
-        shown = shown if len(shown) <= 60 else shown[:57] + "…"
         raise InvalidCharId(
-            f"{shown} is not a character id: it must be an integer from 1 to 2^63-1"
+            f"{shown(char_id)} is not a character id: it must be an integer from 1 to 2^63-1"
         )
     return char_id
 
@@ -83,7 +82,7 @@ def check_version(version: object) -> int:
     """Return ``version`` if it is an integer from 0 to 2**53 - 1; InvalidInput if not."""
     if isinstance(version, int) and type(version) is not bool and 0 <= version <= MAX_VERSION:
         return version
-    raise InvalidInput(f"{version!r:.60} is not a version: it must be an integer from 0")
+    raise InvalidInput(f"{shown(version)} is not a version: it must be an integer from 0")
 
 
 # JSON
@@ -117,6 +116,15 @@ def encode_json(value: Any, read: Callable[[bytes], T]) -> tuple[str, T]:
     if decoded != value:
         _check_values(value, "", MAX_DEPTH)
     return text, decoded
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: as Python does, but not longer than 60 characters."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__} that is too long to show"
+    return text if len(text) <= 60 else text[:57] + "…"
 
 
 def printable(text: object) -> str:
@@ -231,7 +239,7 @@ def _check_values(value: Any, path: str, depth: int) -> None:
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
-                fail(f"the key {key!r:.60} must be a string, not {type(key).__name__}", path)
+                fail(f"the key {shown(key)} must be a string, not {type(key).__name__}", path)
             _check_values(item, f"{path}.{key}", depth - 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):

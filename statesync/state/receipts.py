@@ -7,6 +7,7 @@ from typing import Self
 from uuid import UUID, uuid4
 
 from statesync.errors import InvalidInput
+from statesync.state.fields import shown
 
 __all__ = ["RETENTION_SECONDS", "Receipt", "made_at", "new_nonce"]
 
@@ -37,7 +38,7 @@ def _checked(nonce: str) -> str:
     try:
         return UUID(nonce).hex
     except (ValueError, AttributeError):
-        raise InvalidInput(f"{nonce!r:.60} is not a nonce: it must be a UUID") from None
+        raise InvalidInput(f"{shown(nonce)} is not a nonce: it must be a UUID") from None
 
 
 def new_nonce() -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from statesync.errors import InvalidInput
+from statesync.state.fields import shown
 
 __all__ = [
     "UUID_EXPECTED",
@@ -68,4 +69,4 @@ def session_uuid(session_id: object) -> str:
     try:
         return str(session_id if isinstance(session_id, UUID) else UUID(str(session_id)))
     except ValueError:
-        raise InvalidInput(f"{session_id!r:.60} is not a session id: it must be a UUID") from None
+        raise InvalidInput(f"{shown(session_id)} is not a session id: it must be a UUID") from None

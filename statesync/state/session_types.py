@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from statesync.errors import InvalidSessionType
+from statesync.state.fields import shown
 from statesync.state.references import reference_field
 
 __all__ = [
@@ -102,7 +103,7 @@ def find_type(session_type: str) -> type[SessionType]:
     """Return the class of one session type. Raises InvalidSessionType if there is none."""
     if type(session_type) is not str:  # the text of an enum's member is not its value
         raise InvalidSessionType(
-            f"a session type must be a str, such as 'combat', not {session_type!r:.60} "
+            f"a session type must be a str, such as 'combat', not {shown(session_type)} "
             f"({type(session_type).__name__})"
         )
     found = session_types().get(session_type)

@@ -21,6 +21,7 @@ from statesync.state.fields import (
     encode_json,
     json_value,
     read_json,
+    shown,
     text_value,
     version_value,
 )
@@ -128,7 +129,8 @@ def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, st
     values: dict[str, Any] = {}
     for name, value in fields.items():
         if not isinstance(name, str) or not name:
-            raise InvalidField(str(name), "the name of a field must be a non-empty string")
+            label = name if name == "" else shown(name)
+            raise InvalidField(label, "the name of a field must be a non-empty string")
         text_value("(name)", _bytes(name, name))
         if name in _OWN_BY_STATESYNC:
             raise InvalidField(name, "belongs to statesync and cannot be set")

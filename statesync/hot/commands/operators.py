@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -317,14 +318,19 @@ def sync_state(keys: Keys, char_id: int, /) -> Command[SyncState]:
         dirty, token, since_ms, entry = reply
         return SyncState(
             dirty=bool(dirty),
-            token=int(float(token)) if token else None,
-            since_ms=int(float(since_ms)) if since_ms else None,
+            token=_score(token),
+            since_ms=_score(since_ms),
             quarantine=_entry(str(char_id).encode(), entry) if entry else None,
         )
 
     script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine)
     args = (check_char_id(char_id),)
     return Command(_sync_state, script_keys, args, parse, char_id, repeatable=True)
+
+
+def _score(raw: bytes) -> int | None:
+    score = float(raw or "inf")
+    return int(score) if math.isfinite(score) else None
 
 
 _list_quarantine = load_script("list_quarantine")

@@ -23,7 +23,8 @@ local function add(name)
   if redis.call('ZSCORE', claimed, name) then marks[#marks + 1] = 'claimed' end
   if redis.call('HEXISTS', quarantine, name) == 1 then marks[#marks + 1] = 'quarantined' end
   if #marks == 0 then return end
-  local since_ms = redis.call('ZSCORE', since, name)
+  local since_ms = tonumber(redis.call('ZSCORE', since, name) or nil)
+  if since_ms and math.abs(since_ms) == math.huge then since_ms = nil end -- another writer's
   reply[#reply + 1] = name
   reply[#reply + 1] = since_ms and integer(math.max(0, now - since_ms)) or ''
   reply[#reply + 1] = table.concat(marks, ' ')

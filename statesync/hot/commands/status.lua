@@ -11,7 +11,9 @@ local dirty, claimed, since, quarantine, stats, servers =
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
 if refused then return refused end
 local now = now_us()
-local oldest = redis.call('ZRANGE', since, 0, 0, 'WITHSCORES')
+-- Another writer's infinite score is no time.
+local oldest = redis.call(
+  'ZRANGEBYSCORE', since, '(-inf', '(+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 local reply = {
   redis.call('SCARD', dirty), redis.call('ZCARD', claimed),
   redis.call('ZCOUNT', claimed, '-inf', integer(now)), redis.call('HLEN', quarantine),

@@ -15,7 +15,7 @@ from statesync.hot.fields import gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED, Members
 from statesync.state.characters import CORE_FIELDS, JSON_FIELDS, FieldValue, encode_character
-from statesync.state.fields import check_char_id, load_json
+from statesync.state.fields import MAX_VERSION, check_char_id, load_json, shown
 from statesync.state.receipts import Receipt
 from statesync.state.references import SessionRef, reference_field, session_uuid
 from statesync.state.session_types import find_type
@@ -153,8 +153,9 @@ class Together:
 def _expect_version(change: Change, version: int | None) -> None:
     if version is None:
         return
-    if not isinstance(version, int) or type(version) is bool or version < 0:
-        raise InvalidInput(f"the expected version must be an integer from 0, not {version!r}")
+    is_integer = isinstance(version, int) and type(version) is not bool
+    if not is_integer or not 0 <= version <= MAX_VERSION:
+        raise InvalidInput(f"the expected version must be an integer from 0, not {shown(version)}")
     change.preconditions["version"] = str(int(version))
 
 

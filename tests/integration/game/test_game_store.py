@@ -286,5 +286,15 @@ def test_a_closed_store_is_closed_for_everything(settings: Settings) -> None:
             call()
 
 
+def test_a_store_for_asyncio_belongs_to_one_event_loop(settings: Settings) -> None:
+    game = AsyncGameStore(settings)
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        assert first.run(game.create(1)) == 1
+        for call in (game.create(2), game.aclose()):
+            with pytest.raises(InvalidInput, match="belongs to another event loop"):
+                second.run(call)
+        first.run(game.aclose())
+
+
 def test_a_command_shows_what_it_is_about_and_no_script(game: GameStore) -> None:
     assert "redis.call" not in repr(game.commands.update(1, gold=1))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from statesync.hot.commands.operators import Pending
 
 if TYPE_CHECKING:
@@ -57,3 +59,18 @@ def test_no_more_than_asked_for(store: Driver) -> None:
     ]
     assert len(store.pending(limit=7).characters) == 7
     assert [item.name for item in store.pending(limit=3).characters] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("score", ["-inf", "+inf"])
+def test_a_time_that_is_infinite_is_none(store: Driver, score: str) -> None:
+    store.create(1)
+    store.create(2)
+    store.raw.zadd(store.keys.since, {"1": score})
+    store.raw.zadd(store.keys.claimed, {"1": score})
+    assert store.pending(1, limit=10).characters[0].age_ms is None
+    assert {item.name for item in store.pending(limit=10).characters} == {"1", "2"}
+    oldest_ms = store.status().oldest_ms
+    assert oldest_ms is not None
+    assert oldest_ms < 1_000_000, "that of the other one"
+    state = store.sync_state(1)
+    assert (state.dirty, state.token, state.since_ms) == (True, None, None)
