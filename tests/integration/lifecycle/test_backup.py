@@ -129,6 +129,7 @@ def test_stale(
     assert (report.outcome, report.version) == ("stale", row(engine)["version"])
     assert row(engine)["extra"]["gold"] == "new"
     assert scalar(engine, "SELECT count(*) FROM state_conflicts") == 0
+    assert not hot.status().settling, "no server went back"
     assert hot.sync_state(1) == (False, None, None, None)
 
 

@@ -45,7 +45,12 @@ def test_number_that_a_writer_has_put_back_rises_and_is_saved(
 
 
 def test_row_that_is_deleted_without_a_note_was_deleted_in_a_history_that_is_forgotten(
-    orchestrator: GameStateOrchestrator, engine: Engine, rewind: Rewind, full_core: FullCore
+    orchestrator: GameStateOrchestrator,
+    engine: Engine,
+    rewind: Rewind,
+    full_core: FullCore,
+    raw: Any,
+    keys: Keys,
 ) -> None:
     hot = orchestrator.hot
     hot.create(1, **full_core(gold="1"))
@@ -60,6 +65,7 @@ def test_row_that_is_deleted_without_a_note_was_deleted_in_a_history_that_is_for
     assert row(engine)["extra"]["gold"] == "1"
     with pytest.raises(CharacterNotLoaded):
         hot.get(1)
+    assert not raw.hexists(keys.seals, "1")
     assert orchestrator.restore_full_state(1).outcome == "not_found"
     assert hot.sync_state(1) == (False, None, None, None)
 

@@ -104,6 +104,25 @@ def test_group_that_has_grown_is_reverted_whole_in_the_next_round(
     assert hot.status()[:3] == (0, 0, 0)
 
 
+def test_worker_that_has_lost_its_claims_reverts_nothing(
+    orchestrator: GameStateOrchestrator,
+    other: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    engine: Engine,
+    before_it: Before,
+) -> None:
+    def be_faster() -> None:
+        assert other.backup_full_state(2).outcome == "conflict"
+        hot.update(1, gold="newer")
+
+    before_it(be_faster)
+    assert orchestrator.backup_full_state(1).outcome in ("superseded", "stale")
+    assert hot.get(1).fields["gold"] == "newer"
+    assert [core["gold"] for i, core in lost_cores(engine) if i == 1] == ["live"]
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+
+
 def test_participant_that_has_come_back_meanwhile_is_reverted_too(
     orchestrator: GameStateOrchestrator,
     other: GameStateOrchestrator,
@@ -192,14 +211,12 @@ def test_foreign_entry_holds_up_no_record(
 def test_game_is_told_who_was_reverted(
     orchestrator: GameStateOrchestrator, hot: HotStore, fight: UUID, raw: Any, keys: Keys
 ) -> None:
-    with raw.pubsub(ignore_subscribe_messages=True) as heard:
+    with raw.pubsub() as heard:
         heard.subscribe(keys.reverted)
-        while heard.get_message(timeout=5) is None and not heard.subscribed:
-            pass
+        assert heard.get_message(timeout=30)["type"] == "subscribe"
         orchestrator.backup_full_state(1)
-        message = None
-        while message is None:
-            message = heard.get_message(timeout=5)
+        message = heard.get_message(timeout=30)
+    assert message, "nobody was told"
     told = json.loads(message["data"])
     assert told == {"char_ids": PARTY, "sessions": [f"combat:session:{fight}"]}
     assert hot.status().counters["reverted"] == 2
