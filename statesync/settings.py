@@ -27,6 +27,13 @@ _SECRET = re.compile(r"passw(or)?d|secret|token", re.IGNORECASE)
 """Names in a query: ``password``, ``ssl_password``, ``sslpassword``, ``oauth_client_secret``."""
 _WHOLE_IN_QUERY = frozenset({"db", "health_check_interval", "max_connections", "protocol"})
 _NUMBER_IN_QUERY = frozenset({"socket_connect_timeout", "socket_timeout", "timeout"})
+_WHOLE_FOR_LIBPQ = frozenset(
+    {
+        *("connect_timeout", "tcp_user_timeout", "keepalives"),
+        *("keepalives_count", "keepalives_idle", "keepalives_interval"),
+    }
+)
+_DATABASE_URL_IS = "postgresql://user:password@host:port/database"
 _REDIS_URL_IS = "redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0"
 
 
@@ -47,8 +54,8 @@ def _mask_one(url: str) -> str:
         if not colon and parts.scheme in _REDIS_OF_KOMBU:
             name = "***"  # Redis has no users without a password: it is one, misplaced
         netloc = f"{name}{':***' if colon else ''}@{host}"
-    elif "@" in url:
-        raise ValueError("a / in the password, which must be written %2F, ends the host")
+    if "@" in parts.path + parts.fragment or ("@" in url and "@" not in netloc):
+        raise ValueError("a / or # in the password, which must be percent-encoded, ends the host")
     query = urlencode(
         [(k, "***" if _SECRET.search(k) else v) for k, v in parse_qsl(parts.query)], safe="*/:"
     )
@@ -79,8 +86,11 @@ def _broker_url(text: str) -> str:
 def _database_url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("postgresql", "postgres", "postgresql+psycopg2"):
-        raise ValueError("postgresql://user:password@host:port/database")
+        raise ValueError(_DATABASE_URL_IS)
     _ = parts.port
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name in _WHOLE_FOR_LIBPQ and not re.fullmatch(r"[0-9]{1,9}", value):
+            raise ValueError(_DATABASE_URL_IS)
     return (
         urlunsplit(parts._replace(scheme="postgresql+psycopg2"))
         if parts.netloc

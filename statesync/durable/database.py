@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import psycopg2.extensions
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -22,7 +23,7 @@ from statesync.durable.alarms import Alarm
 from statesync.durable.rights import missing_grants
 from statesync.errors import DatabaseForbidden, DatabaseUnavailable, NotMigrated, SettingsError
 from statesync.settings import Settings, mask_or_hide
-from statesync.state.fields import dump_json, load_json
+from statesync.state.fields import dump_json, load_json, printable
 
 __all__ = [
     "QUICK_SECONDS",
@@ -87,13 +88,6 @@ class Rejected(Exception):
 
 def connect(settings: Settings) -> Engine:
     """Return an engine on the database of ``settings``; it connects when it is first used."""
-    options = {
-        "statement_timeout": f"{settings.lease_seconds}s",
-        "lock_timeout": f"{_LOCK_SECONDS}s",
-        "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS}s",
-        # In another zone a moment at the end of the year 9999 is in one that Python lacks.
-        "timezone": "UTC",
-    }
     try:
         engine = create_engine(
             settings.database_url,
@@ -101,12 +95,7 @@ def connect(settings: Settings) -> Engine:
             json_serializer=dump_json,
             json_deserializer=load_json,
             hide_parameters=True,
-            connect_args={
-                "connect_timeout": _CONNECT_SECONDS,
-                **_TCP,
-                "application_name": "statesync",
-                "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
-            },
+            connect_args=_connect_args(settings),
         )
     except (SQLAlchemyError, ValueError):
         shown = mask_or_hide(settings.database_url)
@@ -120,6 +109,26 @@ def connect(settings: Settings) -> Engine:
     event.listen(engine, "commit", _expect_answer)
     _engines.add(engine)
     return engine
+
+
+def _connect_args(settings: Settings) -> dict[str, Any]:
+    """Return how to connect. What the URL says wins; its ``options`` come after ours."""
+    options = {
+        "statement_timeout": f"{settings.lease_seconds}s",
+        "lock_timeout": f"{_LOCK_SECONDS}s",
+        "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS}s",
+        # In another zone a moment at the end of the year 9999 is in one that Python lacks.
+        "timezone": "UTC",
+    }
+    ours: dict[str, Any] = {
+        "connect_timeout": _CONNECT_SECONDS,
+        **_TCP,
+        "application_name": "statesync",
+    }
+    given = dict(parse_qsl(urlsplit(settings.database_url).query))
+    words = [f"-c {name}={value}" for name, value in options.items()]
+    all_options = " ".join([*words, given.get("options", "")]).strip()
+    return {name: given.get(name, value) for name, value in ours.items()} | {"options": all_options}
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -327,7 +336,7 @@ def _first_line(error: DBAPIError) -> str:
 
 
 def _first_line_of(error: object) -> str:
-    return str(error).strip().split("\n")[0]
+    return printable(str(error).strip().split("\n")[0])
 
 
 def _address(engine: Engine) -> str:

@@ -248,8 +248,13 @@ class Restore:
 
 
 def _checked(char_id: int, peek: Peek | None) -> Peek | None:
-    """Return what a core says. Raises CorruptState if it points at something that is no session."""
+    """Return what a core says.
+
+    Raises CorruptState if it is no hash, or points at something that is no session.
+    """
     if peek:
+        if not peek.is_hash:
+            raise CorruptState(char_id, "(key)", "the key is not of the type that it must be")
         references = [peek.references.get(session_type, "") for session_type in names()]
         read_references(char_id, [text.encode() for text in references])
     return peek

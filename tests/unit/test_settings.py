@@ -23,6 +23,8 @@ REFUSED = [
     ("DATABASE_URL", "mysql://localhost/x", "postgresql://"),
     ("DATABASE_URL", "postgresql://h:port/x", "postgresql://"),
     ("DATABASE_URL", "nonsense", "postgresql://"),
+    ("DATABASE_URL", "postgresql://h/x?connect_timeout=abc", "postgresql://"),
+    ("DATABASE_URL", "postgresql://h/x?keepalives_idle=", "postgresql://"),
     ("BROKER_URL", "localhost", "a URL that Celery knows"),
     ("RESULT_URL", "localhost", "a URL that Celery knows"),
     ("KEY_PREFIX", "with space", "letters, digits"),
@@ -160,6 +162,13 @@ SECRET = "hunter2"
     ],
 )
 def test_password_is_masked(url: str) -> None:
+    assert SECRET not in mask_or_hide(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:p@ss/hunter2@h/d", "postgresql://u:p@ss#hunter2@h/d"]
+)
+def test_a_password_that_ends_the_host_shows_no_tail(url: str) -> None:
     assert SECRET not in mask_or_hide(url)
 
 

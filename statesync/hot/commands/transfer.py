@@ -291,6 +291,7 @@ class Peek(NamedTuple):
     """0 if it has none."""
     references: dict[str, str]
     """The ids of its sessions, by type."""
+    is_hash: bool = True
 
 
 def peek(keys: Keys, char_id: int, /) -> Command[Peek | None]:
@@ -306,7 +307,7 @@ def peek(keys: Keys, char_id: int, /) -> Command[Peek | None]:
             for session_type, raw in zip(session_types, raw_ids, strict=False)
             if raw
         }
-        return Peek(int(version) if version.isdigit() else 0, references)
+        return Peek(int(version) if version.isdigit() else 0, references, is_loaded == 1)
 
     args = [*map(reference_field, session_types)]
     script_keys = (keys.core(check_char_id(char_id)),)

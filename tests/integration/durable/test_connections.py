@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -71,3 +73,24 @@ def test_wait_goes_on_after_one_within_it() -> None:
             assert database._current.wait is inner
         assert database._current.wait is outer
     assert database._current.wait is None
+
+
+def test_the_url_may_say_how_to_connect(settings: Settings) -> None:
+    more = "&options=-csearch_path%3Dgm&application_name=ours&connect_timeout=3"
+    engine = database.connect(replace(settings, database_url=settings.database_url + more))
+    query = "SELECT current_setting('search_path'), current_setting('application_name')"
+    limits = "SELECT current_setting('lock_timeout'), current_setting('timezone')"
+    with database.transaction(engine) as connection:
+        assert connection.exec_driver_sql(query).one() == ("gm", "ours")
+        assert connection.exec_driver_sql(limits).one() == ("5s", "UTC")
+    engine.dispose()
+
+
+def test_an_error_of_code_that_is_not_ours_is_one_printable_line(engine: Engine) -> None:
+    with (
+        pytest.raises(Rejected) as refused,
+        database.transaction(engine) as connection,
+        database.work_of("it fails", connection),
+    ):
+        raise ValueError("\x1b[2Jgone\nmore")
+    assert str(refused.value) == "it fails: ValueError: \\x1b[2Jgone"

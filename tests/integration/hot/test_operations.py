@@ -254,13 +254,13 @@ def test_peek_and_restore(store: Driver, full_core: FullCore) -> None:
     core = {"state": "combat", "stats": '{"luck":1}'}
     assert store.peek(1) is None
     assert store.restore_one(1, 7, core) == ("restored", [])
-    assert store.peek(1) == (7, {})
+    assert store.peek(1) == (7, {}, True)
     assert store.restore_one(1, 9, core | {"state": "other"}) == ("live", [])
     read = store.get(1)
     assert (read.state, read.version, read.saved_version) == ("combat", 7, 7)
     assert not dirty(store)
     store.raw.hdel(store.keys.core(1), "version")
-    assert store.peek(1) == (0, {})
+    assert store.peek(1) == (0, {}, True)
 
 
 def test_restore_refuses_a_row_older_than_the_tombstone(store: Driver) -> None:

@@ -49,12 +49,6 @@ def test_live_is_left_alone(orchestrator: Orchestrator, saved: int) -> None:
     assert orchestrator.hot.get(1).fields["gold"] == "played"
 
 
-def test_even_a_broken_core_is_live(orchestrator: Orchestrator, raw: Any, keys: Keys) -> None:
-    raw.set(keys.core(1), "x")
-    assert orchestrator.restore_full_state(1).outcome == "live"
-    assert raw.get(keys.core(1)) == b"x"
-
-
 def test_not_found(orchestrator: Orchestrator) -> None:
     assert orchestrator.restore_full_state(7) == RestoreReport(7, RestoreOutcome.NOT_FOUND)
     assert orchestrator.hot.peek(7) is None
@@ -106,7 +100,7 @@ def test_row_with_nothing_in_it(orchestrator: Orchestrator, engine: Engine) -> N
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO characters (id) VALUES (5)"))
     assert orchestrator.restore_full_state(5).outcome == "restored"
-    assert orchestrator.hot.peek(5) == (0, {})
+    assert orchestrator.hot.peek(5) == (0, {}, True)
     orchestrator.hot.update(5, state="exploration")
     assert orchestrator.backup_full_state(5).outcome == "saved"
 
@@ -263,3 +257,17 @@ def test_that_another_program_put_it_into_a_session_is_saved(
 def test_what_is_as_its_row_gets_no_mark(orchestrator: Orchestrator, saved: int) -> None:
     orchestrator.restore_full_state(1)
     assert not orchestrator.hot.sync_state(1).dirty
+
+
+@pytest.mark.parametrize("in_postgresql", [False, True])
+def test_a_core_that_is_no_hash_is_no_live_one(
+    orchestrator: Orchestrator, raw: Any, keys: Keys, *, in_postgresql: bool
+) -> None:
+    if in_postgresql:
+        orchestrator.hot.create(1, state="exploration")
+        orchestrator.evict(1)
+    raw.set(keys.core(1), "s")
+    report = orchestrator.restore_full_state(1)
+    assert (report.outcome, report.version) == ("failed", None)
+    assert "the key is not of the type" in (report.error or "")
+    assert raw.get(keys.core(1)) == b"s"
