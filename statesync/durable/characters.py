@@ -210,7 +210,7 @@ def _needs_comparison(
     Then it need not be written; but only if it is the version before and no other snapshot was
     taken since: the commit of that one may still be on its way.
     """
-    if row is None or row.is_deleted:
+    if row is None or row.is_ended:
         return False
     if verdict is Verdict.NEWER:
         return row.version == snapshot.version - 1 and seals.last in (row.valid_seal, None)
@@ -224,7 +224,7 @@ def _decision(
     if row is None:
         is_new = verdict is Verdict.NEW
         return Accepted(new=True) if is_new else WentBack(None, is_certain=True)
-    unknown = Unknown(row.version, row.valid_seal, same=is_same, is_deleted=row.is_deleted)
+    unknown = Unknown(row.version, row.valid_seal, same=is_same, is_deleted=row.is_ended)
     decisions: dict[Verdict, CharacterDecision] = {
         Verdict.DELETED: Deleted(),
         Verdict.REPEATED: Saved(row.version, changed=True, seal=row.seal),

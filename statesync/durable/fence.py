@@ -19,7 +19,8 @@ class RowHead(NamedTuple):
     version: int
     seal: int | None = None
     seal_version: int | None = None
-    is_deleted: bool = False
+    is_ended: bool = False
+    """Whether the character is deleted, or the session closed."""
 
     @property
     def is_sealed(self) -> bool:
@@ -68,7 +69,7 @@ def judge(head: Head, row: RowHead | None) -> Verdict:
     was_saved = saved_version is not None
     if row is None:
         return Verdict.WENT_BACK if was_saved and not seals.is_bare else Verdict.NEW
-    if row.is_deleted:
+    if row.is_ended:
         return Verdict.UNKNOWN if was_saved and not seals.has(DELETED) else Verdict.DELETED
     if row.seal == seals.own:
         return _own(head, row)
@@ -86,6 +87,9 @@ def judge_session(head: Head, row: RowHead | None) -> Verdict:
         return Verdict.NEW
     if row.seal == head.seals.own:
         return _own(head, row)
+    if row.is_ended and head.seals.is_bare and not head.seals.knows(row.seal):
+        # Its id is used again: what a closed session was is of no matter to the new one.
+        return Verdict.NEWER if row.version < head.version else Verdict.BEHIND
     return _by_descent(head, row)
 
 

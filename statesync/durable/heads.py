@@ -16,12 +16,10 @@ __all__ = ["of_characters", "of_sessions"]
 
 def of_characters(connection: Connection, char_ids: Iterable[int]) -> dict[int, RowHead]:
     """Return the heads of the characters that exist, deleted ones too, by id."""
-    is_deleted = tables.characters.c.deleted_at.is_not(None).label("is_deleted")
-    query = _heads(tables.characters).add_columns(is_deleted)
+    is_ended = tables.characters.c.deleted_at.is_not(None).label("is_ended")
+    query = _heads(tables.characters).add_columns(is_ended)
     found = connection.execute(query, {"ids": list(char_ids)})
-    return {
-        row.id: RowHead(row.version, row.seal, row.seal_version, row.is_deleted) for row in found
-    }
+    return {row.id: RowHead(row.version, row.seal, row.seal_version, row.is_ended) for row in found}
 
 
 def of_sessions(connection: Connection, session_ids: Iterable[str]) -> dict[str, RowHead]:

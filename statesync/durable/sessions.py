@@ -55,6 +55,7 @@ _LOCK = (
         sessions.c.session_type,
         sessions.c.seal,
         sessions.c.seal_version,
+        sessions.c.closed_at,
     )
     .where(sessions.c.id == func.any(bindparam("ids")))
     .order_by(sessions.c.id)
@@ -128,7 +129,7 @@ def decide(
         if row.session_type != session.session_type:
             message = f"{session.ref.label}: a {row.session_type} session has this id"
             raise Rejected(message, locked=False)
-        head = RowHead(row.version, row.seal, row.seal_version)
+        head = RowHead(row.version, row.seal, row.seal_version, row.closed_at is not None)
         is_same = row.digest == session.digest()
         decided[row.id] = _decision(session, seals[row.id], head, is_same=is_same)
     return decided

@@ -37,7 +37,7 @@ def _result(snapshot: Snapshot, char_id: int, row: RowHead | None) -> CharacterR
     core, seals = snapshot.group.characters[char_id], snapshot.group.seals[char_id]
     verdict = judge(Head(core.version, core.saved_version, seals), row)
     if row and verdict is Verdict.UNKNOWN:
-        return Unknown(row.version, row.valid_seal, is_deleted=row.is_deleted)
+        return Unknown(row.version, row.valid_seal, is_deleted=row.is_ended)
     return HeldBack()
 
 

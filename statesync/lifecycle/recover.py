@@ -268,4 +268,4 @@ def _is_behind(row: RowHead | None, evicted_version: int) -> bool:
     """Return whether a row is older than what was evicted; a deletion evicts at the highest."""
     if row is None:
         return evicted_version != MAX_VERSION
-    return row.version < evicted_version and not row.is_deleted
+    return row.version < evicted_version and not row.is_ended

@@ -124,7 +124,7 @@ def differences(orchestrator: GameStateOrchestrator, found: Found) -> list[Diffe
             ids = [ref.id for ref in live.sessions]
             session_rows = durable.heads.of_sessions(connection, ids)
     differing = [
-        Difference(char_id, head=head, has_row=char_id in rows and not rows[char_id].is_deleted)
+        Difference(char_id, head=head, has_row=char_id in rows and not rows[char_id].is_ended)
         for char_id, head in live.cores.items()
         if head.saved_version != head.version
         or not _is_as_row(head.version, head.seals, rows.get(char_id))
@@ -157,7 +157,7 @@ def _is_as_row(version: bytes | None, seals: bytes | None, row: RowHead | None) 
     A row without a seal, or a core without one, is of a worker from before seals: there are only
     versions to compare.
     """
-    if row is None or row.is_deleted or version != str(row.version).encode():
+    if row is None or row.is_ended or version != str(row.version).encode():
         return False
     return not row.is_sealed or seals is None or str(row.seal).encode() in seals.split()
 

@@ -246,7 +246,7 @@ def test_what_a_row_says(orchestrator: GameStateOrchestrator, full_core: FullCor
         )
         connection.exec_driver_sql("UPDATE sessions SET version = 6, seal = 8, seal_version = 6")
         rows = durable.heads.of_characters(connection, [1, 2, 3])
-        assert rows == {1: RowHead(5, 7, 5), 2: RowHead(5, 7, 6, is_deleted=True)}
+        assert rows == {1: RowHead(5, 7, 5), 2: RowHead(5, 7, 6, is_ended=True)}
         assert (rows[1].valid_seal, rows[2].valid_seal) == (7, None)
         assert durable.heads.of_sessions(connection, [fight]) == {fight: RowHead(6, 8, 6)}
 

@@ -126,6 +126,24 @@ def test_number_of_a_session_that_a_writer_has_put_back_rises_and_is_saved(
     assert lost_sessions(engine) == []
 
 
+def test_id_of_a_closed_session_may_be_used_again(
+    orchestrator: GameStateOrchestrator, hot: HotStore, fight: UUID, engine: Engine
+) -> None:
+    for turn in range(5):
+        hot.update_session("combat", fight, {"turn": str(turn)})
+        orchestrator.backup_full_state(1)
+    hot.close_session("combat", fight)
+    orchestrator.backup_full_state(1)
+    hot.open_session("combat", [1], {"turn": "again"}, session_id=fight)
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+    assert hot.get_session("combat", fight).fields["turn"] == "again"
+    with engine.connect() as connection:
+        query = "SELECT payload->>'turn', closed_at FROM sessions"
+        assert connection.execute(text(query)).all() == [("again", None)]
+        query = "SELECT count(*) FROM state_conflicts WHERE divergence IS NOT NULL"
+        assert connection.execute(text(query)).scalar() == 0
+
+
 @pytest.mark.parametrize(
     ("log_of_postgres", "live"),
     [

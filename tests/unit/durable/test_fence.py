@@ -16,8 +16,8 @@ def head(version: int, saved_version: int | None, *words: str, bare: bool = Fals
     return Head(version, saved_version, Seals(OWN, None if bare else words))
 
 
-def row(version: int, seal: int | None, *, is_deleted: bool = False) -> RowHead:
-    return RowHead(version, seal, version, is_deleted)
+def row(version: int, seal: int | None, *, is_ended: bool = False) -> RowHead:
+    return RowHead(version, seal, version, is_ended)
 
 
 UNSEALED = RowHead(4, KNOWN, 3)
@@ -51,14 +51,14 @@ CASES: list[tuple[str, Head, RowHead | None, Verdict]] = [
     (
         "deleted, and known",
         head(5, 4, DELETED, *KNOWS),
-        row(4, KNOWN, is_deleted=True),
+        row(4, KNOWN, is_ended=True),
         Verdict.DELETED,
     ),
-    ("deleted, and forgotten", head(5, 4, *KNOWS), row(4, KNOWN, is_deleted=True), Verdict.UNKNOWN),
+    ("deleted, and forgotten", head(5, 4, *KNOWS), row(4, KNOWN, is_ended=True), Verdict.UNKNOWN),
     (
         "made again over a deleted row",
         head(1, None, CREATED),
-        row(4, KNOWN, is_deleted=True),
+        row(4, KNOWN, is_ended=True),
         Verdict.DELETED,
     ),
 ]
@@ -73,6 +73,13 @@ SESSIONS: list[tuple[str, Head, RowHead | None, Verdict]] = [
     ("of a bare writer", head(5, None, bare=True), row(4, OTHER), Verdict.NEWER),
     ("of a bare writer, and behind", head(4, None, bare=True), row(4, OTHER), Verdict.UNKNOWN),
     ("over a row from before seals", head(5, None, *KNOWS), UNSEALED, Verdict.NEWER),
+    (
+        "opened under the id of a closed one",
+        head(2, None, bare=True),
+        row(4, OTHER, is_ended=True),
+        Verdict.BEHIND,
+    ),
+    ("closed, and forgotten", head(9, None, *KNOWS), row(4, OTHER, is_ended=True), Verdict.UNKNOWN),
 ]
 
 
