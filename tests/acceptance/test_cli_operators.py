@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from statesync import GameStateOrchestrator, Settings
 from statesync.hot.store import HotStore
 from tests.acceptance.test_cli import run, run_json
 from tests.conftest import FullCore
+from tests.rewind import Rewind
 
 FULL: dict[str, Any] = {
     "state": "exploration",
@@ -40,28 +42,22 @@ def test_pending(settings: Settings, hot: HotStore, full_core: FullCore) -> None
     run(settings, "pending", "x", status=2)
 
 
-def lose(
-    hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator, char_id: int, **live: str
-) -> None:
-    """Save a full core; then Redis forgets it and a bare writer makes another one, unrestored."""
-    hot.create(char_id, **FULL, gold="10")
-    for _ in range(3):
-        hot.update(char_id, gold="10")
-    assert orchestrator.backup_full_state(char_id).outcome == "saved"
-    raw.delete(hot.keys.core(char_id))
-    raw.hset(hot.keys.core(char_id), mapping=live)
-    raw.sadd(hot.keys.dirty, char_id)
-
-
 def test_conflicts(
-    settings: Settings, hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator
+    settings: Settings, hot: HotStore, rewind: Rewind, orchestrator: GameStateOrchestrator
 ) -> None:
     assert "There are no conflicts" in run(settings, "conflicts", "list")
     assert run_json(settings, "conflicts", "list") == {"conflicts": [], "next": None}
     for char_id in (1, 2, 3):
-        lose(hot, raw, orchestrator, char_id, gold="1")
-    outcomes = run_json(settings, "drain")["outcomes"]
-    assert outcomes == {"conflict": 3}
+        hot.create(char_id, **FULL, gold="10")
+    orchestrator.backup_many([1, 2, 3])
+    before = rewind.moment()
+    for char_id in (1, 2, 3):
+        hot.update(char_id, gold="20")
+    orchestrator.backup_many([1, 2, 3])
+    rewind.to(before)
+    for char_id in (1, 2, 3):
+        hot.update(char_id, gold="1")
+    assert run_json(settings, "drain")["outcomes"] == {"conflict": 3}
 
     page = run_json(settings, "conflicts", "list", "--limit", "2")
     rest = run_json(settings, "conflicts", "list", "--before", str(page["next"]))
@@ -70,12 +66,12 @@ def test_conflicts(
     assert {row["character_id"] for row in listed} == {1, 2, 3}
     assert [row["id"] for row in listed] == sorted((row["id"] for row in listed), reverse=True)
     (of_two,) = run_json(settings, "conflicts", "list", "--character", "2")["conflicts"]
-    assert "Redis held an older version" in run(settings, "conflicts", "list")
+    assert "Redis went back in time" in run(settings, "conflicts", "list")
 
     shown = run_json(settings, "conflicts", "show", str(of_two["id"]))
-    assert shown["state"]["character"]["extra"]["gold"] == "10"
-    assert shown["state"]["stats"]["luck"] == 7
-    assert '"gold": "10"' in run(settings, "conflicts", "show", str(of_two["id"]))
+    assert shown["state"]["core"]["gold"] == "1"
+    assert json.loads(shown["state"]["core"]["stats"])["luck"] == 7
+    assert '"gold": "1"' in run(settings, "conflicts", "show", str(of_two["id"]))
     assert "there is no conflict 99999" in run(settings, "conflicts", "show", "99999", status=1)
     run(settings, "conflicts", "show", "0", status=2)
     run(settings, "conflicts", "list", "--limit", "0", status=2)
@@ -116,11 +112,15 @@ def test_inspect_of_a_row_that_holds_what_python_cannot(
     assert found["redis"]["bio"] == FULL["bio"]
 
 
-def test_a_core_made_without_a_restore_is_a_conflict_and_erases_nothing(
+def test_a_core_made_without_a_restore_erases_nothing(
     settings: Settings, hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator
 ) -> None:
-    lose(hot, raw, orchestrator, 1, gold="1")
-    assert run_json(settings, "drain")["outcomes"] == {"conflict": 1}
+    hot.create(1, **FULL, gold="10")
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+    raw.delete(hot.keys.core(1))
+    raw.hset(hot.keys.core(1), "gold", "1")
+    raw.sadd(hot.keys.dirty, 1)
+    assert run_json(settings, "drain")["outcomes"] == {"saved": 1}
     found = run_json(settings, "inspect", "1")
     for side in ("redis", "postgresql"):
         core = found[side]
