@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 from statesync.errors import SettingsError
 
-__all__ = ["PREFIX", "Settings", "mask_or_hide", "mask_url"]
+__all__ = ["PREFIX", "Settings", "mask_or_hide", "mask_url", "without_secrets"]
 
 PREFIX = "STATESYNC_"
 
@@ -61,6 +61,16 @@ def _mask_one(url: str) -> str:
     )
     tail = f"?{query}" if query else ""
     return f"{parts.scheme}://{netloc}{parts.path}{tail}"
+
+
+def without_secrets(text: str, url: str) -> str:
+    """Return ``text`` with ``***`` for each secret of ``url`` that it holds."""
+    secrets = re.findall(r"://[^:@]*:(.*)@|://([^:@]+)@", url)
+    secrets += [(v, "") for k, v in parse_qsl(urlsplit(url).query) if _SECRET.search(k)]
+    for secret in sorted({part for pair in secrets for part in pair if part}, key=len)[::-1]:
+        for spelling in (secret, unquote(secret), quote(secret)):
+            text = text.replace(spelling, "***")
+    return text
 
 
 def _redis_url(text: str) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "progress_console",
     "say",
     "table",
+    "tell_unknown_types",
 ]
 
 # Output to a file or a pipe is not folded at the width of a terminal.
@@ -110,6 +111,15 @@ def counts_of(outcomes: Mapping[Outcome, int]) -> str:
     """Return counts by outcome in words."""
     counts = sorted(outcomes.items())
     return ", ".join(f"{number} {outcome}" for outcome, number in counts) or "nothing to do"
+
+
+def tell_unknown_types(counts: Mapping[str, int]) -> str:
+    """Return which session types, not registered here, unsaved characters wait for."""
+    listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+    return (
+        f"Unsaved characters are in sessions of types that are not registered here: {listed}. "
+        "Only a worker that knows these saves them."
+    )
 
 
 def progress_bar() -> Progress:

@@ -11,23 +11,22 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib.metadata import version as version_of
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import click
 from rich.text import Text
 
+from statesync.cli.broker import check_broker, check_results, problem_of, server_name
 from statesync.cli.checks import COLOURS, Check, CheckStatus, checked
 from statesync.cli.common import as_json, connected, console, print_json, table
 from statesync.cli.losses import check_losses
 from statesync.durable import database
 from statesync.durable import migrate as migrations
 from statesync.durable.rights import missing_grants
-from statesync.errors import BrokerUnavailable, DatabaseForbidden, ServerUnavailable
-from statesync.hot.commands.operators import Examined
+from statesync.errors import DatabaseForbidden, ServerUnavailable, SettingsError
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.settings import Settings
+from statesync.lifecycle.unknown_types import count_unknown_types
+from statesync.settings import PREFIX, Settings
 from statesync.state.session_types import names
 from statesync.worker.names import SESSION_TYPES, QueueName
 
@@ -39,14 +38,10 @@ _SAMPLE_PAGES = 50
 """How many pages of keys are read to find them."""
 _DEAD_INTERVALS = 3
 """After so many intervals without a sweep the schedule counts as dead."""
-_RETRY_SECONDS = 60
-"""The longest wait of a task for its next try."""
 _INSPECT_SECONDS = 2
 _INSPECT_ATTEMPTS = 3
 """How often workers are asked: those of a busy machine may answer late."""
 _FLOWER_SECONDS = 3
-_KOMBU_VISIBILITY_SECONDS = 3600
-"""What the broker's transport uses if nothing is set."""
 _SKEW_SECONDS = 2.0
 _OLDEST_REDIS = (6, 2)
 _OLDEST_POSTGRESQL = 12
@@ -100,11 +95,9 @@ def _sample(hot: HotStore) -> tuple[list[int], bool]:
 
 
 def _version_of_redis(info: dict[str, str]) -> Check:
-    name = "Valkey" if "valkey_version" in info else "Redis"
-    version = info.get("valkey_version", info["redis_version"])
     is_old = tuple(map(int, info["redis_version"].split(".")[:2])) < _OLDEST_REDIS
     advice = "Redis 6.2 or newer is needed" if is_old else ""
-    return checked("redis", f"{name} {version}", fail=advice)
+    return checked("redis", server_name(info), fail=advice)
 
 
 def _persistence(info: dict[str, str]) -> Check:
@@ -168,44 +161,7 @@ def _skew(ask: Callable[[], float]) -> float:
     return server_time - after if server_time > after else min(0.0, server_time - before)
 
 
-def _broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
-    from statesync.worker.app import app
-
-    with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
-        channel: Any = connection.default_channel
-        transport = connection.transport.driver_type
-        if transport != "redis":
-            yield checked("broker", transport)
-            return
-        info = channel.client.info()
-        db = channel.client.connection_pool.connection_kwargs.get("db") or 0
-    yield checked("broker", f"database {db} of {info['redis_version']}")
-    is_shared = _is_ours(orchestrator.hot.examine([]), settings, info["run_id"], int(db))
-    advice = "set STATESYNC_BROKER_URL to another one: emptying the broker deletes the game"
-    yield checked(
-        "databases",
-        "broker and state share one" if is_shared else "broker and state are apart",
-        fail=advice if is_shared else "",
-    )
-    timeout = app.conf.broker_transport_options.get("visibility_timeout", _KOMBU_VISIBILITY_SECONDS)
-    least = settings.lease_seconds + _RETRY_SECONDS
-    yield checked(
-        "visibility timeout",
-        f"{timeout} s, for a lease of {settings.lease_seconds} s",
-        fail="" if timeout >= least else f"set it to {least} s at least: tasks run twice at once",
-    )
-
-
-def _is_ours(examined: Examined, settings: Settings, run_id: str, db: int) -> bool:
-    """Return whether our state is in database ``db`` of the server with this ``run_id``."""
-    parts = urlsplit(settings.redis_url)
-    given = parse_qs(parts.query).get("db", [""])[0]
-    if not given and parts.scheme != "unix":
-        given = parts.path.strip("/")
-    return examined.info["run_id"] == run_id and int(given or 0) == db
-
-
-def _workers(__: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
+def _workers(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
     from statesync.worker.app import app
 
     queues = [
@@ -225,10 +181,10 @@ def _workers(__: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
             fail="" if is_served else f"start `celery -A statesync worker -Q {queue}`",
         )
     if workers:
-        yield _session_types()
+        yield _session_types(orchestrator.hot)
 
 
-def _session_types() -> Check:
+def _session_types(hot: HotStore) -> Check:
     """Return whether all workers know the session types that this process knows."""
     from statesync.worker.app import app
 
@@ -243,10 +199,17 @@ def _session_types() -> Check:
             unlike.append(f"{worker} does not know {', '.join(sorted(lacks))}")
         if more := set(types) - own:
             unlike.append(f"{worker} knows {', '.join(sorted(more))}, which is not installed here")
+    known_anywhere = {name for types in known.values() if isinstance(types, list) for name in types}
+    lost = {name: n for name, n in count_unknown_types(hot).items() if name not in known_anywhere}
+    if lost:
+        waiting = ", ".join(f"{name} ({count})" for name, count in sorted(lost.items()))
+        unlike.append(f"no worker knows {waiting}, which unsaved characters wait for")
     return checked(
         "session types",
         "; ".join(unlike) or f"{', '.join(sorted(own))}: known by {len(known)} workers",
         warn="install the same session types everywhere, and restart what is older" * bool(unlike),
+        fail="start a worker that knows them: until then these characters are not saved"
+        * bool(lost),
     )
 
 
@@ -303,12 +266,21 @@ _ASK: dict[str, Ask] = {
     "postgresql": _postgresql,
     "losses": check_losses,
     "clocks": _clocks,
-    "broker": _broker,
+    "broker": check_broker,
+    "results": check_results,
     "workers": _workers,
     "beat": _beat,
     "flower": _flower,
     "versions": _versions,
 }
+
+
+_CELERY = {
+    "broker": ("the broker", "broker_url"),
+    "workers": ("the broker", "broker_url"),
+    "results": ("the results", "result_url"),
+}
+"""What Celery connects to: its name, and the setting with its URL."""
 
 
 def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings) -> list[Check]:
@@ -318,15 +290,19 @@ def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings)
         for check in _ASK[name](orchestrator, settings):
             found.append(check)  # noqa: PERF402
     except DatabaseForbidden as error:
-        found.append(checked(name, str(error), fail="give its user the right"))
+        advice = "give its user the login or the right, or mend STATESYNC_DATABASE_URL"
+        found.append(checked(name, str(error), fail=advice))
     except ServerUnavailable as error:
         found.append(checked(name, str(error), fail="start it, or mend its URL"))
+    except SettingsError as error:
+        found.append(checked(name, str(error), fail="mend the setting"))
     except Exception as error:
-        if name not in ("broker", "workers"):
+        if name not in _CELERY:
             raise
-        # The error's own text may have the URL with its password.
-        away = BrokerUnavailable(f"the broker: {type(error).__name__}")
-        found.append(checked(name, str(away), fail="start it, or mend STATESYNC_BROKER_URL"))
+        what, url = _CELERY[name]
+        away = problem_of(error, what, getattr(settings, url))
+        advice = f"start it, or mend {PREFIX}{url.upper()}"
+        found.append(checked(name, away, fail=advice))
     return found
 
 

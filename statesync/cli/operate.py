@@ -18,12 +18,14 @@ from statesync.cli.common import (
     print_json,
     progress_bar,
     say,
+    tell_unknown_types,
 )
 from statesync.durable import migrate as migrations
 from statesync.hot.commands.operators import Status
 from statesync.lifecycle.orchestrator import GameStateOrchestrator, RestoreReport
 from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import drain as drain_all
+from statesync.lifecycle.unknown_types import count_unknown_types
 from statesync.state.outcomes import DeletionOutcome, RestoreOutcome, SessionOutcome
 
 __all__ = ["delete", "drain", "migrate", "restore", "scrub"]
@@ -119,21 +121,27 @@ def _restore_active(
     task = bar.add_task("restoring", total=orchestrator.count_active(hours))
     outcomes: Counter[RestoreOutcome] = Counter()
     sessions: Counter[SessionOutcome] = Counter()
+    failed: list[RestoreReport] = []
     fallbacks = 0
     for page in orchestrator.active(hours):
         reports = orchestrator.restore_many(page)
         outcomes.update(report.outcome for report in reports)
         sessions.update(outcome for r in reports for outcome in r.sessions.values())
         fallbacks += sum(report.fallback_from is not None for report in reports)
+        failed += [report for report in reports if report.outcome == RestoreOutcome.FAILED]
         bar.advance(task, len(page))
     if as_json:
-        print_json({"outcomes": outcomes, "sessions": sessions, "fallbacks": fallbacks})
+        named = [{"char_id": report.char_id, "error": report.error} for report in failed]
+        counts = {"outcomes": outcomes, "sessions": sessions, "fallbacks": fallbacks}
+        print_json(counts | {"failed": named})
     else:
         console.print(f"Characters: {counts_of(outcomes)}.")
         console.print(f"Their sessions: {counts_of(sessions)}.")
         if fallbacks:
             console.print(f"{fallbacks} went to the fallback state: their session has ended.")
-    if outcomes[RestoreOutcome.FAILED]:
+        for report in failed[:_LISTED]:
+            say(f"{report.char_id}: failed ({report.error})")
+    if failed:
         sys.exit(1)
 
 
@@ -163,8 +171,9 @@ def drain(timeout: float, as_json: bool) -> None:
             bar.update(task, total=most, completed=most - left)
 
         report = drain_all(orchestrator, settings, timeout, show)
+        unknown = {} if report.complete else count_unknown_types(orchestrator.hot)
     if as_json:
-        print_json(asdict(report) | {"done": report.complete})
+        print_json(asdict(report) | {"unknown_types": unknown, "done": report.complete})
     else:
         console.print(f"Saved: {counts_of(report.outcomes)}.")
         if not report.complete:
@@ -172,6 +181,8 @@ def drain(timeout: float, as_json: bool) -> None:
                 f"Left: {report.dirty} dirty, {report.claimed} claimed by workers. They are safe "
                 "in Redis; run it again, or with a longer --timeout."
             )
+        if unknown:
+            say(tell_unknown_types(unknown))
         if report.quarantined:
             console.print(f"In quarantine: {report.quarantined}; see `statesync quarantine list`.")
     if not report.complete:

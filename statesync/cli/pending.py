@@ -6,6 +6,7 @@ import click
 
 from statesync.cli.common import CharId, as_json, connected, console, print_json, table
 from statesync.hot.commands.operators import Pending
+from statesync.lifecycle.unknown_types import unknown_sessions_of
 
 __all__ = ["pending"]
 
@@ -34,13 +35,20 @@ def pending(char_id: int | None, limit: int, as_json: bool) -> None:
     """
     with connected() as (orchestrator, _):
         unsaved = orchestrator.hot.pending(char_id, limit=limit)
+        found = unknown_sessions_of(orchestrator.hot, [item.name for item in unsaved.characters])
+    unknown = {name: [ref.session_type for ref in refs] for name, refs in found.items()}
     if as_json:
-        characters = [item._asdict() for item in unsaved.characters]
+        characters = [
+            item._asdict() | {"unknown_types": unknown.get(item.name, [])}
+            for item in unsaved.characters
+        ]
         print_json(unsaved._asdict() | {"characters": characters})
         return
-    listed = table("character", "unsaved for", "marks")
+    listed = table("character", "unsaved for", "marks", "waits for a worker that knows")
     for item in unsaved.characters:
-        listed.add_row(item.name, _age(item), ", ".join(item.marks))
+        listed.add_row(
+            item.name, _age(item), ", ".join(item.marks), ", ".join(unknown.get(item.name, []))
+        )
     if unsaved.characters:
         console.print(listed)
     elif char_id is not None:

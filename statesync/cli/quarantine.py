@@ -57,7 +57,13 @@ def list_(as_json: bool) -> None:
         return
     listed = table("character", "field", "error", "attempts", "since")
     for entry in entries:
-        words = (entry.name, entry.field or "-", entry.error, str(entry.attempts), _since(entry))
+        words = (
+            entry.name,
+            entry.field or "-",
+            entry.error,
+            str(entry.attempts),
+            _time(entry.first_at),
+        )
         listed.add_row(*words)
     console.print(listed if entries else "Nothing is in quarantine.")
 
@@ -79,7 +85,7 @@ def show(name: str, as_json: bool) -> None:
     elif as_json:
         print_json(entry._asdict())
     else:
-        for key, value in (entry._asdict() | {"first_at": _since(entry)}).items():
+        for key, value in _shown(entry).items():
             say(f"{key}: {value}")
 
 
@@ -127,15 +133,22 @@ def retry(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
 def discard(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """Forget entries. The data in Redis is not touched, and the next change is saved as usual.
 
+    A name that begins with - comes after --.
+
     \b
-    Example:
+    Examples:
       statesync quarantine discard 42
+      statesync quarantine discard -- -5
     """
     _check_use(names, everything=everything)
     with connected() as (orchestrator, _):
         hot = orchestrator.hot
         handled, absent = _each(hot, names, hot.discard_quarantined)
-    _report("discarded", handled, absent, as_json=as_json)
+        unsaved = [name for name in handled if _is_left_unmarked(hot, name)]
+    if not as_json:
+        for name in unsaved:
+            complain(f"{name} is live, and may be unsaved: its next change or a scrub marks it")
+    _report("discarded", handled, absent, as_json=as_json, unsaved=unsaved)
 
 
 def _entries(hot: HotStore) -> Iterator[QuarantineEntry]:
@@ -145,6 +158,16 @@ def _entries(hot: HotStore) -> Iterator[QuarantineEntry]:
         yield from entries
         if cursor == 0:
             return
+
+
+def _is_left_unmarked(hot: HotStore, name: str) -> bool:
+    """Return whether a character is live and nothing is about to save it."""
+    try:
+        char_id = parse_char_id(name)
+    except InvalidCharId:
+        return False
+    sync_state = hot.sync_state(char_id)
+    return hot.peek(char_id) is not None and not (sync_state.dirty or sync_state.token)
 
 
 def _check_use(names: tuple[str, ...], *, everything: bool) -> None:
@@ -166,9 +189,11 @@ def _each(
     return handled, absent
 
 
-def _report(action: str, handled: list[str], absent: list[str], *, as_json: bool) -> None:
+def _report(
+    action: str, handled: list[str], absent: list[str], *, as_json: bool, **more: list[str]
+) -> None:
     if as_json:
-        print_json({"done": handled, "absent": absent})
+        print_json({"done": handled, **more, "absent": absent})
     elif handled:
         say(f"{action}: {', '.join(handled)}")
     if absent:
@@ -181,5 +206,10 @@ def _fail_absent(names: list[str]) -> NoReturn:
     sys.exit(1)
 
 
-def _since(entry: QuarantineEntry) -> str:
-    return datetime.fromtimestamp(entry.first_at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+def _shown(entry: QuarantineEntry) -> dict[str, object]:
+    times = {"first_at": _time(entry.first_at), "last_at": _time(entry.last_at)}
+    return entry._asdict() | {"field": entry.field or "-"} | times
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -15,7 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from statesync import durable
-from statesync.cli.common import CharId, as_json, connected, console, print_json, say, table
+from statesync.cli.broker import problem_of
+from statesync.cli.common import (
+    CharId,
+    as_json,
+    connected,
+    console,
+    print_json,
+    say,
+    table,
+    tell_unknown_types,
+)
 from statesync.cli.losses import costs_of, describe_loss
 from statesync.durable import database
 from statesync.durable import migrate as migrations
@@ -28,9 +38,11 @@ from statesync.errors import (
 from statesync.hot.commands.operators import Status, SyncState
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.servers import last_loss
+from statesync.lifecycle.unknown_types import count_unknown_types, unknown_sessions_of
 from statesync.settings import Settings
 from statesync.state.characters import Character
 from statesync.state.fields import dump_json, printable
+from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
 from statesync.worker.names import QueueName
 
@@ -80,12 +92,14 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
     report: dict[str, Any] = {
         **dict.fromkeys(Status._fields),
         "counters": {},
+        "unknown_types": {},
         "queues": {},
         "revision": None,
         "last_loss": None,
     }
     try:
         report |= orchestrator.hot.status()._asdict()
+        report["unknown_types"] = count_unknown_types(orchestrator.hot)
         if report["recovering"]:
             problems.append(str(DatabaseWentBack()))
     except ServerUnavailable as error:
@@ -101,7 +115,7 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
     try:
         report["queues"] = dict(_queues(settings))
     except Exception as error:  # each transport of a broker has its own
-        problems.append(f"the broker: {type(error).__name__}")
+        problems.append(problem_of(error, "the broker", settings.broker_url))
     return report | {"problems": problems}
 
 
@@ -142,6 +156,8 @@ def _status_table(report: dict[str, Any]) -> Group:
         parts += [Text(printable(told)), ""]
     for part in (state, queues, counters):
         parts += [part, ""] if part.row_count else []
+    if report["unknown_types"]:
+        parts.append(Text(printable(tell_unknown_types(report["unknown_types"]))))
     for problem in report["problems"]:
         parts.append(Text.assemble(("problem:", "red"), f" {printable(problem)}"))
     return Group(*parts)
@@ -186,6 +202,10 @@ class _Inspected:
     postgresql: _Side
     postgresql_error: Exception | None
     sync_state: SyncState
+    deleted_at: str | None = None
+    """When its row was deleted, if it is."""
+    unknown_sessions: list[SessionRef] = field(default_factory=list)
+    """Live ones, of types that are not registered here."""
 
 
 @click.command()
@@ -226,7 +246,13 @@ def _inspect(orchestrator: GameStateOrchestrator, char_id: int) -> _Inspected:
         _read_postgresql(orchestrator, char_id, postgresql)
     except (CorruptState, database.Rejected) as error:
         postgresql_error = error
-    return _Inspected(char_id, redis, redis_error, postgresql, postgresql_error, sync_state)
+    deleted_at = None
+    if postgresql.character is None and postgresql_error is None:
+        with database.transaction(orchestrator.engine) as connection:
+            deleted_at = durable.characters.deleted_at(connection, char_id)
+    unknown = unknown_sessions_of(hot, [str(char_id)]).get(str(char_id), [])
+    errors = (redis_error, postgresql, postgresql_error)
+    return _Inspected(char_id, redis, *errors, sync_state, deleted_at, unknown)
 
 
 def _read_postgresql(orchestrator: GameStateOrchestrator, char_id: int, side: _Side) -> None:
@@ -256,6 +282,8 @@ def _inspected_json(found: _Inspected) -> dict[str, Any]:
             }
             for session_type in sorted({*redis.sessions, *postgresql.sessions})
         },
+        "deleted_at": found.deleted_at,
+        "unknown_sessions": [ref.label for ref in found.unknown_sessions],
         "marks": sync_state._asdict() | {"quarantine": quarantine},
     }
 
@@ -282,13 +310,20 @@ def _print_inspected(found: _Inspected) -> None:
     for name in dict.fromkeys([*redis, *postgresql]):
         values = redis.get(name, "-"), postgresql.get(name, "-")
         compared.add_row(name, *values, "" if values[0] == values[1] else "differs")
-    absent = f"Character {found.char_id} is on neither side."
-    console.print(compared if redis or postgresql else absent)
+    if redis or postgresql:
+        console.print(compared)
+    elif found.deleted_at:
+        console.print(f"Character {found.char_id} was deleted at {found.deleted_at}.")
+    elif not (found.redis_error or found.postgresql_error):
+        console.print(f"Character {found.char_id} is on neither side.")
+    for ref in found.unknown_sessions:
+        say(f"It is in {ref.label}, whose type is not registered here.")
     sync_state = found.sync_state
     claim = f"claimed until {sync_state.token} µs" if sync_state.token else "not claimed"
     console.print(f"Marks: {'dirty' if sync_state.dirty else 'not dirty'}, {claim}.")
     if sync_state.quarantine:
-        say(f"Quarantined: {sync_state.quarantine.field}: {sync_state.quarantine.error}")
+        field_name, error = sync_state.quarantine.field, sync_state.quarantine.error
+        say(f"Quarantined: {field_name}: {error}" if field_name else f"Quarantined: {error}")
 
 
 def _text(value: object) -> str:

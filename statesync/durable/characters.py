@@ -9,8 +9,10 @@ from sqlalchemy import (
     Connection,
     FromClause,
     Select,
+    Text,
     Tuple,
     bindparam,
+    cast,
     func,
     select,
     tuple_,
@@ -333,6 +335,12 @@ def versions(connection: Connection, char_ids: Iterable[int]) -> dict[int, int]:
         characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None)
     )
     return {row.id: row.version for row in connection.execute(query, {"ids": list(char_ids)})}
+
+
+def deleted_at(connection: Connection, char_id: int) -> str | None:
+    """Return when a character was deleted, as PostgreSQL writes it; None if it is not."""
+    query = select(cast(characters.c.deleted_at, Text)).where(characters.c.id == char_id)
+    return connection.execute(query).scalar()
 
 
 def _write_stats(connection: Connection, written: Sequence[Character]) -> None:

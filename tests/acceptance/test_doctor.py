@@ -168,6 +168,7 @@ def test_every_server_that_is_away_is_a_check_that_failed(unreachable: Settings)
         unreachable,
         redis_url="redis://:hunter2@127.0.0.1:1/0",
         broker_url="redis://:hunter2@127.0.0.1:1/1",
+        result_url="redis://:hunter2@127.0.0.1:1/2",
     )
     found = examine(nowhere, status=1)
     assert {n for n, s in statuses(found).items() if s == "fail"} == {
@@ -175,6 +176,7 @@ def test_every_server_that_is_away_is_a_check_that_failed(unreachable: Settings)
         "postgresql",
         "clocks",
         "broker",
+        "results",
         "workers",
         "beat",
     }

@@ -1,0 +1,92 @@
+"""Owns what the doctor and the status say of the broker and of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from statesync.cli.checks import Check, checked
+from statesync.errors import StatesyncError
+from statesync.hot.commands.operators import Examined
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.settings import Settings, without_secrets
+
+__all__ = ["check_broker", "check_results", "problem_of", "server_name"]
+
+_RETRY_SECONDS = 60
+"""The longest wait of a task for its next try."""
+_KOMBU_VISIBILITY_SECONDS = 3600
+"""What the broker's transport uses if nothing is set."""
+
+
+def problem_of(error: Exception, what: str, url: str) -> str:
+    """Return what is wrong with the broker or the results: each transport has errors of its own.
+
+    Their texts may have the URL with its password, which is hidden.
+    """
+    if isinstance(error, StatesyncError):
+        return str(error)
+    lines = str(error).strip().split("\n")
+    text = f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
+    return f"{what}: {without_secrets(text, url)}"
+
+
+def server_name(info: dict[str, str]) -> str:
+    """Return the name and the version that a server has, by its INFO."""
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}"
+
+
+def check_broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
+    """Check that the broker answers, is apart from the state, and waits as long as a task takes."""
+    from statesync.worker.app import app
+
+    with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
+        channel: Any = connection.default_channel
+        transport = connection.transport.driver_type
+        if transport != "redis":
+            yield checked("broker", transport)
+            return
+        info = channel.client.info()
+        db = channel.client.connection_pool.connection_kwargs.get("db") or 0
+    yield checked("broker", f"database {db} of {server_name(info)}")
+    is_shared = _is_ours(orchestrator.hot.examine([]), settings, info["run_id"], int(db))
+    advice = "set STATESYNC_BROKER_URL to another one: emptying the broker deletes the game"
+    yield checked(
+        "databases",
+        "broker and state share one" if is_shared else "broker and state are apart",
+        fail=advice if is_shared else "",
+    )
+    timeout = app.conf.broker_transport_options.get("visibility_timeout", _KOMBU_VISIBILITY_SECONDS)
+    least = settings.lease_seconds + _RETRY_SECONDS
+    yield checked(
+        "visibility timeout",
+        f"{timeout} s, for a lease of {settings.lease_seconds} s",
+        fail="" if timeout >= least else f"set it to {least} s at least: tasks run twice at once",
+    )
+
+
+def _is_ours(examined: Examined, settings: Settings, run_id: str, db: int) -> bool:
+    """Return whether our state is in database ``db`` of the server with this ``run_id``."""
+    parts = urlsplit(settings.redis_url)
+    given = parse_qs(parts.query).get("db", [""])[0]
+    if not given and parts.scheme != "unix":
+        given = parts.path.strip("/")
+    return examined.info["run_id"] == run_id and int(given or 0) == db
+
+
+def check_results(_: GameStateOrchestrator, __: Settings) -> Iterator[Check]:
+    """Check that the results' server answers, if it is a Redis; others are only named."""
+    from celery.backends.redis import RedisBackend
+
+    from statesync.worker.app import app
+
+    backend = app.backend
+    if not isinstance(backend, RedisBackend):
+        yield checked("results", type(backend).__name__)
+        return
+    info = backend.client.info()
+    db = backend.client.connection_pool.connection_kwargs.get("db") or 0
+    yield checked("results", f"database {db} of {server_name(info)}")
