@@ -222,7 +222,7 @@ class SessionNotLoaded(_OfSession):
 class SessionExists(_OfSession):
     """A session has this id already."""
 
-    _message = "{session} is there already"
+    _message = "{session} is in Redis already; open one under another id"
 
 
 class SessionClosed(_OfSession):
