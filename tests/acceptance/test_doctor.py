@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
@@ -73,6 +74,12 @@ class TestAllWell:
         unlike = self.where_another_type_is_known(game.settings)
         assert unlike["status"] == "warn"
         assert "does not know dungeon" in unlike["found"]
+        raid = str(uuid4())
+        configured.hset(hot.keys.session("raid", raid), "participants", "[2]")
+        hot.create(2, state="exploration", raid_session_id=raid)
+        unsaved = examine(game.settings, "workers", status=1)["session types"]
+        assert unsaved["status"] == "fail"
+        assert "no worker knows raid (1)" in unsaved["found"]
         beat.kill()
         wait_until(lambda: (hot.examine([]).heartbeat_ms or 0) > 3000)
         assert "beat" in examine(game.settings, "beat", status=1)["beat"]["do"]
