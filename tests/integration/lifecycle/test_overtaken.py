@@ -175,3 +175,5 @@ def test_shorter_log_is_compared_from_its_beginning(
     states = rows(engine, "SELECT state->'log' FROM state_conflicts ORDER BY id")
     lost = [(one["seq"], one["entry"]) for (entries,) in states for one in entries]
     assert sorted(lost) == [(1, "b"), (2, "c"), (3, "d")]
+    owners = rows(engine, "SELECT DISTINCT character_id, version FROM state_conflicts")
+    assert owners == rows(engine, "SELECT 1, version FROM sessions"), "whose it was, and when"

@@ -37,6 +37,24 @@ def fight(hot: HotStore, full_core: FullCore) -> UUID:
     return hot.open_session("combat", [1, 2], {"monsters": [], "turn_order": []}, state="combat")
 
 
+def test_each_fight_has_a_log_of_its_own(
+    fight: UUID,
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    engine: Engine,
+    full_core: FullCore,
+) -> None:
+    hot.create(3, **full_core(3))
+    other = hot.open_session("combat", [3], {})
+    hot.update_session("combat", fight, log=["a", "b"])
+    orchestrator.backup_full_state(1)
+    hot.update_session("combat", other, log=["x", "y", "z"])
+    orchestrator.backup_full_state(3)
+    query = "SELECT entry FROM combat_log WHERE session_id = :id ORDER BY seq"
+    assert rows(engine, query, id=other) == [("x",), ("y",), ("z",)]
+    assert rows(engine, query, id=fight) == [("a",), ("b",)]
+
+
 def test_log_of_a_bare_writer_grows_by_its_tail_alone(
     fight: UUID, orchestrator: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys
 ) -> None:

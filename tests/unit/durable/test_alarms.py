@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
+from statesync.durable import alarms
 from statesync.durable.alarms import Alarm
 
 FORK = """
@@ -28,6 +31,10 @@ os._exit(not heard)
 def test_earlier_alarm_does_not_wait_for_a_later_one() -> None:
     late, early = Alarm(lambda: None), threading.Event()
     late.start(3600)
+    given_up = time.monotonic() + 30
+    while alarms._alarms._wakes_at == math.inf:  # until the thread sleeps
+        assert time.monotonic() < given_up
+        time.sleep(0.001)
     Alarm(early.set).start(0.01)
     assert early.wait(30)
     late.stop()
