@@ -118,9 +118,10 @@ class Bank(World):
 
     def is_settled(self) -> bool:
         """Whether no loss is being settled."""
-        with redis.Redis.from_url(self.direct.redis_url) as client:
-            flags = client.hmget("statesync:servers", "settling", "recovering")
-            return flags == [None, None] and not client.exists("statesync:dropped")
+        status = self.hot.status()
+        if status.comparing or status.settling or status.recovering:
+            return False
+        return not self.hot.list_dropped()
 
     # What must hold
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ from tests.acceptance.rewind import REDIS_WAYS, CutTail, LoadSnapshot, Moment
 from tests.acceptance.test_cli import run_json
 from tests.acceptance.test_contract import bare_write, rows, waiting_for_a_lock
 from tests.databases import Databases
-
-not_yet = pytest.mark.xfail(strict=True, reason="numbers alone do not tell two histories apart")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,6 @@ def test_every_way_back_loses_what_came_after_and_nothing_else(
     assert (raw.exists("kept"), raw.exists("lost")) == (1, 0)
 
 
-@not_yet
 @pytest.mark.parametrize("way", REDIS_WAYS)
 def test_what_was_promised_stays(play: Play, embedded: Servers, way: type[Moment]) -> None:
     play.save(1, gold=10)
@@ -57,7 +55,6 @@ def test_what_was_promised_stays(play: Play, embedded: Servers, way: type[Moment
     assert play.store.is_durable(1, receipt) is True
 
 
-@not_yet
 def test_a_trade_that_it_forgets_stays_whole(play: Play, embedded: Servers) -> None:
     play.save(1, gold=100)
     play.save(2, gold=0)
@@ -71,7 +68,6 @@ def test_a_trade_that_it_forgets_stays_whole(play: Play, embedded: Servers) -> N
     assert play.is_recorded("xp", 5)
 
 
-@not_yet
 def test_an_item_that_was_given_away_is_in_one_bag(play: Play, embedded: Servers) -> None:
     mine, yours = play.open_bags()
     before = CutTail(embedded)
@@ -85,7 +81,6 @@ def test_an_item_that_was_given_away_is_in_one_bag(play: Play, embedded: Servers
     assert play.is_recorded("xp", 5)
 
 
-@not_yet
 def test_a_fight_that_was_left_stays_left(play: Play, embedded: Servers) -> None:
     play.save(1)
     play.save(2)
@@ -101,7 +96,6 @@ def test_a_fight_that_was_left_stays_left(play: Play, embedded: Servers) -> None
     assert play.is_recorded("xp", 5)
 
 
-@not_yet
 def test_a_log_is_of_one_history(play: Play, embedded: Servers) -> None:
     play.save(1)
     fight = play.store.open_session("combat", [1], {}, durable=True)
@@ -114,7 +108,7 @@ def test_a_log_is_of_one_history(play: Play, embedded: Servers) -> None:
     assert play.store.read_log("combat", fight) == ["a", "b"]
     assert rows(play.engine, "SELECT entry FROM combat_log ORDER BY seq") == [("a",), ("b",)]
     [log] = [
-        state["log"]
+        [json.loads(entry) for entry in state["log"]]
         for (state,) in rows(play.engine, "SELECT state FROM state_conflicts")
         if state.get("log")
     ]
@@ -122,7 +116,6 @@ def test_a_log_is_of_one_history(play: Play, embedded: Servers) -> None:
     assert play.is_recorded("turn", "z")
 
 
-@not_yet
 def test_a_deleted_character_stays_deleted(play: Play, embedded: Servers) -> None:
     play.save(1, gold=100)
     play.save(2, gold=0)
@@ -138,7 +131,7 @@ def test_a_deleted_character_stays_deleted(play: Play, embedded: Servers) -> Non
         play.service.login(1)
 
 
-@not_yet
+@pytest.mark.xfail(strict=True, reason="one loss is counted twice")
 def test_a_clean_core_is_found_and_reported(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     before = CutTail(embedded)
@@ -151,7 +144,6 @@ def test_a_clean_core_is_found_and_reported(play: Play, embedded: Servers) -> No
     assert run_json(play.settings, "status")["last_loss"]["side"] == "redis"
 
 
-@not_yet
 def test_a_bare_write_to_what_it_forgets_is_taken_out(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     play.service.logout(1)
@@ -166,7 +158,6 @@ def test_a_bare_write_to_what_it_forgets_is_taken_out(play: Play, embedded: Serv
     assert play.is_recorded("gold", 11)
 
 
-@not_yet
 def test_a_character_that_it_forgets_is_not_made_again(play: Play, embedded: Servers) -> None:
     before = CutTail(embedded)
     play.save(1, gold=10)
@@ -178,7 +169,7 @@ def test_a_character_that_it_forgets_is_not_made_again(play: Play, embedded: Ser
     assert play.is_recorded("xp", 5)
 
 
-@not_yet
+@pytest.mark.xfail(strict=True, reason="numbers still tell what is durable")
 def test_a_change_that_it_forgets_is_never_called_durable(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     before = CutTail(embedded)
@@ -192,7 +183,6 @@ def test_a_change_that_it_forgets_is_never_called_durable(play: Play, embedded: 
     assert play.row(1) == {"gold": "10", "xp": "5"}
 
 
-@not_yet
 def test_what_cannot_be_recorded_overwrites_nothing(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     before = CutTail(embedded)
@@ -211,7 +201,6 @@ def test_what_cannot_be_recorded_overwrites_nothing(play: Play, embedded: Server
     assert play.is_recorded("xp", 5)
 
 
-@not_yet
 def test_a_second_loss_keeps_what_the_first_one_recorded(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     before = LoadSnapshot(embedded)
@@ -226,7 +215,6 @@ def test_a_second_loss_keeps_what_the_first_one_recorded(play: Play, embedded: S
     assert play.is_recorded("second", 5)
 
 
-@not_yet
 def test_a_restore_that_sleeps_brings_nothing_old_back(play: Play, tmp_path: Path) -> None:
     play.save(1, gold=10)
     play.service.logout(1)
@@ -243,7 +231,6 @@ def test_a_restore_that_sleeps_brings_nothing_old_back(play: Play, tmp_path: Pat
     assert play.is_recorded("xp", 5)
 
 
-@not_yet
 def test_a_worker_with_a_forgotten_snapshot_overwrites_nothing(
     play: Play, embedded: Servers, tmp_path: Path
 ) -> None:
@@ -259,7 +246,6 @@ def test_a_worker_with_a_forgotten_snapshot_overwrites_nothing(
     assert play.core(1) == play.row(1) == {"gold": "20"}
 
 
-@not_yet
 def test_a_forgotten_snapshot_that_is_saved_is_not_acknowledged(
     play: Play, embedded: Servers
 ) -> None:
@@ -280,7 +266,6 @@ def test_a_forgotten_snapshot_that_is_saved_is_not_acknowledged(
     assert play.is_recorded("xp", 5)
 
 
-@not_yet
 def test_a_logout_of_what_it_has_forgotten_saves_nothing_old(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     before = CutTail(embedded)
@@ -294,7 +279,6 @@ def test_a_logout_of_what_it_has_forgotten_saves_nothing_old(play: Play, embedde
     assert play.core(1) == play.row(1) == {"gold": "20"}
 
 
-@not_yet
 def test_a_fight_that_was_closed_stays_closed(play: Play, embedded: Servers) -> None:
     play.save(1)
     play.save(2)

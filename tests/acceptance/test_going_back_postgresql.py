@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from statesync import Settings
 from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseUnavailable, StatesyncError
 from tests.acceptance.going_back import Play, stopped_at
@@ -15,12 +17,16 @@ from tests.acceptance.test_cli import run_json
 from tests.acceptance.test_contract import rows
 from tests.databases import Databases
 
-not_yet = pytest.mark.xfail(strict=True, reason="numbers alone do not tell two histories apart")
-
 
 @pytest.fixture(scope="module")
 def embedded(own_servers: Servers) -> Servers:
     return own_servers
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """A short lease: a recovery that has died ends with it."""
+    return replace(settings, lease_seconds=2)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +34,6 @@ def databases(own_databases: Databases) -> Databases:
     return own_databases
 
 
-@not_yet
 def test_what_is_live_is_saved_again(play: Play, embedded: Servers) -> None:
     play.save(1, gold=100)
     play.save(2, gold=0)
@@ -56,7 +61,7 @@ def test_a_logout_does_not_discard_the_only_copy(play: Play, embedded: Servers) 
     assert play.core(1) == play.row(1) == {"gold": "20"}
 
 
-@not_yet
+@pytest.mark.xfail(strict=True, reason="a tombstone outlives the recovery")
 def test_nobody_logs_in_until_all_that_is_live_is_saved(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     play.save(2, gold=10)
@@ -76,7 +81,6 @@ def test_nobody_logs_in_until_all_that_is_live_is_saved(play: Play, embedded: Se
     assert play.core(2) == play.row(2) == {"gold": "10"}
 
 
-@not_yet
 def test_a_group_of_which_both_servers_went_back_is_set_aside(
     play: Play, embedded: Servers
 ) -> None:
@@ -98,7 +102,7 @@ def test_a_group_of_which_both_servers_went_back_is_set_aside(
     assert (play.row(1), play.row(2)) == ({"gold": "10"}, {"gold": "20"})
 
 
-@not_yet
+@pytest.mark.xfail(strict=True, reason="a session alone does not tell that PostgreSQL went back")
 def test_an_item_that_changed_hands_is_in_one_bag(play: Play, embedded: Servers) -> None:
     mine, yours = play.open_bags()
     before = BackUpPostgres(embedded)
@@ -111,7 +115,6 @@ def test_an_item_that_changed_hands_is_in_one_bag(play: Play, embedded: Servers)
     assert play.hot.list_quarantine() == (0, [])
 
 
-@not_yet
 def test_a_fight_that_was_closed_stays_closed(play: Play, embedded: Servers) -> None:
     play.save(1)
     play.save(2)
@@ -127,7 +130,6 @@ def test_a_fight_that_was_closed_stays_closed(play: Play, embedded: Servers) -> 
     assert play.service.login(1).sessions == {}
 
 
-@not_yet
 def test_a_recovery_that_dies_is_gone_on_with(
     play: Play, embedded: Servers, tmp_path: Path
 ) -> None:
