@@ -169,7 +169,6 @@ def test_a_character_that_it_forgets_is_not_made_again(play: Play, embedded: Ser
     assert play.is_recorded("xp", 5)
 
 
-@pytest.mark.xfail(strict=True, reason="numbers still tell what is durable")
 def test_a_change_that_it_forgets_is_never_called_durable(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     before = CutTail(embedded)

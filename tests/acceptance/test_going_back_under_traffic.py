@@ -13,10 +13,7 @@ import pytest
 
 from tests.acceptance.bank import bank
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.xfail(strict=True, reason="numbers alone do not tell two histories apart"),
-]
+pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 REDIS_GOES_BACK = ("cut_tail", "cut_tail_anywhere", "promote_replica", "load_snapshot")
@@ -36,6 +33,7 @@ def test_redis_goes_back() -> None:
         print(f"seed {SEED}:", trading.check())
 
 
+@pytest.mark.xfail(reason="a session alone does not tell that PostgreSQL went back")
 def test_both_servers_go_back() -> None:
     """All characters stay live, so what PostgreSQL forgets is saved again."""
     chance = random.Random(SEED)
