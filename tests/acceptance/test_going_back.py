@@ -131,7 +131,6 @@ def test_a_deleted_character_stays_deleted(play: Play, embedded: Servers) -> Non
         play.service.login(1)
 
 
-@pytest.mark.xfail(strict=True, reason="one loss is counted twice")
 def test_a_clean_core_is_found_and_reported(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     before = CutTail(embedded)

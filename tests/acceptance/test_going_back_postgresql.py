@@ -61,7 +61,6 @@ def test_a_logout_does_not_discard_the_only_copy(play: Play, embedded: Servers) 
     assert play.core(1) == play.row(1) == {"gold": "20"}
 
 
-@pytest.mark.xfail(strict=True, reason="a tombstone outlives the recovery")
 def test_nobody_logs_in_until_all_that_is_live_is_saved(play: Play, embedded: Servers) -> None:
     play.save(1, gold=10)
     play.save(2, gold=10)
@@ -102,7 +101,6 @@ def test_a_group_of_which_both_servers_went_back_is_set_aside(
     assert (play.row(1), play.row(2)) == ({"gold": "10"}, {"gold": "20"})
 
 
-@pytest.mark.xfail(strict=True, reason="a session alone does not tell that PostgreSQL went back")
 def test_an_item_that_changed_hands_is_in_one_bag(play: Play, embedded: Servers) -> None:
     mine, yours = play.open_bags()
     before = BackUpPostgres(embedded)
