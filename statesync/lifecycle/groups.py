@@ -133,8 +133,8 @@ def _settled(decision: CharacterDecision, group: Group) -> CharacterDecision:
     match decision:
         case Incomplete(row, is_stump=True) if group.is_settling:
             return Unknown(row.version, row.seal)
-        case Incomplete(is_stump=True) if group.is_comparing:
-            return Busy()  # it waits until it is known whether Redis went back
+        case Incomplete(is_stump=True) if group.is_comparing and not group.is_recovering:
+            return Busy()  # it waits until it is known whether Redis went back; a recovery cannot
         case WentBack(row, _) if group.is_recovering:
             return Accepted(new=row is None)
         case WentBack(Unknown() as row, is_certain=False):

@@ -18,6 +18,7 @@ if redis.call('ZSCORE', claimed, char_id) ~= token then return 0 end
 local words = redis.call('HGET', seals, id) or ''
 if not has_word(words, own_seal) then return 0 end
 local is_compared = redis.call('HEXISTS', servers, 'comparing') == 0
+  or redis.call('HEXISTS', servers, 'recovering') == 1 -- which ends with its save, not before
 if is_stump and (not is_compared or has_word(words, 'lost')) then return 0 end
 local version = tonumber(redis.call('HGET', hash, 'version') or '') or 0
 if version < tonumber(row_version) then redis.call('HSET', hash, 'version', row_version) end

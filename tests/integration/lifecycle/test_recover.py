@@ -362,3 +362,17 @@ def test_a_session_that_left_with_its_last_participant_comes_back_as_the_backup_
         connection.exec_driver_sql("UPDATE sessions SET version = version - 1")
     recover.recover(played, lease_us=LEASE_US)
     assert played.restore_full_state(3).sessions == {"combat": "restored"}
+
+
+def test_a_core_without_a_history_in_a_fight_does_not_hold_up_a_recovery(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine, raw: Any
+) -> None:
+    hot = played.hot
+    fight = raw.hget(hot.keys.core(6), "combat_session_id")
+    played.evict(6)
+    raw.hset(hot.keys.core(6), mapping={"gold": "7", "combat_session_id": fight})
+    put_back(engine)
+    sweep(played, settings)
+    assert flags(hot) == (False, False)
+    assert locations(engine)[3] == "harbour"
+    assert hot.get(6).fields["gold"] == "7"
