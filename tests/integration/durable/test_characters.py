@@ -146,7 +146,7 @@ def test_newer_version_is_written(engine: Engine, full_core: FullCore) -> None:
     save(engine, character(full_core(gold="a"), 10))
     for version, gold in ((11, "b"), (40, "c")):
         result = save(engine, character(full_core(gold=gold), version))
-        assert result == {1: Saved(version, changed=True)}
+        assert result == {1: Saved(version, changed=True, seal=version)}
         assert load(engine, 1)[1].fields["gold"] == gold
 
 
