@@ -28,6 +28,7 @@ from statesync.lifecycle.servers import (
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.outcomes import BackupOutcome
+from statesync.state.seals import CREATED
 
 __all__ = ["Lost"]
 
@@ -45,6 +46,15 @@ _BOTH_WENT_BACK = (
     "both servers went back in time: what Redis holds and what PostgreSQL holds are of different "
     "histories, and neither is whole"
 )
+
+
+def _shows_loss(snapshot: Snapshot) -> bool:
+    """Return whether a group shows that Redis went back, and not that an id was made twice."""
+    assert snapshot.result  # noqa: S101
+    characters, sessions = snapshot.result.characters, snapshot.result.sessions
+    unknown = [member for member, result in characters.items() if isinstance(result, Unknown)]
+    made_twice = all(snapshot.group.seals[char_id].has(CREATED) for char_id in unknown)
+    return not made_twice or any(isinstance(result, Unknown) for result in sessions.values())
 
 
 class Lost:
@@ -147,7 +157,7 @@ class Lost:
 
     def _revert(self, snapshots: Sequence[Snapshot], pending: Pending) -> None:
         """Set groups to their rows and report their characters."""
-        if snapshots:
+        if any(_shows_loss(snapshot) for snapshot in snapshots):
             note_redis_went_back(self._hot, self._engine)
         for snapshot, result in revert(self._hot, self._engine, self._planner, snapshots):
             if isinstance(result, LeaseLost):

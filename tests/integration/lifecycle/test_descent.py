@@ -138,3 +138,17 @@ def test_same_content_in_another_history_is_no_conflict(
     assert recorded(engine) == []
     hot.update(1, gold="9")
     assert orchestrator.backup_full_state(1).outcome == "saved"
+
+
+def test_id_that_is_made_twice_is_no_loss_of_redis(
+    orchestrator: GameStateOrchestrator, engine: Engine, full_core: FullCore
+) -> None:
+    hot = orchestrator.hot
+    hot.create(1, **full_core(gold="10"))
+    orchestrator.evict(1)
+    hot.create(1, **full_core(gold="0"))
+    assert orchestrator.backup_full_state(1).outcome == "conflict"
+    assert hot.get(1).fields["gold"] == row(engine)["extra"]["gold"] == "10"
+    assert [core["gold"] for _, core in lost_cores(engine)] == ["0"]
+    status = hot.status()
+    assert (status.settling, status.counters.get("redis_went_back")) == (False, None)
