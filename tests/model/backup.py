@@ -21,10 +21,11 @@ from tests.model.fence import (
     UNKNOWN,
     WENT_BACK,
     WRITTEN,
+    content,
     decide,
     decide_session,
 )
-from tests.model.groups import clear_closed, content, group, is_ours, release, untie, withdrawn
+from tests.model.groups import clear_closed, group, is_ours, release, untie, withdrawn
 from tests.model.state import (
     BARE,
     DELETED,
@@ -235,7 +236,10 @@ def acknowledge(state: State, w: int, wrong: str) -> State:
         ours = ours or wrong == "acknowledge without token"
         new = _durable(old, read, rows[i], worker, ours, wrong) if old.loaded else old
         if i >= state.size:
-            new = new._replace(saved=None)
+            if new.dirty:  # its row is ahead of it: the first character is marked for it
+                anchor = state.redis.members[worker.claims[0][0]]
+                state = put(state, worker.claims[0][0], anchor._replace(dirty=True))
+            new = new._replace(saved=None, dirty=False)
         elif ours:
             dirty = new.dirty and wrong != "unmark after the save"
             new = new._replace(token=0, dirty=dirty, quarantined=False)

@@ -9,12 +9,12 @@ Configuration = tuple[int, int, Budget, dict[str, int]]
 
 FINE: dict[str, Configuration] = {
     "writes": (1, 2, Budget(writes=3, crashes=1, expiries=1, direct=1), {}),
-    "bare writers": (1, 2, Budget(writes=1, bare=2, crashes=1, expiries=1, direct=1), {}),
+    "bare writers": (1, 2, Budget(writes=1, bare=2, crashes=1, expiries=1), {}),
     "login and logout": (1, 2, Budget(writes=1, bare=1, crashes=1, expiries=1, evictions=1), {}),
     "a commit in doubt": (1, 2, Budget(writes=2, crashes=1, expiries=1, doubts=1), {}),
     "trades of two": (2, 2, Budget(trades=2, crashes=1), {}),
     "trades of three": (3, 2, Budget(trades=2, crashes=1), {}),
-    "ties that meet": (4, 1, Budget(trades=3), {"items": 2}),
+    "ties that meet": (4, 1, Budget(trades=2), {"items": 2}),
     "bare writers on who is not loaded": (
         1,
         2,
@@ -59,11 +59,78 @@ FINE: dict[str, Configuration] = {
     "old workers": (1, 2, Budget(writes=2, old=2, crashes=1), {}),
     "old workers and logouts": (1, 2, Budget(writes=1, bare=1, old=2, evictions=1), {}),
     "tombstones end": (1, 2, Budget(writes=2, evictions=1, tombstones=1), {}),
+    "ids that are used, and trades": (
+        2,
+        1,
+        Budget(creations=1, trades=1, redis=1),
+        {"absent": 1},
+    ),
+    "a session": (2, 2, Budget(meetings=1, moves=1, crashes=1, expiries=1), {"sessions": 1}),
+    "a session that ends": (
+        2,
+        1,
+        Budget(meetings=1, moves=1, closings=1, crashes=1),
+        {"sessions": 1},
+    ),
+    "a session, and logouts": (2, 1, Budget(meetings=1, moves=1, evictions=2), {"sessions": 1}),
+    "a session, and Redis back": (2, 1, Budget(meetings=1, moves=1, redis=1), {"sessions": 1}),
+    "a session, and PostgreSQL back": (
+        2,
+        1,
+        Budget(meetings=1, moves=2, postgres=1),
+        {"sessions": 1},
+    ),
 }
+
 SLOW: dict[str, Configuration] = {
     "writes": (1, 3, Budget(writes=3, crashes=2, expiries=2), {}),
     "trades and writes": (2, 2, Budget(trades=2, writes=1, crashes=1, expiries=1), {}),
     "trades and logouts": (2, 2, Budget(trades=2, crashes=1, evictions=1), {}),
+    "Redis back, and a commit in doubt": (1, 2, Budget(writes=2, doubts=1, redis=1), {}),
+    "Redis back, and two slow workers": (1, 2, Budget(writes=2, expiries=1, redis=1), {}),
+    "Redis back, and a crash": (1, 2, Budget(writes=2, crashes=1, direct=1, redis=1), {}),
+    "Redis back, bare writes and logouts": (
+        1,
+        1,
+        Budget(writes=1, bare=1, evictions=1, redis=1),
+        {},
+    ),
+    "Redis back to bare writes": (1, 1, Budget(writes=1, bare=2, redis=1), {"absent": 1}),
+    "Redis back, trades, and a slow worker": (2, 2, Budget(trades=1, expiries=1, redis=1), {}),
+    "Redis back twice": (1, 1, Budget(writes=2, redis=2), {}),
+    "full lists of two": (
+        2,
+        2,
+        Budget(writes=1, trades=1, crashes=2, expiries=1),
+        {"max_seals": 2},
+    ),
+    "both back, and trades": (2, 1, Budget(trades=1, redis=1, postgres=1), {}),
+    "a session that ends": (
+        2,
+        2,
+        Budget(meetings=1, moves=1, closings=1, crashes=1, expiries=1),
+        {"sessions": 1},
+    ),
+    "a session that ends, and Redis back": (
+        2,
+        1,
+        Budget(meetings=1, moves=1, closings=1, redis=1),
+        {"sessions": 1},
+    ),
+    "a session, logouts, and Redis back": (
+        2,
+        1,
+        Budget(meetings=1, moves=1, evictions=1, redis=1),
+        {"sessions": 1},
+    ),
+    "a session, a trade, and Redis back": (
+        3,
+        1,
+        Budget(meetings=1, moves=1, trades=1, redis=1),
+        {"sessions": 1},
+    ),
+    "receipts, and a slow worker": (1, 2, Budget(durable=2, expiries=1, redis=1), {}),
+    "deletion, trades, and Redis back": (2, 1, Budget(deletions=1, trades=1, redis=1), {}),
 }
 
 

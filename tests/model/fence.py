@@ -1,82 +1,75 @@
-"""What a commit may do to one row, under the row's lock."""
+"""What a commit may do to one row, under the row's lock: the fence is the code's own."""
 
 from __future__ import annotations
 
+from statesync.durable.fence import Head, RowHead, Verdict, judge, judge_session
+from statesync.state.seals import Seals
 from tests.model.state import BARE, CREATED, DELETED, LOST, Hash, Row
 
-NEW, SAVED, ACCEPTED, UNCHANGED, GONE = "new", "saved", "accepted", "unchanged", "deleted"
-BEHIND, STUMP, UNKNOWN, WENT_BACK, DEAD = "behind", "stump", "unknown", "went back", "dead"
+ACCEPTED, BEHIND, DEAD, GONE = "accepted", "behind", "dead", "gone"
+NEW, SAVED, STUMP, UNCHANGED = "new", "saved", "stump", "unchanged"
+UNKNOWN, WENT_BACK = "unknown", "went back"
 
 SAVEABLE = {NEW, SAVED, ACCEPTED, UNCHANGED, GONE}
 WRITTEN = {NEW, ACCEPTED}
 
+_NAMES = {
+    Verdict.NEW: NEW,
+    Verdict.NEWER: ACCEPTED,
+    Verdict.REPEATED: SAVED,
+    Verdict.BEHIND: BEHIND,
+    Verdict.STUMP: STUMP,
+    Verdict.DELETED: GONE,
+    Verdict.UNKNOWN: UNKNOWN,
+    Verdict.WENT_BACK: WENT_BACK,
+}
+_NOTES = {CREATED: "created", BARE: "bare", LOST: "lost", DELETED: "deleted"}
+
 
 def decide(read: Hash, own: int, row: Row, settling: bool, wrong: str) -> str:
     """Decide about a character; ``read.seals`` is its list before the snapshot added ``own``."""
-    seals, saved = read.seals or (), read.saved
-    if not row.exists:
-        return WENT_BACK if saved is not None and any(word > 0 for word in seals) else NEW
-    if row.deleted:
-        return _decide_deleted(seals, saved, row, own)
-    if row.sealed and row.seal == own:
-        same = row.version == read.version or wrong == "own seal whatever its version"
-        return SAVED if same else UNKNOWN
-    if saved is None and not {CREATED, LOST} & set(seals):
-        settling = settling and wrong != "lay stumps while settling"
-        return UNKNOWN if settling else STUMP
-    if row.seal in seals and (row.sealed or row.version < read.version):
-        return _decide_known(read, row)
-    return (
-        UNKNOWN
-        if LOST in seals and wrong != "no note of what was lost"
-        else (_decide_strange(read, row))
-    )
-
-
-def _decide_deleted(seals: tuple[int, ...], saved: int | None, row: Row, own: int) -> str:
-    if DELETED in seals:
-        return GONE
-    if row.seal in (*seals, own):
-        return UNKNOWN
-    return UNKNOWN if saved is not None else DEAD
-
-
-def _decide_known(read: Hash, row: Row) -> str:
-    """The snapshot knew of the save that made this row."""
-    if row.version >= read.version:
-        return BEHIND
-    same = row.changes == read.changes and row.version == read.version - 1
-    return UNCHANGED if same and (not row.sealed or row.seal == last_seal(read)) else ACCEPTED
-
-
-def _decide_strange(read: Hash, row: Row) -> str:
-    """The snapshot does not know the row's seal, or it has none."""
-    saved, seals = read.saved, read.seals or ()
-    bare = BARE in seals or not seals
-    if row.sealed:
-        if bare and saved == row.version:
-            return _decide_known(read, row)
-        return WENT_BACK if saved is not None and row.version < saved else UNKNOWN
-    if CREATED in seals:
-        return UNKNOWN
-    if saved is not None and saved > row.version and not bare:
-        return WENT_BACK
-    return _decide_known(read, row) if row.version < read.version else UNKNOWN
+    words = read.seals or ()
+    if row.seal == own and wrong == "own seal whatever its version":
+        return SAVED
+    if wrong == "no note of what was lost":
+        words = tuple(word for word in words if word != LOST)
+    verdict = _NAMES[judge(_head(read, own, words), _row_head(row))]
+    if verdict == STUMP:
+        return UNKNOWN if settling and wrong != "lay stumps while settling" else STUMP
+    if verdict == GONE:
+        return GONE if DELETED in words else DEAD
+    return _unless_same(verdict, read, row)
 
 
 def decide_session(read: Hash, own: int, row: Row, *, went_back: bool) -> str:
-    """Decide about a session, which has no ``saved_version``."""
-    seals = read.seals or ()
+    """Decide about a session; if PostgreSQL went back, its group says so."""
+    verdict = _NAMES[judge_session(_head(read, own, read.seals or ()), _row_head(row))]
+    if verdict == UNKNOWN and went_back:
+        return ACCEPTED
+    return _unless_same(verdict, read, row)
+
+
+def _head(read: Hash, own: int, words: tuple[int, ...]) -> Head:
+    texts = tuple(_NOTES.get(word, str(word)) for word in words)
+    return Head(read.version, read.saved, Seals(own, texts or None))
+
+
+def _row_head(row: Row) -> RowHead | None:
     if not row.exists:
-        return NEW
-    if row.sealed and row.seal == own:
-        return SAVED if row.version == read.version else UNKNOWN
-    if row.seal in seals:
-        return _decide_known(read, row)
-    if not [word for word in seals if word > 0] and row.version < read.version:
-        return _decide_known(read, row)
-    return ACCEPTED if went_back else UNKNOWN
+        return None
+    return RowHead(row.version, row.seal or None, row.seal_version or None, row.deleted)
 
 
-def last_seal(read: Hash) -> int:
+def _unless_same(verdict: str, read: Hash, row: Row) -> str:
+    """A row one version behind with the same content is not touched."""
+    same = content(read) == content(row) and row.version == read.version - 1
+    known = not row.sealed or row.seal == _last_seal(read)
+    return UNCHANGED if verdict == ACCEPTED and same and known else verdict
+
+
+def _last_seal(read: Hash) -> int:
     return next((word for word in reversed(read.seals or ()) if word > 0), 0)
+
+
+def content(one: Hash | Row) -> tuple[object, ...]:
+    return (one.items, one.changes, one.in_session, one.closed)

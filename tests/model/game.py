@@ -6,6 +6,14 @@ from collections.abc import Iterator
 from itertools import product
 
 from tests.model.revert import HIGHEST
+from tests.model.session import (
+    evict,
+    is_open,
+    is_stale_session,
+    restore_session,
+    session,
+    set_to_row,
+)
 from tests.model.state import (
     CREATED,
     DELETED,
@@ -14,7 +22,8 @@ from tests.model.state import (
     State,
     Step,
     added,
-    loaded,
+    changed,
+    marked,
     put,
     set_facts,
     set_redis,
@@ -36,34 +45,16 @@ def game(state: State, wrong: str) -> Iterator[Step]:
             ended = put(state, i, member._replace(evicted=0))
             yield f"the tombstone of {i} ends", spend(excused(ended), "tombstones")
         if state.budget.evictions and state.reader is None:
-            reader = (i, state.postgres.rows[i])
+            reader = (i, state.postgres.rows)
             yield f"a restore reads row {i}", state._replace(reader=reader)
     if state.reader:
         yield "the restore writes", restore(state, wrong)
+    yield from session(state)
     yield from _deletion(state, wrong)
 
 
 def excused(state: State) -> State:
     return set_facts(state, excused=True)
-
-
-def changed(state: State, *who: int, unmarked: bool = False) -> State:
-    """Add one change to all of some members."""
-    for i in who:
-        old = state.redis.members[i]
-        state = put(state, i, old._replace(changes=(*old.changes, state.clock)))
-        if unmarked:
-            state = put(state, i, state.redis.members[i]._replace(unmarked=True))
-    return state._replace(clock=state.clock + 1)
-
-
-def marked(state: State, *who: int) -> State:
-    """Raise versions, and mark the characters."""
-    for i in who:
-        old = state.redis.members[i]
-        dirty = i < state.size or old.dirty
-        state = put(state, i, old._replace(version=old.version + 1, dirty=dirty and i < state.size))
-    return state
 
 
 def _play(state: State, i: int, member: Hash, wrong: str) -> Iterator[Step]:
@@ -83,21 +74,23 @@ def _play(state: State, i: int, member: Hash, wrong: str) -> Iterator[Step]:
         if budget.trades and other != i and state.redis.members[other].loaded:
             yield f"trade {i} -> {other}", spend(trade(state, i, other, item, wrong), "trades")
     if budget.evictions and _may_go(state, i, wrong):
-        seals = member.seals if wrong == "evict leaves the seals" else None
-        gone = Hash(evicted=member.version, seals=seals)
-        yield f"evict {i}", spend(put(state, i, gone), "evictions")
+        evicted = evict(state, i)
+        if evicted:
+            yield f"evict {i}", spend(evicted, "evictions")
 
 
 def _may_go(state: State, i: int, wrong: str) -> bool:
     """Whether a logout may evict: it has just saved the character, and nothing has marked it."""
     member = state.redis.members[i]
     marked = member.dirty and wrong != "evict without looking at the mark"
-    saved = member.version == member.saved and not member.token and not member.in_session
+    saved = member.version == member.saved and not member.token
     if marked or not saved or member.unmarked or member.quarantined:
         return False
     # The save has seen whether PostgreSQL went back; what is evicted before that is listed.
     back = state.redis.recovering or state.facts.postgres_back
-    return not back or set(member.changes) <= set(state.postgres.rows[i].changes)
+    here = [i, state.size] if member.in_session else [i]
+    members, rows = state.redis.members, state.postgres.rows
+    return not back or all(set(members[j].changes) <= set(rows[j].changes) for j in here)
 
 
 def _absent(state: State, i: int, member: Hash, wrong: str) -> Iterator[Step]:
@@ -173,7 +166,8 @@ def tie_together(state: State, who: tuple[int, ...], wrong: str) -> State:
 def restore(state: State, wrong: str) -> State:
     """Restore a core from the row that was read, if the core is absent and the row is not old."""
     assert state.reader
-    i, row = state.reader
+    i, rows = state.reader
+    row = rows[i]
     state = state._replace(reader=None)
     old = state.redis.members[i]
     if not row.exists or row.deleted:
@@ -184,7 +178,11 @@ def restore(state: State, wrong: str) -> State:
         return state
     if old.evicted > row.version and wrong != "restore from before the eviction":
         return state
-    return put(state, i, loaded(old, row))
+    with_session = row.in_session and is_open(rows, state.size)
+    if with_session and is_stale_session(state, rows):
+        return state
+    state = set_to_row(state, i, rows)
+    return restore_session(state, rows) if with_session else state
 
 
 def _noted(state: State, wrong: str) -> State:

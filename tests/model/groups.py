@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tests.model.state import Entry, Hash, Row, State, put, set_redis
+from tests.model.state import Entry, Hash, State, put, set_redis
 
 PARTICIPANTS = (0, 1)
 """Who takes part in the session."""
@@ -61,10 +61,6 @@ def release(state: State, w: int, *, withdraw: bool = True) -> State:
         if withdraw and i in ours and worker.seal:
             state = put(state, i, old._replace(seals=withdrawn(old.seals, worker.seal) or None))
     return state
-
-
-def content(one: Hash | Row) -> tuple[object, ...]:
-    return (one.items, one.changes, one.in_session, one.closed)
 
 
 def clear_closed(state: State, members: Iterable[int]) -> State:

@@ -69,9 +69,12 @@ def play_never_goes_back(before: State, now: State, _wrong: str) -> bool:
 
 
 def trades_are_whole(_: State, now: State, _wrong: str) -> bool:
-    """Every item is in PostgreSQL exactly once, at any time; a recovery may take its time."""
+    """Every item is in PostgreSQL exactly once, at any time.
+
+    A recovery may take its time, and Redis may go back meanwhile.
+    """
     facts, recovering = now.facts, now.redis.recovering
-    if facts.postgres_back and (recovering or facts.postgres_unnoticed):
+    if facts.postgres_back and (recovering or facts.postgres_unnoticed or facts.redis_back):
         return True
     rows = now.postgres.rows
     if any(row.deleted for row in rows):
@@ -162,6 +165,8 @@ def is_settled(state: State) -> bool:
         if member.dirty or member.token or member.tie or not row.exists:
             return False
         if (member.items, member.changes) != (row.items, row.changes):
+            return False
+        if member.in_session and not redis.members[state.size].loaded:
             return False
     return True
 

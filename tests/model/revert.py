@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.model.groups import PARTICIPANTS, group, is_ours, release, untie
+from tests.model.session import is_open, restore_session, set_to_row
 from tests.model.state import (
     LOST,
     Hash,
@@ -10,7 +11,6 @@ from tests.model.state import (
     State,
     Worker,
     added,
-    loaded,
     put,
     set_facts,
     set_redis,
@@ -42,7 +42,7 @@ def plan(state: State, w: int, wrong: str) -> State:
 
 def _open_session(state: State, characters: list[int], rows: tuple[Row, ...]) -> bool:
     """Whether the rows say that one of some characters is in the session."""
-    return any(rows[i].in_session for i in characters) and not rows[state.size].closed
+    return is_open(rows, state.size) and any(rows[i].in_session for i in characters)
 
 
 def _join(state: State, w: int, missing: list[int]) -> State:
@@ -58,7 +58,13 @@ def revert(state: State, w: int, wrong: str) -> State:
     """Set all that is tied to its rows, and keep what is taken out of play, in one script."""
     worker = state.workers[w]
     rows, first = tuple(row for _, row in worker.result), worker.claims[0][0]
-    members, entries = group(state, first, tuple(i for i, _ in worker.claims))
+    known = tuple(i for i, _ in worker.claims)
+    is_back = (
+        _open_session(state, list(known), rows) and wrong != "revert without the rows' sessions"
+    )
+    if is_back and wrong != "revert over the session of another":
+        known = (*known, state.size)  # live again: who plays in it is set to the rows as well
+    members, entries = group(state, first, known)
     characters = [i for i in members if i < state.size]
     tokens = dict(worker.claims)
     if wrong == "revert only the one that was found":
@@ -68,26 +74,25 @@ def revert(state: State, w: int, wrong: str) -> State:
         return set_worker(release(state, w), w, Worker())
     state = untie(state, entries)
     for i in members:
-        state = _set_to_row(state, i, rows[i])
-    if wrong != "revert without the rows' sessions" and _open_session(state, characters, rows):
-        if state.size not in members:
-            state = _set_to_row(state, state.size, rows[state.size])
-        session = loaded(state.redis.members[state.size], rows[state.size])
-        state = put(state, state.size, session._replace(saved=None))
-    elif state.size in members:
-        state = put(state, state.size, Hash(evicted=HIGHEST))
+        state = _drop(state, i, rows[i])
+    if is_back and state.size not in members:
+        state = _drop(state, state.size, rows[state.size])
+    for i in characters:
+        if not state.redis.members[i].loaded and rows[i].exists and not rows[i].deleted:
+            state = set_to_row(state, i, rows)
+    if is_back:
+        state = restore_session(state, rows)
     return set_worker(state, w, Worker())
 
 
-def _set_to_row(state: State, i: int, row: Row) -> State:
-    """Set a live member to its row; absent, with a tombstone, if there is none."""
+def _drop(state: State, i: int, row: Row) -> State:
+    """Take a live member out of play, and keep what it was; its tombstone is for good or gone."""
     old = state.redis.members[i]
     if not old.loaded:
         return state
     state = set_redis(state, dropped=added(state.redis.dropped, (i, row.seal, old.changes)))
-    if not row.exists or row.deleted:
-        return put(state, i, Hash(evicted=HIGHEST))
-    return put(state, i, loaded(old, row))
+    is_there = row.exists and not row.deleted and not row.closed
+    return put(state, i, Hash(evicted=0 if is_there else HIGHEST))
 
 
 def note_loss(state: State) -> State:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.model.groups import PARTICIPANTS
 from tests.model.revert import note_loss
 from tests.model.state import (
     CREATED,
     LOST,
-    Hash,
-    Row,
     State,
     Step,
     put,
@@ -80,14 +79,21 @@ def settled(state: State, wrong: str) -> State:
 
 def compared(state: State, wrong: str) -> State:
     """Mark the characters that do not match their rows: what a scrub does."""
-    for i in range(state.size):
-        old, row = state.redis.members[i], state.postgres.rows[i]
-        if old.loaded and not old.token and not old.unmarked and not _matches(old, row, wrong):
+    differing = [i for i in range(state.size) if not _matches(state, i, wrong)]
+    if len(state.redis.members) > state.size and wrong != "scrub does not compare sessions":
+        live, row = state.redis.members[state.size], state.postgres.rows[state.size]
+        known = row.exists and (not row.sealed or row.seal in (live.seals or ()))
+        if live.loaded and not (known and row.version == live.version):
+            differing += [i for i in PARTICIPANTS if state.redis.members[i].in_session]
+    for i in differing:
+        old = state.redis.members[i]
+        if old.loaded and not old.token and not old.unmarked:
             state = put(state, i, old._replace(dirty=not old.quarantined or old.dirty))
     return state
 
 
-def _matches(old: Hash, row: Row, wrong: str) -> bool:
+def _matches(state: State, i: int, wrong: str) -> bool:
+    old, row = state.redis.members[i], state.postgres.rows[i]
     if old.version != old.saved:
         return False
     if wrong == "scrub does not compare seals":

@@ -155,6 +155,11 @@ class Budget(NamedTuple):
     """How often a server may go back."""
     creations: int = 0
     deletions: int = 0
+    meetings: int = 0
+    """How often the session may be opened."""
+    moves: int = 0
+    """Items that move between a participant and the session."""
+    closings: int = 0
     old: int = 0
     """Backups by a worker from before the upgrade."""
 
@@ -169,8 +174,8 @@ class State(NamedTuple):
     clock: int
     """The next name."""
     facts: Facts = Facts()
-    reader: tuple[int, Row] | None = None
-    """A restore that has read a row and has not written it to Redis yet."""
+    reader: tuple[int, tuple[Row, ...]] | None = None
+    """A restore that has read the rows and has not written it to Redis yet."""
     copy: tuple[int, Hash] | None = None
     """A hash that a bare writer has read whole."""
     redis_then: Redis | None = None
@@ -255,3 +260,22 @@ def added(values: tuple[Any, ...], *new: Any) -> tuple[Any, ...]:
 def spend(state: State, event: str) -> State:
     left = getattr(state.budget, event) - 1
     return state._replace(budget=state.budget._replace(**{event: left}))
+
+
+def changed(state: State, *who: int, unmarked: bool = False) -> State:
+    """Add one change to all of some members."""
+    for i in who:
+        old = state.redis.members[i]
+        state = put(state, i, old._replace(changes=(*old.changes, state.clock)))
+        if unmarked:
+            state = put(state, i, state.redis.members[i]._replace(unmarked=True))
+    return state._replace(clock=state.clock + 1)
+
+
+def marked(state: State, *who: int) -> State:
+    """Raise versions, and mark the characters."""
+    for i in who:
+        old = state.redis.members[i]
+        dirty = i < state.size or old.dirty
+        state = put(state, i, old._replace(version=old.version + 1, dirty=dirty and i < state.size))
+    return state

@@ -8,6 +8,9 @@ from tests.model.configurations import FINE, SLOW, world
 from tests.model.mutations import BROKEN
 from tests.model.search import search
 
+WHOLE = {repr(configuration): configuration for _, configuration in BROKEN.values()}
+"""The worlds of the mutations, each once."""
+
 
 @pytest.mark.parametrize("name", FINE)
 def test_every_order_is_fine(name: str) -> None:
@@ -24,11 +27,16 @@ def test_every_order_is_fine_in_more_states(name: str) -> None:
     assert not found.broken, str(found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WHOLE, ids=range(len(WHOLE)))
+def test_with_all_parts_nothing_breaks(name: str) -> None:
+    found = search(world(WHOLE[name]))
+    assert not found.broken, str(found)
+
+
 @pytest.mark.parametrize("wrong", BROKEN)
 def test_every_part_is_needed(wrong: str) -> None:
     invariant, configuration = BROKEN[wrong]
-    whole = search(world(configuration))
-    assert not whole.broken, str(whole)
     found = search(world(configuration), wrong)
     print(wrong, found)
     assert found.broken == invariant, str(found)
