@@ -109,14 +109,20 @@ class _Decided:
             self.characters[char_id] = _settled(self.characters[char_id], group)
         if all(_is_same(decision) for decision in self.of(group)):
             self._adopt(group)
-        elif group.is_recovering and not self._has_unknown_core(group):
-            for session_id, session in group.sessions.items():
-                row = self.sessions[session_id]
-                if isinstance(row, Unknown) and row.version < session.version:
+        elif group.is_recovering and not self._shows_older_redis(group):
+            for char_id in group.characters:
+                if isinstance(lost := self.characters[char_id], WentBack):
+                    self.characters[char_id] = Accepted(new=lost.row is None)
+            for session_id in group.sessions:
+                if isinstance(self.sessions[session_id], Unknown):
                     self.sessions[session_id] = Accepted()
 
-    def _has_unknown_core(self, group: Group) -> bool:
-        return any(isinstance(self.characters[i], Unknown) for i in group.characters)
+    def _shows_older_redis(self, group: Group) -> bool:
+        """Return whether a group knows less than its rows; a session alone cannot tell."""
+        return any(isinstance(self.characters[i], Unknown) for i in group.characters) or any(
+            isinstance(row := self.sessions[session_id], Unknown) and row.version >= session.version
+            for session_id, session in group.sessions.items()
+        )
 
     def _adopt(self, group: Group) -> None:
         """Take a group that is as its rows for saved, whatever the history of these."""
@@ -135,9 +141,7 @@ def _settled(decision: CharacterDecision, group: Group) -> CharacterDecision:
             return Unknown(row.version, row.seal)
         case Incomplete(is_stump=True) if group.is_comparing and not group.is_recovering:
             return Busy()  # it waits until it is known whether Redis went back; a recovery cannot
-        case WentBack(row, _) if group.is_recovering:
-            return Accepted(new=row is None)
-        case WentBack(Unknown() as row, is_certain=False):
+        case WentBack(Unknown() as row, is_certain=False) if not group.is_recovering:
             return row
     return decision
 

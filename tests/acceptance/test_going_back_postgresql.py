@@ -80,20 +80,24 @@ def test_nobody_logs_in_until_all_that_is_live_is_saved(play: Play, embedded: Se
     assert play.core(2) == play.row(2) == {"gold": "10"}
 
 
+@pytest.mark.parametrize("is_known", [False, True])
 def test_a_group_of_which_both_servers_went_back_is_set_aside(
-    play: Play, embedded: Servers
+    play: Play, embedded: Servers, is_known: bool
 ) -> None:
-    play.save(1, gold=10)
-    play.save(2, gold=10)
+    """With ``is_known``, another character has shown already that PostgreSQL went back."""
+    for char_id in (1, 2, 3):
+        play.save(char_id, gold=10)
     redis = CutTail(embedded)
     play.store.update(2, gold=20, durable=True)
     postgresql = BackUpPostgres(embedded)
     redis.go_back()
-    play.store.update(1, gold=30, durable=True)
+    for char_id in (1, 3):
+        play.store.update(char_id, gold=30, durable=True)
     play.go_back(postgresql)
     play.store.update_together({1: {"gold": 0}, 2: {"gold": 40}})
     with contextlib.suppress(DatabaseUnavailable):
-        play.orchestrator.backup_full_state(1)
+        play.orchestrator.backup_full_state(3 if is_known else 1)
+    assert play.hot.status().recovering is is_known
     play.sweep()
     _, entries = play.hot.list_quarantine()
     assert {entry.name for entry in entries} == {"1", "2"}
