@@ -103,8 +103,11 @@ class Bank(World):
         self.forgotten.append((begun, time.monotonic()))
 
     def put_postgres_back(self) -> None:
-        """Have PostgreSQL forget some changes; none that is live is lost."""
-        wait_until(self.is_settled)
+        """Have PostgreSQL forget some changes; none that is live is lost.
+
+        What Redis has lost before is settled first: what both have lost is nobody's to mend.
+        """
+        self.wait_settled()
         before = BackUpPostgres(self.servers)
         self.play_on(self.chance.randint(100, 300))
         self.read_books()
@@ -115,6 +118,27 @@ class Bank(World):
 
     def times_postgresql_went_back(self) -> int:
         return self.hot.status().counters.get("postgresql_went_back", 0)
+
+    def wait_settled(self) -> None:
+        """Wait until sweeps have found what went back, and what they marked is decided."""
+        seen = self.sweeps()
+        wait_until(lambda: self.sweeps() >= seen + 2 and self.is_settled())
+        undecided = self.unsaved()
+
+        def all_decided() -> bool:
+            undecided.intersection_update(self.unsaved())
+            return not undecided
+
+        wait_until(all_decided)
+
+    def sweeps(self) -> int:
+        return int(self.rows("SELECT coalesce(sum(sweeps), 0) FROM server_counters")[0][0])
+
+    def unsaved(self) -> set[str]:
+        with redis.Redis.from_url(self.direct.redis_url, decode_responses=True) as client:
+            dirty: Any = client.smembers("dirty_accounts")
+            claimed: Any = client.zrange("dirty_accounts:claimed", 0, -1)
+            return {*dirty, *claimed}
 
     def is_settled(self) -> bool:
         """Whether no loss is being settled."""

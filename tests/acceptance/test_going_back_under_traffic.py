@@ -33,7 +33,6 @@ def test_redis_goes_back() -> None:
         print(f"seed {SEED}:", trading.check())
 
 
-@pytest.mark.xfail(reason="a session alone does not tell that PostgreSQL went back")
 def test_both_servers_go_back() -> None:
     """All characters stay live, so what PostgreSQL forgets is saved again."""
     chance = random.Random(SEED)
