@@ -39,8 +39,7 @@ class Play:
         self.hot = orchestrator.hot
         self.engine = engine
         self.raw = raw
-        self.store = GameStore(settings)
-        self.service = LoginService(self.store)
+        self.open_store()
 
     # What is played
 
@@ -72,10 +71,16 @@ class Play:
         self.store.update_together(trade, durable=True)
 
     def go_back(self, before: Moment) -> None:
-        """Bring a server back, and let go of connections that ended with it."""
+        """Bring PostgreSQL back, and let go of the connections that ended with it."""
+        self.store.close()
         before.go_back()
         for engine in (self.engine, self.orchestrator.engine):
             engine.dispose()
+        self.open_store()
+
+    def open_store(self) -> None:
+        self.store = GameStore(self.settings)
+        self.service = LoginService(self.store)
 
     def sweep(self) -> dict[int, set[str]]:
         """Sweep until nothing is left to do; return the outcomes by character."""

@@ -135,14 +135,14 @@ def test_a_fight_that_was_closed_stays_closed(play: Play, embedded: Servers) -> 
 def test_a_recovery_that_dies_is_gone_on_with(
     play: Play, embedded: Servers, tmp_path: Path
 ) -> None:
-    for char_id in range(1, 31):
+    for char_id in range(1, 7):
         play.save(char_id, gold=10)
     before = BackUpPostgres(embedded)
-    for char_id in range(1, 31):
+    for char_id in range(1, 7):
         play.store.update(char_id, gold=20, durable=True)
     play.go_back(before)
     with stopped_at("snapshot", play.settings, tmp_path, "recover"):
         pass  # it is killed there
     play.sweep()
     saved = rows(play.engine, "SELECT DISTINCT extra->>'gold', count(*) FROM characters GROUP BY 1")
-    assert saved == [("20", 30)]
+    assert saved == [("20", 6)]
