@@ -16,7 +16,7 @@ from statesync.state.receipts import RETENTION_SECONDS
 __all__ = ["check_losses", "costs_of", "describe_loss"]
 
 _NAMES = {"redis": "Redis", "postgresql": "PostgreSQL", "both": "Redis and PostgreSQL"}
-_LOOK_AT = "`statesync conflicts list`: what did players lose?"
+_LOOK_AT = "what did players lose? `statesync conflicts list`, `not_live` of `recover --json`"
 _RECENT = timedelta(seconds=RETENTION_SECONDS)
 """For so long the doctor warns of a loss."""
 

@@ -28,11 +28,13 @@ def reconcile(
 
     Versions rise to the rows', and cores get the fields that they lack. A claim that is lost ends
     it: another worker saves the character. Before what a bare writer has made is laid over a row,
-    the servers are asked whether one went back: then it may be of a history that is forgotten.
+    the servers are asked whether one went back: then it may be of a history that is forgotten. If
+    they cannot be asked now, it waits for a later backup.
     """
-    if any(_has_stump(snapshot) for snapshot in refused):
-        count_sweep(hot, engine)
-    commands = [command for snapshot in refused for command in _commands(hot, snapshot, pending)]
+    stumps = [snapshot for snapshot in refused if _has_stump(snapshot)]
+    waiting = stumps if stumps and not count_sweep(hot, engine) else []
+    now = [snapshot for snapshot in refused if snapshot not in waiting]
+    commands = [command for snapshot in now for command in _commands(hot, snapshot, pending)]
     for reply in hot.run_many(commands):
         unwrap(reply)
 

@@ -49,12 +49,19 @@ _BOTH_WENT_BACK = (
 
 
 def _shows_loss(snapshot: Snapshot) -> bool:
-    """Return whether a group shows that Redis went back, and not that an id was made twice."""
+    """Return whether a group shows that Redis went back.
+
+    It does not if an id was made twice, a writer has put an old hash under it, or somebody has
+    deleted a row that Redis knows.
+    """
     assert snapshot.result  # noqa: S101
-    characters, sessions = snapshot.result.characters, snapshot.result.sessions
-    unknown = [member for member, result in characters.items() if isinstance(result, Unknown)]
-    made_twice = all(snapshot.group.seals[char_id].has(CREATED) for char_id in unknown)
-    return not made_twice or any(isinstance(result, Unknown) for result in sessions.values())
+    for char_id, found in snapshot.result.characters.items():
+        seals = snapshot.group.seals[char_id]
+        if not isinstance(found, Unknown) or seals.has(CREATED) or seals.is_bare:
+            continue
+        if not found.is_deleted or not seals.knows(found.seal):
+            return True
+    return any(isinstance(found, Unknown) for found in snapshot.result.sessions.values())
 
 
 class Lost:
@@ -82,7 +89,8 @@ class Lost:
         ours = [item for item in refused if self._is_lost(item) and self._is_ours(item, pending)]
         if not ours:
             return {}
-        self._ask_servers(ours)
+        if not self._ask_servers(ours):
+            return {}
         joining: dict[int, frozenset[str]] = {}
         whole = []
         for snapshot, names in zip(
@@ -124,16 +132,18 @@ class Lost:
             return False
         return snapshot.is_lost
 
-    def _ask_servers(self, lost: Sequence[Snapshot]) -> None:
+    def _ask_servers(self, lost: Sequence[Snapshot]) -> bool:
         """Find out, before anything is reverted, whether it is PostgreSQL that went back.
 
-        A session knows no version at which it was saved, so it cannot tell. Raises
-        DatabaseWentBack.
+        A session knows no version at which it was saved, so it cannot tell. Returns False if the
+        servers cannot be asked now; a later backup goes on. Raises DatabaseWentBack.
         """
-        if not all(snapshot.raw.is_recovering for snapshot in lost):
-            count_sweep(self._hot, self._engine)
-            if self._hot.status().recovering:
-                raise DatabaseWentBack
+        if all(snapshot.raw.is_recovering for snapshot in lost):
+            return True
+        was_asked = count_sweep(self._hot, self._engine)
+        if self._hot.status().recovering:
+            raise DatabaseWentBack
+        return was_asked
 
     def _is_ours(self, snapshot: Snapshot, pending: Pending) -> bool:
         """Return whether all claims on a group are ours; report those that another has taken."""

@@ -54,17 +54,17 @@ _COUNTERS = {
 }
 
 
-def count_sweep(hot: HotStore, engine: Engine) -> None:
+def count_sweep(hot: HotStore, engine: Engine) -> bool:
     """Count a sweep in both servers, and note if one of them went back or has started.
 
-    While another sweep counts, it does nothing. A crash between two steps loses nothing: the next
-    sweep finds the same. Raises ServerUnavailable and NotMigrated.
+    While another sweep counts, it does nothing and returns False. A crash between two steps loses
+    nothing: the next sweep finds the same. Raises ServerUnavailable and NotMigrated.
     """
     prefix = hot.keys.prefix
     with database.transaction(engine, answer_seconds=database.QUICK_SECONDS) as connection:
         counters = durable.servers.lock(connection, prefix)
         if counters is None:
-            return
+            return False
         counted = hot.count_sweep(
             postgresql_sweeps=counters.sweeps,
             postgresql_run_id=counters.run_id,
@@ -91,6 +91,7 @@ def count_sweep(hot: HotStore, engine: Engine) -> None:
         log.warning(
             "a server has started since the last sweep: everything live is compared with its row"
         )
+    return True
 
 
 def note_redis_went_back(hot: HotStore, engine: Engine, *, found_by: str = "backup") -> None:

@@ -74,7 +74,8 @@ class Play:
         """Bring PostgreSQL back, and let go of the connections that ended with it."""
         self.store.close()
         before.go_back()
-        for engine in (self.engine, self.orchestrator.engine):
+        of_the_store = self.store._client.orchestrator.engine
+        for engine in (self.engine, self.orchestrator.engine, of_the_store):
             engine.dispose()
         self.open_store()
 

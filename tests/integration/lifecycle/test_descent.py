@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from statesync.errors import CharacterNotLoaded
 from statesync.hot.keys import Keys
-from statesync.lifecycle import backup
+from statesync.lifecycle import backup, servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
 from tests.integration.lifecycle.test_backup import row, scalar
@@ -152,3 +152,35 @@ def test_id_that_is_made_twice_is_no_loss_of_redis(
     assert [core["gold"] for _, core in lost_cores(engine)] == ["0"]
     status = hot.status()
     assert (status.settling, status.counters.get("redis_went_back")) == (False, None)
+
+
+def test_nothing_is_laid_over_a_row_while_the_servers_cannot_be_asked(
+    orchestrator: GameStateOrchestrator, engine: Engine, raw: Any, keys: Keys, full_core: FullCore
+) -> None:
+    """What a bare writer has made may be of a history that Redis has forgotten."""
+    hot = orchestrator.hot
+    hot.create(1, **full_core(gold="10"))
+    orchestrator.evict(1)
+    servers.count_sweep(hot, engine)
+    raw.hset(keys.core(1), "xp", "1")
+    raw.sadd(keys.dirty, 1)
+    with engine.begin() as another_sweep:
+        another_sweep.exec_driver_sql("SELECT * FROM server_counters FOR UPDATE")
+        assert orchestrator.backup_full_state(1).outcome == "released"
+    assert row(engine)["extra"].get("xp") is None
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+    assert row(engine)["extra"]["xp"] == "1"
+
+
+def test_row_that_somebody_deletes_is_no_loss_of_redis(
+    orchestrator: GameStateOrchestrator, engine: Engine, full_core: FullCore
+) -> None:
+    hot = orchestrator.hot
+    hot.create(1, **full_core(gold="10"))
+    orchestrator.backup_full_state(1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET deleted_at = now()")
+    hot.update(1, gold="11")
+    assert orchestrator.backup_full_state(1).outcome == "conflict"
+    assert [core["gold"] for _, core in lost_cores(engine)] == ["11"]
+    assert (hot.peek(1), hot.status().settling) == (None, False)
