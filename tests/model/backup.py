@@ -268,15 +268,14 @@ def _durable(old: Hash, read: Hash, row: Row, worker: Worker, ours: bool, wrong:
         if row.seal in words:
             note = (DELETED,) if DELETED in words[: words.index(row.seal)] else ()
             words = note + words[words.index(row.seal) :]
-        elif (ours or wrong == "adopt without claim") and (
-            worker.seal in words or wrong == "adopt what was forgotten"
-        ):
+        elif ours and (worker.seal in words or wrong == "adopt what was forgotten"):
             words = (row.seal,)
         else:
             behind = row.version > (old.saved or 0)
             return old._replace(dirty=old.dirty or behind)
-    if ours and worker.seal and not (row.sealed and row.seal == worker.seal):
-        words = withdrawn(words, worker.seal) if wrong != "unchanged does not withdraw" else words
+    withdraws = ours or wrong == "withdraw without claim"
+    if withdraws and worker.seal and not (row.sealed and row.seal == worker.seal):
+        words = withdrawn(words, worker.seal)
     new = new._replace(seals=words or None)
     if ours and new.version == read.version != row.version:
         new = new._replace(version=row.version)
@@ -295,7 +294,7 @@ def reseal(state: State, w: int, wrong: str) -> State:
         if row.seal in words:
             rows = replaced(rows, i, row._replace(seal=newest, seal_version=row.version))
         result.append((i, Row(seal=newest)))
-    if wrong == "cut before the reseal":
+    if wrong == "cut without a reseal":
         rows = state.postgres.rows
     state = state._replace(postgres=state.postgres._replace(rows=rows))
     return set_worker(state, w, worker._replace(step="resealed", result=tuple(result)))

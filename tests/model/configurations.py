@@ -58,6 +58,12 @@ FINE: dict[str, Configuration] = {
     "receipts": (1, 1, Budget(durable=2, redis=1), {}),
     "old workers": (1, 2, Budget(writes=2, old=2, crashes=1), {}),
     "old workers and logouts": (1, 2, Budget(writes=1, bare=1, old=2, evictions=1), {}),
+    "old workers, and who is not loaded": (
+        1,
+        2,
+        Budget(writes=1, bare=1, old=2, evictions=1, crashes=1),
+        {"absent": 1},
+    ),
     "tombstones end": (1, 2, Budget(writes=2, evictions=1, tombstones=1), {}),
     "ids that are used, and trades": (
         2,
@@ -103,6 +109,12 @@ SLOW: dict[str, Configuration] = {
         2,
         Budget(writes=1, trades=1, crashes=2, expiries=1),
         {"max_seals": 2},
+    ),
+    "old workers, logins and logouts": (
+        1,
+        2,
+        Budget(writes=2, old=2, evictions=1, crashes=1, expiries=1),
+        {"absent": 1},
     ),
     "both back, and trades": (2, 1, Budget(trades=1, redis=1, postgres=1), {}),
     "a session that ends": (

@@ -49,6 +49,11 @@ def game(state: State, wrong: str) -> Iterator[Step]:
             yield f"a restore reads row {i}", state._replace(reader=reader)
     if state.reader:
         yield "the restore writes", restore(state, wrong)
+        if state.budget.old:  # it knows of no seals
+            i, _ = state.reader
+            after, seals = restore(state, wrong), state.redis.members[i].seals
+            after = put(after, i, after.redis.members[i]._replace(seals=seals))
+            yield "an old worker's restore writes", spend(after, "old")
     yield from session(state)
     yield from _deletion(state, wrong)
 
@@ -77,6 +82,10 @@ def _play(state: State, i: int, member: Hash, wrong: str) -> Iterator[Step]:
         evicted = evict(state, i)
         if evicted:
             yield f"evict {i}", spend(evicted, "evictions")
+            if budget.old:  # it leaves the seals
+                stays = evicted.redis.members[i]._replace(seals=member.seals)
+                evicted = put(spend(evicted, "evictions"), i, stays)
+                yield f"an old worker evicts {i}", spend(evicted, "old")
 
 
 def _may_go(state: State, i: int, wrong: str) -> bool:
@@ -172,7 +181,7 @@ def restore(state: State, wrong: str) -> State:
     old = state.redis.members[i]
     if not row.exists or row.deleted:
         return state
-    if state.redis.recovering and wrong != "restore while recovering":
+    if state.redis.recovering:
         return state
     if old.loaded and wrong != "restore over what is live":
         return state
