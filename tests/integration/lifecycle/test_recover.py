@@ -143,8 +143,9 @@ def test_what_cannot_be_saved_yet_is_saved_in_another_round(
 ) -> None:
     put_back(engine)
     with database.transaction(engine) as connection:
+        connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
         connection.exec_driver_sql("SELECT FROM characters WHERE id = 4 FOR UPDATE")
-        sweep(played, settings)
+        sweep(played, settings)  # waits for the lock, several times
         assert flags(played.hot) == (True, True)
     assert locations(engine)[4] == "cave"
     sweep(played, settings)
