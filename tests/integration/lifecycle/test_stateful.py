@@ -33,6 +33,7 @@ from statesync.errors import (
     PreconditionFailed,
     SessionClosed,
     SessionNotFound,
+    SessionNotLoaded,
 )
 
 IDS = st.integers(1, 4)
@@ -142,7 +143,7 @@ class AnyGame(RuleBasedStateMachine):
             what(session, known)
         except SessionClosed:
             assert not known.open
-        except SessionNotFound:
+        except (SessionNotFound, SessionNotLoaded):
             assert not known.open or not set(known.members) & self.loaded()
         except (CharacterNotLoaded, InSession):
             pass
