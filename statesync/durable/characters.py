@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -52,7 +52,6 @@ __all__ = [
     "decide",
     "load",
     "load_each",
-    "reseal",
     "versions",
     "write",
 ]
@@ -226,6 +225,8 @@ def _decision(
     if row is None:
         is_new = verdict is Verdict.NEW
         return Accepted(new=True) if is_new else WentBack(None, is_certain=True)
+    if verdict in (Verdict.NEWER, Verdict.STUMP):
+        return Saved(row.version, changed=False, seal=row.valid_seal) if is_same else Accepted()
     unknown = Unknown(row.version, row.valid_seal, same=is_same, is_deleted=row.is_ended)
     decisions: dict[Verdict, CharacterDecision] = {
         Verdict.DELETED: Deleted(),
@@ -234,8 +235,7 @@ def _decision(
         Verdict.UNKNOWN: unknown,
         Verdict.WENT_BACK: WentBack(unknown, is_certain=not seals.is_bare),
     }
-    unchanged = Saved(row.version, changed=False, seal=row.valid_seal)
-    return decisions.get(verdict) or (unchanged if is_same else Accepted())
+    return decisions[verdict]
 
 
 def write(
@@ -258,25 +258,6 @@ def write(
     return {
         c.char_id: Saved(c.version, changed=True, seal=seals[c.char_id].own) for c in (*new, *over)
     }
-
-
-def reseal(connection: Connection, words: Mapping[int, Collection[int]]) -> set[int]:
-    """Give rows the last of some seals, if they have one of these, and touch nothing else.
-
-    So every commit on its way from a snapshot under one of these seals is refused: it does not know
-    the last one, or this is its own under another version. A row that a worker from before seals
-    has written gets it, too. Returns the characters without a row.
-    """
-    rows = _lock(connection, list(words), wait=True)
-    for char_id, seals in words.items():
-        row = rows.get(char_id)
-        if row and (not row.is_sealed or row.seal in seals):
-            connection.execute(
-                update(characters)
-                .where(characters.c.id == char_id)
-                .values(seal=list(seals)[-1], seal_version=row.version)
-            )
-    return words.keys() - rows.keys()
 
 
 def load(

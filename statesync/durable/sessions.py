@@ -42,7 +42,7 @@ from statesync.state.references import reference_field
 from statesync.state.seals import Seals
 from statesync.state.sessions import Session
 
-__all__ = ["decide", "open_sessions", "open_versions", "reseal", "seals", "write"]
+__all__ = ["decide", "open_sessions", "open_versions", "seals", "write"]
 
 _COLUMNS = ("session_type", "payload", "version", "digest", "closed_at", "seal", "seal_version")
 _batch = recordset(sessions, "id", _COLUMNS)
@@ -192,18 +192,6 @@ def seals(connection: Connection, session_ids: Iterable[UUID]) -> dict[UUID, int
         sessions.c.seal_version == sessions.c.version,
     )
     return {row.id: row.seal for row in connection.execute(query, {"ids": ids})}
-
-
-def reseal(connection: Connection, words: Mapping[UUID, Collection[int]]) -> None:
-    """Give rows the last of some seals, as ``characters.reseal``."""
-    if not words:
-        return
-    for row in connection.execute(_LOCK, {"ids": list(words)}).all():
-        is_sealed = row.seal is not None and row.seal_version == row.version
-        if not is_sealed or row.seal in words[row.id]:
-            last = list(words[row.id])[-1]
-            values = {"seal": last, "seal_version": row.version}
-            connection.execute(update(sessions).where(sessions.c.id == row.id).values(values))
 
 
 def open_versions(connection: Connection, session_ids: Iterable[UUID]) -> dict[UUID, int]:

@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from statesync import durable
-from statesync.durable import database
+from statesync.durable import database, tables
 from statesync.errors import CorruptState
 from statesync.hot.commands.claims import Claim
 from statesync.hot.members import Members
@@ -34,7 +34,8 @@ def make_room(
     Quarantines a group of which a character has no row: the insert may still come.
     """
     ids = [*map(str, members.characters), *(ref.id for ref in members.sessions)]
-    others = [i for i in members.characters if i in _entries(hot, ids) and i != claim.char_id]
+    loaded = _entries(hot, ids)
+    others = [i for i in members.characters if i in loaded and i != claim.char_id]
     replies = hot.run_many([hot.commands.claim(i, lease_us=pending.lease_us) for i in others])
     pending |= {
         char_id: unwrap(reply).claim for char_id, reply in zip(others, replies, strict=True)
@@ -43,9 +44,9 @@ def make_room(
     sealed = {member: seals for member, words in entries.items() if (seals := _seals(words))}
     with database.transaction(engine) as connection:
         characters = {i: seals for i, seals in sealed.items() if isinstance(i, int)}
-        without_row = durable.characters.reseal(connection, characters)
+        without_row = durable.heads.reseal(connection, tables.characters, characters)
         sessions = {i: seals for i, seals in sealed.items() if isinstance(i, UUID)}
-        durable.sessions.reseal(connection, sessions)
+        durable.heads.reseal(connection, tables.sessions, sessions)
     in_doubt = [i for i in without_row if entries[i].is_full]
     if in_doubt:
         pending.quarantine(members.characters, CorruptState(min(in_doubt), "", _NO_ROW))

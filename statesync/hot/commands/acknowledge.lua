@@ -44,7 +44,7 @@ read_entries()
 -- remembers the snapshot, so that a claim is ours.
 local function acknowledge_seal(id, seal, durable_seal, holds_claim)
   local words = words_of[id] or ''
-  local is_last = words == seal or string.sub(words, -#seal) == seal
+  local is_last = is_last_word(words, seal)
   local is_ours = holds_claim and (is_last or has_word(words, seal))
   local is_known = durable_seal == '' or (durable_seal == seal and is_last)
     or has_word(words, durable_seal)

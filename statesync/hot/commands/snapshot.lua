@@ -140,7 +140,7 @@ local function give(number, hash, detail, name)
   for i = 1, count do reply[last + i] = hash[i] end
   if not words then
     words = 'bare'
-  elseif string.sub(words, -#seal) == seal then
+  elseif is_last_word(words, seal) then
     return -- the script is sent again
   end
   new_words[#new_words + 1] = name

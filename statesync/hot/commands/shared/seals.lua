@@ -9,6 +9,9 @@ local function has_word(words, word)
   return string.find(' ' .. words .. ' ', ' ' .. word .. ' ', 1, true) ~= nil
 end
 
+-- Returns whether a seal is the last word. Of random ones, one in 10^18 would end another by chance.
+local function is_last_word(words, seal) return string.sub(words, -#seal) == seal end
+
 local function without_word(words, word)
   local kept = {}
   for one in string.gmatch(words, '%S+') do
