@@ -27,6 +27,7 @@ __all__ = [
     "connected",
     "console",
     "counts_of",
+    "list_types",
     "print_json",
     "progress_bar",
     "progress_console",
@@ -113,11 +114,16 @@ def counts_of(outcomes: Mapping[Outcome, int]) -> str:
     return ", ".join(f"{number} {outcome}" for outcome, number in counts) or "nothing to do"
 
 
+def list_types(counts: Mapping[str, int]) -> str:
+    """Return session types, each with how many characters wait for it, in words."""
+    return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
+
+
 def tell_unknown_types(counts: Mapping[str, int]) -> str:
     """Return which session types, not registered here, unsaved characters wait for."""
-    listed = ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
     return (
-        f"Unsaved characters are in sessions of types that are not registered here: {listed}. "
+        "Unsaved characters are in sessions of types that are not registered here: "
+        f"{list_types(counts)}. "
         "Only a worker that knows these saves them."
     )
 

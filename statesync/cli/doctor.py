@@ -17,7 +17,7 @@ from rich.text import Text
 
 from statesync.cli.broker import check_broker, check_results, problem_of, server_name
 from statesync.cli.checks import COLOURS, Check, CheckStatus, checked
-from statesync.cli.common import as_json, connected, console, print_json, table
+from statesync.cli.common import as_json, connected, console, list_types, print_json, table
 from statesync.cli.losses import check_losses
 from statesync.durable import database
 from statesync.durable import migrate as migrations
@@ -202,8 +202,7 @@ def _session_types(hot: HotStore) -> Check:
     known_anywhere = {name for types in known.values() if isinstance(types, list) for name in types}
     lost = {name: n for name, n in count_unknown_types(hot).items() if name not in known_anywhere}
     if lost:
-        waiting = ", ".join(f"{name} ({count})" for name, count in sorted(lost.items()))
-        unlike.append(f"no worker knows {waiting}, which unsaved characters wait for")
+        unlike.append(f"no worker knows {list_types(lost)}, which unsaved characters wait for")
     return checked(
         "session types",
         "; ".join(unlike) or f"{', '.join(sorted(own))}: known by {len(known)} workers",

@@ -9,13 +9,12 @@ from typing import Any
 from statesync.cli.checks import Check, checked
 from statesync.errors import NotMigrated, ServerUnavailable
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.servers import last_loss
+from statesync.lifecycle.servers import Side, last_loss
 from statesync.settings import Settings
 from statesync.state.receipts import RETENTION_SECONDS
 
 __all__ = ["check_losses", "costs_of", "describe_loss"]
 
-_NAMES = {"redis": "Redis", "postgresql": "PostgreSQL", "both": "Redis and PostgreSQL"}
 _LOOK_AT = "what did players lose? `statesync conflicts list`, `not_live` of `recover --json`"
 _RECENT = timedelta(seconds=RETENTION_SECONDS)
 """For so long the doctor warns of a loss."""
@@ -25,7 +24,7 @@ def describe_loss(loss: Mapping[str, Any] | None) -> str:
     """Say in one sentence which server went back, when that was found, and by what."""
     if loss is None:
         return "No server went back in time, as far as is on record."
-    found = f"{_NAMES[loss['side']]} went back in time, as a {loss['found_by']} found at "
+    found = f"{Side(loss['side']).servers} went back in time, as a {loss['found_by']} found at "
     found += str(loss["found_at"])
     pairs = [
         f"{name} has counted {loss[key][1]} sweeps where {loss[key][0]} are remembered"

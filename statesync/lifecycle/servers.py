@@ -41,7 +41,17 @@ class Side(StrEnum):
     BOTH = "both"
     """Nobody can say: a group in which both went back is quarantined."""
 
+    @property
+    def servers(self) -> str:
+        """How people are told of it: the name of the server, or of both."""
+        return _SERVERS[self]
 
+
+_SERVERS = {
+    Side.REDIS: "Redis",
+    Side.POSTGRESQL: "PostgreSQL",
+    Side.BOTH: "Redis and PostgreSQL",
+}
 _CONSEQUENCES = {
     Side.REDIS: "what is live and PostgreSQL does not know is set aside and set to its row",
     Side.POSTGRESQL: "nothing is restored until all that is live is saved again",
@@ -150,6 +160,5 @@ def _now() -> str:
 
 
 def _tell(hot: HotStore, side: Side, *, found_by: str) -> None:
-    name = {Side.REDIS: "Redis", Side.POSTGRESQL: "PostgreSQL", Side.BOTH: "Redis and PostgreSQL"}
-    log.error("%s went back in time, as %s found: %s", name[side], found_by, _CONSEQUENCES[side])
+    log.error("%s went back in time, as %s found: %s", side.servers, found_by, _CONSEQUENCES[side])
     hot.count(dict.fromkeys(_COUNTERS[side], 1))
