@@ -44,7 +44,7 @@ from statesync.lifecycle.snapshots import (
     unknown_sessions,
 )
 from statesync.sessions.base import SessionOrchestrator
-from statesync.state.fields import printable
+from statesync.state.fields import listed, printable
 from statesync.state.outcomes import BackupOutcome
 
 __all__ = ["Backup"]
@@ -308,7 +308,7 @@ class _Batch:
         replies = self.hot.run_many([*commands, *self.pending.count()])
         for part, reply in zip(parts, replies, strict=False):
             if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
-                ids = [core.claim.char_id for group in part for core in group.cores]
+                ids = listed([core.claim.char_id for group in part for core in group.cores])
                 log.error("characters %s are saved, not acknowledged: %s", ids, printable(reply))
         for snapshot in snapshots:
             self.quarantine_deleted(snapshot)

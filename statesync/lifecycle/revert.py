@@ -25,14 +25,17 @@ from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.plans import Loaded, Plan, Planner, stage_logs
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.characters import Character
-from statesync.state.fields import MAX_VERSION
+from statesync.state.fields import MAX_VERSION, listed
 from statesync.state.references import SessionRef
 
 __all__ = ["members_to_join", "record_dropped", "revert"]
 
 log = logging.getLogger(__name__)
 
-_REASON = "Redis went back in time; PostgreSQL held another history, which is live now"
+_REASON = (
+    "PostgreSQL held another history, which is live now: Redis went back in time, or the id was "
+    "made twice"
+)
 _DIGITS = len(str(MAX_VERSION)) + 1
 _NO_TEXT = str.maketrans({"\0": "\\x00"})
 """PostgreSQL stores no NUL."""
@@ -75,8 +78,9 @@ def revert(
     """
     for snapshot in snapshots:
         log.warning(
-            "characters %s: Redis went back in time; they are set to what PostgreSQL holds",
-            sorted(snapshot.raw.claims),
+            "PostgreSQL holds another history of characters %s: they are set to it, and what was "
+            "live is recorded",
+            listed(sorted(snapshot.raw.claims)),
         )
         yield snapshot, _revert_one(hot, planner, snapshot)
         failpoint("reverted")
@@ -156,7 +160,11 @@ def record_dropped(hot: HotStore, engine: Engine) -> int:
             with database.transaction(engine) as connection:
                 durable.conflicts.record(connection, lost)
         except database.Rejected as error:
-            log.warning("what characters %s lost is not recorded: %s", dropped.char_ids, error)
+            log.warning(
+                "what was live of characters %s is not recorded yet: %s",
+                listed(dropped.char_ids),
+                error,
+            )
             continue
         failpoint("recorded")
         hot.discard_dropped(dropped_id, dropped.members)

@@ -22,7 +22,7 @@ from statesync.hot.commands.operators import Found
 from statesync.hot.commands.servers import CoreHead
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.state.fields import MAX_ID
+from statesync.state.fields import MAX_ID, listed
 from statesync.state.references import SessionRef
 
 __all__ = [
@@ -146,7 +146,10 @@ def mark_differences(hot: HotStore, differing: Sequence[Difference]) -> int:
         char_id for (char_id, *_), reply in zip(differing, replies, strict=True) if unwrap(reply)
     ]
     if marked:
-        log.warning("not as their rows and without a mark, now dirty: characters %s", marked)
+        log.warning(
+            "characters %s were not as their rows and had no mark: they are dirty now",
+            listed(marked),
+        )
         hot.count({"scrubbed": len(marked)})
     return len(marked)
 

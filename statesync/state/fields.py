@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -27,6 +27,7 @@ __all__ = [
     "fail",
     "json_type",
     "json_value",
+    "listed",
     "load_json",
     "parse_char_id",
     "printable",
@@ -54,6 +55,8 @@ TIE_FIELD = "statesync:tie"
 
 T = TypeVar("T")
 
+_LISTED = 20
+"""More ids than this are counted, not named."""
 _MAX_DIGITS = len(str(MAX_ID))
 _ID_TEXT = re.compile(rf"[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}")
 _json = msgspec.json.Decoder()
@@ -125,6 +128,12 @@ def shown(value: object) -> str:
     except ValueError:  # an integer of thousands of digits
         return f"a {type(value).__name__} that is too long to show"
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def listed(ids: Sequence[object]) -> str:
+    """Return ids for a sentence: the first twenty, and how many more there are."""
+    named = ", ".join(map(str, ids[:_LISTED]))
+    return f"{named} and {len(ids) - _LISTED} more" if len(ids) > _LISTED else named
 
 
 def printable(text: object) -> str:

@@ -208,8 +208,13 @@ def test_foreign_entry_holds_up_no_record(
     assert orchestrator.backup_full_state(1).outcome == "unchanged"
 
 
-def test_game_is_told_who_was_reverted(
-    orchestrator: GameStateOrchestrator, hot: HotStore, fight: UUID, raw: Any, keys: Keys
+def test_game_and_log_are_told_who_was_reverted(
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    raw: Any,
+    keys: Keys,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with raw.pubsub() as heard:
         heard.subscribe(keys.reverted)
@@ -220,6 +225,7 @@ def test_game_is_told_who_was_reverted(
     told = json.loads(message["data"])
     assert told == {"char_ids": PARTY, "sessions": [f"combat:session:{fight}"]}
     assert hot.status().counters["reverted"] == 2
+    assert "another history of characters 1, 2: they are set to it" in caplog.text
 
 
 def test_same_loss_found_again_is_recorded_once_and_another_one_too(
