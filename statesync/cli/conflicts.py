@@ -39,7 +39,9 @@ def conflicts() -> None:
     """Sides that lost a conflict: list, show.
 
     If Redis went back in time, what was live and PostgreSQL did not know is recorded whole, and the
-    characters are set to what PostgreSQL holds. Entries of one loss have the same divergence.
+    characters are set to what PostgreSQL holds. An entry is a character, or a session with one of
+    its participants. Entries with the same divergence were live together and were set back in one
+    step; a crash usually leaves several divergences, one for each group.
 
     \b
     Examples:
@@ -79,9 +81,12 @@ def list_(char_id: int | None, before: int | None, limit: int, as_json: bool) ->
     if as_json:
         print_json({"conflicts": page, "next": next_before})
         return
-    listed = table("conflict", "character", "version", "recorded", "reason")
+    names = ("id", "character_id", "session_id", "version", "divergence")
+    listed = table(
+        "conflict", "character", "session", "version", "divergence", "recorded", "reason"
+    )
     for row in page:
-        numbers = map(str, (row["id"], row["character_id"], row["version"]))
+        numbers = ("-" if row[name] is None else str(row[name]) for name in names)
         listed.add_row(*numbers, _recorded(row), row["reason"])
     console.print(listed if page else "There are no conflicts.")
     if next_before:
@@ -115,7 +120,7 @@ def show(conflict_id: int, as_json: bool) -> None:
             for line in value.split("\n"):
                 say(line)
         else:
-            say(f"{name}: {value}")
+            say(f"{name}: {'-' if value is None else value}")
 
 
 def _recorded(row: dict[str, Any]) -> str:

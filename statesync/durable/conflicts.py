@@ -21,7 +21,7 @@ class LostState(NamedTuple):
     session_id: UUID | None
     version: int
     divergence: int
-    """Names the loss: the entries of one that were found at once have the same."""
+    """The same for all that was live together and was set to its rows in one step."""
     reason: str
     state: dict[str, Any]
 

@@ -140,7 +140,10 @@ def _dropped(snapshot: Snapshot) -> Dropped:
 
 
 def _divergence(snapshot: Snapshot) -> int:
-    """Return the number of the loss: the seal that Redis did not know, the same at each try."""
+    """Return what names a group that is set back: the seal that Redis did not know.
+
+    It is the same at each try. A row without a seal gives its version, below zero.
+    """
     assert snapshot.result  # noqa: S101
     results = [*snapshot.result.characters.values(), *snapshot.result.sessions.values()]
     unknown = [result for result in results if isinstance(result, Unknown)]

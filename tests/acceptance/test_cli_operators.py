@@ -77,6 +77,34 @@ def test_conflicts(
     run(settings, "conflicts", "list", "--limit", "0", status=2)
 
 
+def test_conflicts_show_what_was_set_back_together(
+    settings: Settings, hot: HotStore, rewind: Rewind, orchestrator: GameStateOrchestrator
+) -> None:
+    for char_id in (1, 2, 3):
+        hot.create(char_id, **FULL)
+    fight = hot.open_session("combat", [1, 2], {})
+    orchestrator.backup_many([1, 2, 3])
+    before = rewind.moment()
+    hot.update_session("combat", fight, {"turn": 1})
+    hot.update(3, gold="20")
+    orchestrator.backup_many([1, 3])
+    rewind.to(before)
+    for char_id in (1, 3):
+        hot.update(char_id, gold="1")
+    assert run_json(settings, "drain")["outcomes"] == {"conflict": 2}
+
+    entries = run_json(settings, "conflicts", "list")["conflicts"]
+    divergences = {
+        (entry["character_id"], entry["session_id"]): entry["divergence"] for entry in entries
+    }
+    in_fight = {divergences[1, None], divergences[2, None], divergences[1, str(fight)]}
+    assert len(in_fight) == 1
+    assert in_fight != {divergences[3, None]}
+    listed = run(settings, "conflicts", "list")
+    for text_ in (str(fight), *map(str, divergences.values())):
+        assert text_ in listed
+
+
 def test_conflict_that_holds_what_python_cannot(
     settings: Settings, orchestrator: GameStateOrchestrator
 ) -> None:

@@ -24,7 +24,7 @@ class Dropped(msgspec.Struct, frozen=True):
     """What a revert took out of play, to be recorded."""
 
     divergence: int
-    """The seal that Redis did not know; the same each time that one loss is found."""
+    """The seal that Redis did not know; the same each time that this group is found."""
     members: tuple[str, ...]
     """The names of the characters and sessions."""
 

@@ -192,6 +192,27 @@ def test_core_that_is_no_hash_any_more_holds_up_no_record(
     assert {i for i, _ in lost_cores(engine)} >= {2}
 
 
+def test_core_that_is_no_hash_is_repaired_before_its_group_shows_the_loss(
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+) -> None:
+    raw.delete(keys.core(2))
+    raw.set(keys.core(2), "x")
+    assert {r.outcome for r in orchestrator.backup_many(PARTY)} == {"quarantined"}
+    assert (hot.get(1).fields["gold"], recorded(engine)) == ("live", [])
+    raw.delete(keys.core(2))
+    assert orchestrator.restore_full_state(2).outcome == "restored"
+    assert {r.outcome for r in orchestrator.backup_many(PARTY)} == {"conflict"}
+    assert is_as_saved(hot, fight)
+    assert dict(lost_cores(engine))[1]["gold"] == "live"
+    assert hot.status().counters["redis_went_back"] == 1
+    assert hot.list_quarantine() == (0, [])
+
+
 @pytest.mark.parametrize("entry", ["x", "{}", '{"divergence": 1, "members": ["x:y"]}'])
 def test_foreign_entry_holds_up_no_record(
     orchestrator: GameStateOrchestrator,
