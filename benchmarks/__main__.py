@@ -21,6 +21,7 @@ from statesync.errors import InvalidInput, SettingsError, StatesyncError
 
 if TYPE_CHECKING:
     from benchmarks.bench import Bench
+    from benchmarks.beside import Beside
     from benchmarks.contest import Result
 
 __all__ = ["bench", "main"]
@@ -39,9 +40,10 @@ def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
     "--size",
     "sizes",
     multiple=True,
-    default=(10_000,),
+    default=(20_000,),
     type=click.IntRange(100),
-    help="Characters. If repeated, `sweep` runs with each size, the others with the first.",
+    help="Characters. If repeated, `save`, `sweep` and `scale` take each size, the others the "
+    "first.",
 )
 @_option(
     "--in-session",
@@ -49,9 +51,10 @@ def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
     multiple=True,
     default=(0, 10, 100),
     type=click.IntRange(0, 100),
-    help="Percent of the characters of `sweep` that are in a fight. May be repeated.",
+    help="Percent of the characters of `save`, `sweep` and `scripts` that are in a fight. May be "
+    "repeated.",
 )
-@_option("--rounds", default=3, type=click.IntRange(1), help="Rounds that count.")
+@_option("--rounds", default=7, type=click.IntRange(1), help="Rounds that count.")
 @_option("--processes", default=2, type=click.IntRange(1), help="Processes of each worker.")
 @_option(
     "--servers",
@@ -65,6 +68,12 @@ def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
     default=0.0,
     type=click.FloatRange(0, 1000),
     help="Added to each round trip to an embedded server.",
+)
+@click.option(
+    "--beside",
+    "other",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A checkout of another version: it takes turns with this one, on servers of its own.",
 )
 @click.option(
     "--plot",
@@ -82,6 +91,7 @@ def bench(
     processes: int,
     servers: str,
     delay_ms: float,
+    other: Path | None,
     chart: Path | None,
     as_json: bool,
 ) -> None:
@@ -90,9 +100,13 @@ def bench(
     All benchmarks run unless some are named:
 
     \b
-    sweep     from dirty marks to rows, with memory; 0, 10, 100 % in a session
+    save      from dirty marks to rows in one process, without Celery
+    sweep     the same through Celery, with processes of a worker
+    scale     sweeps of several sizes, beside each other
     hot       update: for the caller and on the server
-    tail      the slowest updates during a sweep
+    tail      the slowest updates while 2 % of the characters change each second
+    scripts   how long the scripts of a save hold Redis
+    memory    a process of the worker beside one of an empty Celery worker
     restore   one login, many logins
     queue     what Celery adds to a login, what an empty task costs
     write     rows, WAL and Redis bytes of a save
@@ -109,24 +123,29 @@ def bench(
     Examples:
       python -m benchmarks
       python -m benchmarks --size 200 --rounds 1             all of it, quickly
-      python -m benchmarks sweep --size 10000 --size 1000000 --in-session 0
+      python -m benchmarks save sweep --beside ../older      two versions in turns
+      python -m benchmarks scale --size 10000 --size 100000 --size 1000000 --rounds 3
+      python -m benchmarks tail --size 100000
       python -m benchmarks hot restore --delay-ms 1 --plot far.svg
       python -m benchmarks hot durable --json >figures.json
       STATESYNC_REDIS_URL=redis://10.0.0.5/9 python -m benchmarks --servers settings
     """
-    _check(chart, servers, delay_ms)
+    _check(chart, servers, delay_ms, other)
 
     from benchmarks.bench import Bench
+    from benchmarks.beside import beside
     from benchmarks.servers import embedded, given
 
+    options: dict[str, Any] = {"sizes": sizes, "percents": percents, "processes": processes}
     with (
         _progress() as progress,
+        beside(other, {**options, "delay_ms": delay_ms})
+        if other
+        else contextlib.nullcontext() as another,
         given() if servers == "settings" else embedded(delay_ms) as place,
-        contextlib.closing(
-            Bench(place, sizes=sizes, percents=percents, processes=processes)
-        ) as opened,
+        contextlib.closing(Bench(place, **options)) as opened,
     ):
-        results = _run(opened, names or NAMES, rounds, progress, as_json=as_json)
+        results = _run(opened, names or NAMES, rounds, progress, another, as_json=as_json)
     if as_json:
         about: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
         about |= {"python": platform.python_version(), "servers": servers, "delay_ms": delay_ms}
@@ -139,12 +158,12 @@ def bench(
         write_chart(results, chart)
 
 
-def _check(chart: Path | None, servers: str, delay_ms: float) -> None:
+def _check(chart: Path | None, servers: str, delay_ms: float, other: Path | None) -> None:
     """Refuse what would fail only after minutes."""
     if chart and chart.suffix not in _CHART_SUFFIXES:
         raise click.BadParameter(f"{chart} must end in .pdf, .png or .svg", param_hint="--plot")
-    if delay_ms and servers != "embedded":
-        raise click.UsageError("--delay-ms is for embedded servers")
+    if (delay_ms or other) and servers != "embedded":
+        raise click.UsageError("--delay-ms and --beside are for embedded servers")
     if chart and not find_spec("matplotlib"):
         raise click.ClickException(f"--plot needs matplotlib; {_INSTALL}")
     if not find_spec("psutil"):
@@ -164,6 +183,7 @@ def _run(
     names: Sequence[str],
     rounds: int,
     progress: Callable[[str], object],
+    another: Beside | None,
     *,
     as_json: bool,
 ) -> list[Result]:
@@ -175,7 +195,10 @@ def _run(
         raise click.ClickException("the broker already holds messages; give it an empty one")
     results: list[Result] = []
     for name in names:
-        with contextlib.closing(load(name)(opened)) as contests:
+        contests = load(name)(opened)
+        if another:
+            contests = another.join(name, contests)
+        with contextlib.closing(contests):
             for contest in contests:
                 found = compete(contest, rounds, progress)
                 results += found

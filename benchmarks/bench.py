@@ -6,11 +6,12 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from celery import Celery
 
-from benchmarks import floor, naive
+from benchmarks import empty, floor, naive
 from benchmarks.characters import FIGHTERS, core, fight, fight_id, fight_key, is_fighting
 from benchmarks.environment import child_env
 from benchmarks.servers import TABLES, Place
@@ -91,6 +92,16 @@ class Bench:
                         pipe.sadd("dirty_accounts", char_id)
                 pipe.execute()
 
+    def check_saved(self, char_ids: Sequence[int]) -> None:
+        """Raise AssertionError if the rows of any are not those of the last turn."""
+        query = """SELECT count(*) FROM characters
+            WHERE id BETWEEN %s AND %s AND (vitals #>> '{hp,cur}')::int = %s"""
+        with self.connection, self.connection.cursor() as cursor:
+            cursor.execute(query, (char_ids[0], char_ids[-1], self._turn % 100))
+            (saved,) = cursor.fetchone() or (0,)
+        if saved != len(char_ids):
+            raise AssertionError(f"{len(char_ids) - saved} of {len(char_ids)} are not saved")
+
     def _write_fight(self, pipe: Any, char_id: int) -> None:
         """Write the fight of a character, if it is the first in it."""
         if char_id % FIGHTERS == 1:
@@ -101,32 +112,49 @@ class Bench:
 
     # Workers
 
-    def worker(self) -> contextlib.AbstractContextManager[Child]:
-        """Run a worker of statesync."""
-        return self._worker("statesync")
+    def worker(self, **changes: Any) -> contextlib.AbstractContextManager[Child]:
+        """Run a worker of statesync; ``changes`` are settings."""
+        return self._worker("statesync", **changes)
 
     def naive_worker(self) -> contextlib.AbstractContextManager[Child]:
         """Run a worker of the naive twin."""
         return self._worker(naive.__name__, "-Q", naive.QUEUE)
 
+    def empty_worker(self) -> contextlib.AbstractContextManager[Child]:
+        """Run a worker that knows no task."""
+        return self._worker(empty.__name__, "-Q", empty.QUEUE)
+
+    def beat(self, **changes: Any) -> contextlib.AbstractContextManager[Child]:
+        """Run the schedule of statesync; ``changes`` are settings."""
+        return self._celery("statesync", "beat", b"beat: Starting", **changes)
+
+    def _worker(
+        self, app: str, *words: str, **changes: Any
+    ) -> contextlib.AbstractContextManager[Child]:
+        options = ("-n", f"{app}@%h", "-c", str(self.processes), *words)
+        return self._celery(app, "worker", b" ready.", *options, **changes)
+
     @contextlib.contextmanager
-    def _worker(self, app: str, *words: str) -> Iterator[Child]:
-        log = self.folder / f"{app}.log"
+    def _celery(
+        self, app: str, command: str, ready: bytes, *words: str, **changes: Any
+    ) -> Iterator[Child]:
+        """Run a command of Celery; it is ready when its log says so."""
+        settings = replace(self.settings, **changes)
+        log = self.folder / f"{app}-{command}.log"
         log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "-n", f"{app}@%h", *words]
-        worker = Child(
-            f"the worker of {app}",
-            [*command, "-c", str(self.processes), "--loglevel", "INFO"],
+        child = Child(
+            f"the {command} of {app}",
+            [sys.executable, "-m", "celery", "-A", app, command, *words, "--loglevel", "INFO"],
             log,
-            env=child_env(**self.settings.to_env(), CELERY_BROKER_URL=self.settings.broker_url),
+            env=child_env(**settings.to_env(), CELERY_BROKER_URL=settings.broker_url),
             cwd=self.folder,
         )
-        worker.start()
+        child.start()
         try:
-            worker.wait_ready(lambda: b" ready." in log.read_bytes())
-            yield worker
+            child.wait_ready(lambda: ready in log.read_bytes())
+            yield child
         finally:
-            worker.stop()
+            child.stop()
 
     def sweep(self) -> None:
         """Send the task of statesync's sweep."""

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, NamedTuple
 
-__all__ = ["Contest", "Contests", "Figures", "Result", "ResultRow", "compete"]
+__all__ = ["REFERENCES", "Contest", "Contests", "Figures", "Result", "ResultRow", "compete"]
 
 Figures = float | Mapping[str, float]
 """What one turn of a contestant finds: a figure in the unit of its contest, or figures by unit."""
+
+
+REFERENCES = frozenset({"floor", "naive", "two round trips", "empty Celery"})
+"""Contestants that are not statesync: another checkout has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +88,13 @@ def compete(
 ) -> list[Result]:
     """Let the contestants take turns: a warm-up round, then those that count.
 
+    Every other round goes in the reverse order: what the machine does meanwhile meets all alike.
     Returns a result for each unit.
     """
     results: dict[str, Result] = {}
     for turn in range(rounds + 1):
-        for contestant, take_turn in contest.contestants.items():
+        in_order = list(contest.contestants.items())
+        for contestant, take_turn in in_order if turn % 2 else reversed(in_order):
             stage = f"round {turn} of {rounds}" if turn else "warm-up"
             progress(f"{contest.name}: {contestant}, {stage}")
             figures = take_turn()

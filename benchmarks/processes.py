@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import time
 from collections.abc import Iterator, Mapping
 
 import psutil
@@ -10,10 +13,13 @@ import psutil
 from benchmarks.timing import every
 from statesync.embedded.child import Child
 
-__all__ = ["Cpu", "Memory", "cpu_unit"]
+__all__ = ["CPU_UNIT", "Cpu", "Memory", "paused"]
+
+CPU_UNIT = "µs of CPU a character"
 
 _LOOK_SECONDS = 0.05
 _MB = 1e6
+_MEMORY = ("uss", "pss")
 
 
 def _tree(child: Child) -> list[psutil.Process]:
@@ -22,15 +28,17 @@ def _tree(child: Child) -> list[psutil.Process]:
 
 
 class Memory:
-    """The resident memory of a worker's processes, from when it is ready."""
+    """The memory of the processes of a worker's pool: of the one that has most."""
 
     def __init__(self, worker: Child) -> None:
-        self._processes = _tree(worker)
-        self._first = self._now()
-        self._peaks = self._first
+        self._pool = _tree(worker)[1:]
+        self._first: dict[str, float] = {}
+        self._peaks = self._now()
 
-    def _now(self) -> list[int]:
-        return [process.memory_info().rss for process in self._processes]
+    def _now(self) -> dict[str, float]:
+        """Return the MB, by unit."""
+        all_of = [process.memory_full_info() for process in self._pool]
+        return {name: max(getattr(one, name) for one in all_of) / _MB for name in _MEMORY}
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -38,41 +46,72 @@ class Memory:
         self._peaks = self._now()
 
         def look() -> None:
-            self._peaks = [max(two) for two in zip(self._peaks, self._now(), strict=True)]
+            now = self._now()
+            self._peaks = {name: max(peak, now[name]) for name, peak in self._peaks.items()}
 
         with every(_LOOK_SECONDS, look):
             yield
+        self._first = self._first or self._peaks
 
     def figures(self) -> dict[str, float]:
-        """Return, by unit, the peaks while it was last watched, and the growth up to them."""
-        growth = [peak - first for peak, first in zip(self._peaks, self._first, strict=True)]
+        """Return, by unit, the peaks while it was last watched."""
+        return {f"MB, {name.upper()}": peak for name, peak in self._peaks.items()}
+
+    def above(self, other: Memory) -> dict[str, float]:
+        """Return, by unit, how much more it was than that of another worker."""
         return {
-            "MB of all worker processes": sum(self._peaks) / _MB,
-            "MB that one of them grew": max(growth) / _MB,
+            f"MB, {name.upper()}, above empty Celery": peak - other._peaks[name]
+            for name, peak in self._peaks.items()
+        }
+
+    def growth(self) -> dict[str, float]:
+        """Return, by unit, how much the peaks have grown since it was first watched."""
+        return {
+            f"MB, {name.upper()}, grown since the warm-up": peak - self._first[name]
+            for name, peak in self._peaks.items()
         }
 
 
-def cpu_unit(name: str) -> str:
-    """Return the unit of the CPU time of ``name``."""
-    return f"µs of CPU a character, {name}"
+@contextlib.contextmanager
+def paused(*children: Child) -> Iterator[None]:
+    """Stop children, with all that they have started, until the block ends."""
+    groups = [child.process.pid for child in children if child.process]
+    for group in groups:
+        os.killpg(group, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for group in groups:
+            os.killpg(group, signal.SIGCONT)
 
 
 class Cpu:
-    """The CPU time of processes from now on, by name."""
+    """The CPU time from now on: of the Python that saves, and of the servers, by name.
 
-    def __init__(self, children: Mapping[str, Child]) -> None:
-        self._children = children
+    The Python is that of a worker, or of this process if there is none.
+    """
+
+    def __init__(self, servers: Mapping[str, Child], worker: Child | None) -> None:
+        self._servers = servers
+        self._worker = worker
         self._before = self._now()
 
     def _now(self) -> dict[str, float]:
-        return {name: _cpu_seconds(child) for name, child in self._children.items()}
+        python = _cpu_seconds(self._worker) if self._worker else time.process_time()
+        servers = {name: _cpu_seconds(child) for name, child in self._servers.items()}
+        return {"Python": python, **servers}
 
     def figures(self, characters: int) -> dict[str, float]:
-        """Return, by unit, the CPU time until now for each of so many characters."""
-        return {
-            cpu_unit(name): (seconds - self._before[name]) * 1e6 / characters
+        """Return, by unit, the CPU time until now for each of so many characters.
+
+        If the servers' processes are not known, there is no figure for all together.
+        """
+        micros = {
+            name: (seconds - self._before[name]) * 1e6 / characters
             for name, seconds in self._now().items()
         }
+        in_all = {CPU_UNIT: sum(micros.values())} if self._servers else {}
+        return in_all | {f"{CPU_UNIT}, {name}": figure for name, figure in micros.items()}
 
 
 def _cpu_seconds(child: Child) -> float:

@@ -8,43 +8,38 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.contest import Result
+from benchmarks.contest import Result, ResultRow
 
 __all__ = ["print_results"]
 
 
 def print_results(results: Sequence[Result]) -> None:
-    """Print the results of one contest: a table for each unit, or one if nobody competed."""
-    if all(len(result.figures) == 1 for result in results):
-        _print_table(results[0].name, _figures_by_unit(results))
-        return
-    for result in results:
-        _print_table(f"{result.name}, {result.unit}", _contestants(result))
+    """Print the results of one contest: a line for each figure, a column for each contestant.
+
+    A cell has the median, and in brackets the lowest and the highest. The ratios are those of the
+    first contestant to the others.
+    """
+    by_unit = {result.unit: {row.contestant: row for row in result.rows()} for result in results}
+    names = list(dict.fromkeys(name for rows in by_unit.values() for name in rows))
+    table = Table("", *names, box=None, pad_edge=False)
+    if names[1:]:
+        table.add_column(f"{names[0]}, beside")
+    for unit, rows in by_unit.items():
+        cells = [_cell(rows[name]) if name in rows else "" for name in names]
+        ratios = rows[names[0]].ratios if names[0] in rows else {}
+        beside = ", ".join(f"{ratio:.2f} of {other}" for other, ratio in ratios.items())
+        table.add_row(unit, *cells, *([beside] if names[1:] else []))
+    click.secho(f"\n{results[0].name}", bold=True)
+    Console(width=_WIDTH).print(table)
 
 
-def _print_table(title: str, table: Table) -> None:
-    click.secho(f"\n{title}", bold=True)
-    Console().print(table)
-
-
-def _figures_by_unit(results: Sequence[Result]) -> Table:
-    table = Table("", "median", "lowest", "highest", box=None, pad_edge=False)
-    for result in results:
-        (row,) = result.rows()
-        table.add_row(result.unit, _number(row.median), _number(row.lowest), _number(row.highest))
-    return table
-
-
-def _contestants(result: Result) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "median", "lowest", "highest", "beside the others"):
-        table.add_column(column, justify="left" if column in ("", "beside the others") else "right")
-    for row in result.rows():
-        ratios = ", ".join(f"{ratio:.2f} of {other}" for other, ratio in row.ratios.items())
-        figures = (_number(row.median), _number(row.lowest), _number(row.highest))
-        table.add_row(row.contestant, *figures, ratios)
-    return table
+def _cell(row: ResultRow) -> str:
+    return f"{_number(row.median)} ({_number(row.lowest)}-{_number(row.highest)})"
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+_WIDTH = 160
+"""Wide enough for four contestants: a log that is no terminal has no width."""

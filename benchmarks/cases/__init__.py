@@ -12,7 +12,21 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "load"]
 
-NAMES = ("sweep", "hot", "tail", "restore", "queue", "write", "profile", "together", "durable")
+NAMES = (
+    "save",
+    "sweep",
+    "scale",
+    "hot",
+    "tail",
+    "scripts",
+    "memory",
+    "restore",
+    "queue",
+    "write",
+    "profile",
+    "together",
+    "durable",
+)
 
 
 def load(name: str) -> Callable[[Bench], Contests]:
