@@ -9,7 +9,7 @@ from typing import Any
 from statesync.cli.checks import Check, checked
 from statesync.errors import NotMigrated, ServerUnavailable
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.servers import Side, last_loss
+from statesync.lifecycle.servers import Side, losses
 from statesync.settings import Settings
 from statesync.state.receipts import RETENTION_SECONDS
 
@@ -29,7 +29,7 @@ def describe_loss(loss: Mapping[str, Any] | None) -> str:
     pairs = [
         f"{name} has counted {loss[key][1]} sweeps where {loss[key][0]} are remembered"
         for key, name in (("redis_sweeps", "Redis"), ("postgresql_sweeps", "PostgreSQL"))
-        if key in loss
+        if loss.get(key)
     ]
     return f"{found}{': ' * bool(pairs)}{', '.join(pairs)}."
 
@@ -44,13 +44,13 @@ def check_losses(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[C
     """Check whether a server went back in time lately; nothing if one is away or not migrated."""
     try:
         status = orchestrator.hot.status()
-        loss = last_loss(orchestrator.hot, orchestrator.engine)
+        loss = next(iter(losses(orchestrator.hot, orchestrator.engine)), None)
     except (ServerUnavailable, NotMigrated):  # the checks of that server say so
         return
-    found = describe_loss(loss and loss.details)
+    found = describe_loss(loss.as_json() if loss else None)
     if loss:
         found += f" {costs_of(status.counters)}"
-    is_recent = loss and datetime.now(UTC) - loss.lost_at < _RECENT
+    is_recent = loss and datetime.now(UTC) - loss.found_at < _RECENT
     settling = "the sweeps compare what is live; `statesync recover` does it at once"
     yield checked(
         "losses",

@@ -9,9 +9,11 @@ import click
 
 from statesync.cli.common import as_json, connected, console, counts_of, print_json, progress_bar
 from statesync.cli.losses import describe_loss
+from statesync.durable.losses import NotLive
 from statesync.lifecycle.recover import RecoveryReport, SettledPage
 from statesync.lifecycle.recover import recover as recover_all
 from statesync.lifecycle.scrub import PAGE_KEYS
+from statesync.state.fields import printable
 
 __all__ = ["recover"]
 
@@ -52,33 +54,43 @@ def recover(as_json: bool) -> None:
 
 
 def _as_json(report: RecoveryReport) -> dict[str, Any]:
-    loss = report.last_loss or {}
+    loss, not_live = _last(report)
     return {
         "characters": report.characters,
         "sessions": report.sessions,
         "differing": report.differing,
         "outcomes": dict(report.outcomes),
         "left": report.left,
-        "last_loss": {k: v for k, v in loss.items() if k != "not_live"} or None,
-        "not_live": [item._asdict() for item in report.not_live],
+        "not_saved": [item._asdict() for item in report.not_saved],
+        "last_loss": loss and {k: v for k, v in loss.items() if k != "not_live"},
+        "not_live": [item._asdict() for item in not_live],
         "done": not report.left,
     }
 
 
+def _last(report: RecoveryReport) -> tuple[dict[str, Any] | None, list[NotLive]]:
+    if not report.losses:
+        return None, []
+    return report.losses[0].as_json(), report.losses[0].not_live
+
+
 def _print(report: RecoveryReport) -> None:
+    loss, not_live = _last(report)
     lines = [
-        describe_loss(report.last_loss),
+        describe_loss(loss),
         f"Compared {report.characters} characters and {report.sessions} sessions.",
         f"Not as in PostgreSQL: {report.differing} characters ({counts_of(report.outcomes)}).",
     ]
     if report.left:
         lines.append(f"Left: {report.left} could not be saved yet. Run it again.")
-    if report.not_live:
+    for char_id, reason in report.not_saved[:_LISTED]:
+        lines.append(f"  {char_id}: {printable(reason)}")
+    if not_live:
         lines.append(
-            f"Not live, and back at what PostgreSQL has: {len(report.not_live)} characters that "
+            f"Not live, and back at what PostgreSQL has: {len(not_live)} characters that "
             "had left at a newer version."
         )
-    for char_id, evicted, row in report.not_live[:_LISTED]:
+    for char_id, evicted, row in not_live[:_LISTED]:
         left_at = "was deleted" if evicted is None else f"left at version {evicted}"
         lines.append(f"  {char_id}: {left_at}, PostgreSQL has {'no row' if row is None else row}")
     console.print("\n".join(lines), soft_wrap=True)

@@ -37,7 +37,7 @@ from statesync.errors import (
 )
 from statesync.hot.commands.operators import Status, SyncState
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.servers import last_loss
+from statesync.lifecycle.servers import losses
 from statesync.lifecycle.unknown_types import count_unknown_types, unknown_sessions_of
 from statesync.settings import Settings
 from statesync.state.characters import Character
@@ -121,8 +121,9 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
 
 def _last_loss(orchestrator: GameStateOrchestrator) -> dict[str, Any] | None:
     """Return which server went back last; without the characters that were not live."""
-    loss = last_loss(orchestrator.hot, orchestrator.engine)
-    return loss and {k: v for k, v in loss.details.items() if k != "not_live"}
+    for loss in losses(orchestrator.hot, orchestrator.engine):
+        return {k: v for k, v in loss.as_json().items() if k != "not_live"}
+    return None
 
 
 def _queues(settings: Settings) -> Iterator[tuple[str, int]]:

@@ -12,8 +12,8 @@ from datetime import timedelta
 from sqlalchemy import Connection, bindparam, delete, func, literal, select
 from sqlalchemy.dialects.postgresql import ARRAY, UUID, insert
 
-from statesync.durable.servers import Loss
-from statesync.durable.tables import durable_changes, server_counters
+from statesync.durable.losses import Loss, losses_since
+from statesync.durable.tables import durable_changes
 from statesync.state.receipts import RETENTION_SECONDS
 
 __all__ = ["find", "lost_since", "purge", "record"]
@@ -21,7 +21,8 @@ __all__ = ["find", "lost_since", "purge", "record"]
 _AT_ONCE = 10_000
 """Upper bound on the nonces that one call deletes: less than a second's work."""
 
-_since = func.now() - literal(timedelta(seconds=RETENTION_SECONDS))
+_RETENTION = timedelta(seconds=RETENTION_SECONDS)
+_since = func.now() - literal(_RETENTION)
 _nonces = bindparam("nonces", type_=ARRAY(UUID(as_uuid=False)))
 _RECORD = (
     insert(durable_changes)
@@ -37,9 +38,6 @@ _OLD = (
     .with_for_update(skip_locked=True)  # sweeps of two workers do not wait for each other
 )
 _PURGE = delete(durable_changes).where(durable_changes.c.nonce.in_(_OLD))
-_LOST = select(server_counters.c.last_loss, server_counters.c.lost_at).where(
-    server_counters.c.key_prefix == bindparam("prefix"), server_counters.c.lost_at > _since
-)
 
 
 def record(connection: Connection, nonces: Collection[str]) -> None:
@@ -59,7 +57,6 @@ def purge(connection: Connection) -> int:
     return connection.execute(_PURGE).rowcount
 
 
-def lost_since(connection: Connection, prefix: str) -> Loss | None:
-    """Return the last time that a server went back, if that was within the retention."""
-    found = connection.execute(_LOST, {"prefix": prefix}).one_or_none()
-    return found and Loss(*found)
+def lost_since(connection: Connection, prefix: str) -> list[Loss]:
+    """Return how often a server went back within the retention, oldest first."""
+    return losses_since(connection, prefix, _RETENTION)

@@ -215,6 +215,6 @@ server_counters = Table(
     # What PostgreSQL remembers of Redis.
     Column("redis_sweeps", BigInteger, nullable=False, server_default=text("0")),
     Column("redis_run_id", Text),
-    Column("last_loss", JSONB),
+    Column("last_loss", JSONB, key="losses"),
     Column("lost_at", DateTime(timezone=True)),
 )

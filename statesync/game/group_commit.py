@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.alarms import Alarm
-from statesync.durable.servers import Loss
+from statesync.durable.losses import Loss
 from statesync.errors import InvalidInput, NotDurable, ServerUnavailable
 from statesync.game.verdicts import Known, check_receipt, judge, needs_row, why_unknown
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
@@ -166,12 +166,12 @@ class GroupCommit:
         if receipt.nonce:
             if self._read(durable.receipts.find, [receipt.nonce]):
                 return True
-            return None if why_unknown(receipt.nonce, self._loss()) else False
+            return None if why_unknown(receipt.nonce, self._losses()) else False
         if self._read(durable.characters.versions, [char_id]).get(char_id, -1) < receipt:
             return False
-        return None if self._loss() else True
+        return None if self._losses() else True
 
-    def _loss(self) -> Loss | None:
+    def _losses(self) -> list[Loss]:
         return self._read(durable.receipts.lost_since, self._orchestrator.hot.keys.prefix)
 
     def _read(self, query: Callable[[Any, A], T], argument: A) -> T:
@@ -230,7 +230,7 @@ class GroupCommit:
         return Known(
             found,
             self._read(durable.characters.versions, list(doubtful)) if doubtful else {},
-            self._loss() if by_version or found != set(nonces) else None,
+            self._losses() if by_version or found != set(nonces) else (),
         )
 
     def _retry(self, wait: _Wait, reason: str) -> None:

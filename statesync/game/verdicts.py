@@ -7,14 +7,13 @@ so after a loss it tells nothing: other changes may have passed it.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from statesync.durable.servers import Loss
+from statesync.durable.losses import Loss, Side
 from statesync.errors import InvalidInput
 from statesync.lifecycle.orchestrator import BackupReport
-from statesync.lifecycle.servers import Side
 from statesync.state.fields import check_version
 from statesync.state.outcomes import BackupOutcome
 from statesync.state.receipts import RETENTION_SECONDS, Receipt, made_at
@@ -38,8 +37,8 @@ class Known:
     """Those that it has, of those that are waited for."""
     versions: Mapping[int, int] = field(default_factory=dict)
     """Of the rows that had to be looked at, by character."""
-    loss: Loss | None = None
-    """The last time that a server went back, if it was looked at and within the retention."""
+    losses: Sequence[Loss] = ()
+    """The times that a server went back, if that was looked at and within the retention."""
 
 
 class Verdict(NamedTuple):
@@ -85,10 +84,11 @@ def judge(receipt: Receipt, reports: Collection[BackupReport], known: Known) -> 
             failed = failed or reason
     if not (receipt or failed or retry) and _none_is_loaded(reports):
         failed = "none of them is loaded"
-    if receipt and not (failed or retry) and known.loss:
+    if receipt and not (failed or retry) and known.losses:
+        found = _found(known.losses[-1])
         failed = (
-            f"unknown: a server went back in time ({_found(known.loss)}), and version {receipt} "
-            "may be that of another change; make changes with receipt=True"
+            f"unknown: a server went back in time ({found}), and version {receipt} may be that of "
+            "another change; make changes with receipt=True"
         )
     return Verdict(failed, retry)
 
@@ -104,24 +104,25 @@ def _judge_by_nonce(nonce: str, reports: Collection[BackupReport], known: Known)
             failed = failed or _not_saved(report)
     if failed or retry:
         return Verdict(failed, retry)
-    if unknown := why_unknown(nonce, known.loss):
+    if unknown := why_unknown(nonce, known.losses):
         return Verdict(unknown)
     none_is_loaded = ": none of its characters is loaded" if _none_is_loaded(reports) else ""
     return Verdict(_FORGOTTEN + none_is_loaded)
 
 
-def why_unknown(nonce: str, loss: Loss | None) -> str | None:
+def why_unknown(nonce: str, losses: Iterable[Loss]) -> str | None:
     """Return why it tells nothing of a change that PostgreSQL lacks its nonce, if so."""
     if time.time() - made_at(nonce) > RETENTION_SECONDS:
         return "unknown: PostgreSQL keeps the receipts of seven days"
-    is_older = loss and made_at(nonce) < loss.lost_at.timestamp()
-    if loss and is_older and loss.details.get("side") != Side.REDIS:
-        return f"unknown: PostgreSQL went back in time ({_found(loss)}), with the receipts it had"
+    for loss in losses:
+        if loss.side is not Side.REDIS and made_at(nonce) < loss.found_at.timestamp():
+            found = _found(loss)
+            return f"unknown: PostgreSQL went back in time ({found}), with the receipts it had"
     return None
 
 
 def _found(loss: Loss) -> str:
-    return f"found {loss.lost_at:%Y-%m-%d %H:%M:%S%z}"
+    return f"found {loss.found_at:%Y-%m-%d %H:%M:%S%z}"
 
 
 def _none_is_loaded(reports: Collection[BackupReport]) -> bool:

@@ -56,6 +56,8 @@ _PLAYED_ON = (
     "or move what it holds to another id"
 )
 
+_LOCKED = "another transaction holds a lock on its rows"
+
 _RECONCILE_ROUNDS = 4
 """How many times one backup tries to save a character, bringing its core up to its row between."""
 
@@ -144,6 +146,9 @@ class _Batch:
                 self.quarantine_if_corrupt(snapshot)
                 if snapshot.locked:
                     self.pending.give_back(snapshot.group.characters, snapshot.locked)
+        for snapshot in refused:
+            if snapshot.is_busy:
+                self.pending.give_back(snapshot.group.characters, _LOCKED)
         self.pending.give_back(list(self.pending))
         self.hot.run_many(self.pending.count())
         if self.unknown_types:

@@ -87,6 +87,7 @@ class Lost:
         DatabaseWentBack if PostgreSQL did.
         """
         ours = [item for item in refused if self._is_lost(item) and self._is_ours(item, pending)]
+        ours = [item for item in ours if not self._is_lost_on_both(item)]
         if not ours:
             return {}
         if not self._ask_servers(ours):
@@ -124,13 +125,28 @@ class Lost:
         """Return whether Redis has forgotten the history of a group's rows."""
         if snapshot.corrupt:
             return False
-        if snapshot.shows_older_postgresql:
-            if not snapshot.is_lost:
-                note_postgresql_went_back(self._hot, self._engine)
-                raise DatabaseWentBack
-            snapshot.corrupt = CorruptState(snapshot.anchor, "", _BOTH_WENT_BACK)
-            return False
+        if snapshot.shows_older_postgresql and not snapshot.is_lost:
+            note_postgresql_went_back(self._hot, self._engine, snapshot.group.characters)
+            raise DatabaseWentBack
         return snapshot.is_lost
+
+    def _is_lost_on_both(self, snapshot: Snapshot) -> bool:
+        """Return whether neither side of a group is whole, and mark it ``corrupt`` then.
+
+        Rows that Redis does not know while PostgreSQL is recovered are of that recovery, which
+        Redis has forgotten: other rows may not be saved again yet.
+        """
+        is_recovering = snapshot.raw.is_recovering and _shows_loss(snapshot)
+        if not (snapshot.shows_older_postgresql or is_recovering):
+            return False
+        snapshot.corrupt = CorruptState(snapshot.anchor, "", _BOTH_WENT_BACK)
+        self._add_costs(quarantined=len(snapshot.group.characters))
+        return True
+
+    def _add_costs(self, **counts: int) -> None:
+        """Put on record what a loss has cost."""
+        with database.transaction(self._engine) as connection:
+            durable.losses.add_costs(connection, self._hot.keys.prefix, **counts)
 
     def _ask_servers(self, lost: Sequence[Snapshot]) -> bool:
         """Find out, before anything is reverted, whether it is PostgreSQL that went back.
@@ -167,7 +183,8 @@ class Lost:
 
     def _revert(self, snapshots: Sequence[Snapshot], pending: Pending) -> None:
         """Set groups to their rows and report their characters."""
-        if any(_shows_loss(snapshot) for snapshot in snapshots):
+        losses = [snapshot for snapshot in snapshots if _shows_loss(snapshot)]
+        if losses:
             note_redis_went_back(self._hot, self._engine)
         for snapshot, result in revert(self._hot, self._engine, self._planner, snapshots):
             if isinstance(result, LeaseLost):
@@ -177,3 +194,5 @@ class Lost:
             elif isinstance(result, dict):
                 for char_id, version in result.items():
                     pending.report(char_id, BackupOutcome.CONFLICT, version)
+                if snapshot in losses:
+                    self._add_costs(reverted=len(result))

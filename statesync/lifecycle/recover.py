@@ -11,22 +11,23 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.fence import RowHead
-from statesync.durable.servers import NotLive
+from statesync.durable.losses import Left, Loss, NotLive
 from statesync.errors import DatabaseWentBack, ServerUnavailable
 from statesync.hot.commands.operators import Found
-from statesync.hot.commands.servers import Taken
+from statesync.hot.commands.servers import Heads, Taken
 from statesync.hot.store import unwrap
 from statesync.lifecycle import servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.reports import BackupReport
 from statesync.lifecycle.scrub import (
     PAGE_KEYS,
     PAUSE_SECONDS,
@@ -34,7 +35,7 @@ from statesync.lifecycle.scrub import (
     differences,
     mark_differences,
 )
-from statesync.state.fields import MAX_VERSION
+from statesync.state.fields import MAX_VERSION, listed, printable
 from statesync.state.outcomes import BackupOutcome
 
 __all__ = ["RecoveryReport", "SettledPage", "recover", "settle"]
@@ -42,7 +43,7 @@ __all__ = ["RecoveryReport", "SettledPage", "recover", "settle"]
 log = logging.getLogger(__name__)
 
 _ROUNDS = 5
-"""How many times a recovery by hand begins while something cannot be saved."""
+"""How many times everything live is gone through while something cannot be saved."""
 _WAIT_SECONDS = 0.5
 """Between two looks at a comparison that another worker is at."""
 _NOT_YET = (BackupOutcome.RELEASED, BackupOutcome.SUPERSEDED)
@@ -64,6 +65,9 @@ class SettledPage:
     left: int
     """How many of this round could not be saved so far."""
     is_last: bool
+    """Whether the round ends with it."""
+    is_end: bool
+    """Whether no other round follows: all is saved, or this was the last round."""
 
 
 @dataclass(slots=True)
@@ -75,11 +79,11 @@ class RecoveryReport:
     differing: int = 0
     outcomes: Counter[BackupOutcome] = field(default_factory=Counter)
     left: int = 0
-    """Could not be saved: their rows were locked, for example."""
-    last_loss: dict[str, Any] | None = None
-    """Which server went back, and how that was found; None if none ever did."""
-    not_live: list[NotLive] = field(default_factory=list)
-    """Characters that were evicted at a newer version than PostgreSQL has."""
+    """How many could not be saved."""
+    not_saved: list[Left] = field(default_factory=list)
+    """Who these are, and why: their rows were locked, for example."""
+    losses: list[Loss] = field(default_factory=list)
+    """Which server went back, how that was found, and what it has cost; the last one first."""
 
     def add(self, page: SettledPage) -> None:
         """Add a page."""
@@ -114,27 +118,24 @@ def recover(
 ) -> RecoveryReport:
     """Find out which server went back, compare everything live with its row, and back it up.
 
-    Waits while another worker is at it. Ends when all that is live is as its rows; or with some
-    ``left`` after five rounds. If it is cut off, the next sweep goes on. Raises ServerUnavailable.
+    Waits while another worker is at it. Ends when all that is live is as its rows; or, after five
+    rounds, without what could not be saved. If it is cut off, the next sweep goes on. Raises
+    ServerUnavailable.
     """
     servers.count_sweep(orchestrator.hot, orchestrator.engine)
     report = RecoveryReport()
-    rounds = 0
-    while rounds < _ROUNDS:
+    while True:
         page = None
         turn = _Turn(orchestrator, lease_us, by_hand=True)
         with suppress(DatabaseWentBack):  # found by a backup: it is noted, so the next one saves
             for page in turn.pages():
                 report.add(page)
                 progress(page)
-        if page and page.is_last and not page.left:
+        if page and page.is_end:
+            report.not_saved = [Left(*item) for item in turn.not_saved.items()]
             break
-        rounds += turn.is_ours
         time.sleep(_WAIT_SECONDS)
-    loss = servers.last_loss(orchestrator.hot, orchestrator.engine)
-    if loss:
-        report.not_live = durable.servers.not_live_of(loss)
-        report.last_loss = loss.details
+    report.losses = servers.losses(orchestrator.hot, orchestrator.engine)
     return report
 
 
@@ -149,50 +150,66 @@ class _Turn:
         self.lease_us = lease_us
         self.by_hand = by_hand
         self.token = uuid4().hex
-        self.is_ours = False
+        self.not_saved: dict[int, str] = {}
+        """Why characters could not be saved."""
 
     def pages(self) -> Iterator[SettledPage]:
         """Settle page by page, until the round ends or the comparison is not ours any more."""
-        taken = self.hot.take_comparison(self.token, lease_us=self.lease_us, begins=self.by_hand)
-        self.is_ours = taken.is_ours
+        taken = self.take()
         if not taken.is_ours:
             return
         stands_at, is_last = taken.stands_at, False
         try:
             while not is_last:
-                cursor, since_ms, left = map(int, stands_at.split())
-                found, page = self.settle_page(cursor, left, taken)
-                after = f"{found.cursor} {since_ms} {0 if page.is_last else page.left}"
-                if page.is_last and not page.left:
-                    after = ""
+                cursor, since_ms, left, round_number = map(int, stands_at.split())
+                found, page = self.settle_page(cursor, left, taken, round_number)
+                after = f"{found.cursor} {since_ms} {page.left} {round_number}"
+                if page.is_last:
+                    after = f"0 {since_ms} 0 {round_number + 1}"
+                if page.is_end and not self.end(stands_at, leaves_some=page.left > 0):
+                    return
                 if not self.hot.advance_comparison(
-                    self.token, lease_us=self.lease_us, before=stands_at, after=after
+                    self.token,
+                    lease_us=self.lease_us,
+                    before=stands_at,
+                    after="" if page.is_end else after,
                 ):
                     return
+                if page.is_last:
+                    self.tell_end(page, is_recovering=taken.is_recovering)
                 stands_at, is_last = after, page.is_last
                 yield page
-            self.tell_end(left=page.left, is_recovering=taken.is_recovering)
         finally:
             with suppress(ServerUnavailable):  # then the lease ends by itself
                 self.hot.release_comparison(self.token)
 
-    def settle_page(self, cursor: int, left: int, taken: Taken) -> tuple[Found, SettledPage]:
+    def take(self) -> Taken:
+        """Take the comparison, or renew the lease of ours."""
+        return self.hot.take_comparison(self.token, lease_us=self.lease_us, begins=self.by_hand)
+
+    def settle_page(
+        self, cursor: int, left: int, taken: Taken, round_number: int
+    ) -> tuple[Found, SettledPage]:
         """Compare a page, and save or mark what differs."""
         found = self.hot.scan(cursor, count=PAGE_KEYS)
         differing = differences(self.orchestrator, found)
-        outcomes: Counter[BackupOutcome] = Counter()
+        reports: list[BackupReport] = []
         know_no_row = [item for item in differing if item.has_row and not _is_saved(item)]
         if taken.is_settling and know_no_row:
             self.hot.note_lost([item.char_id for item in know_no_row])
         to_mark = differing
         if taken.is_recovering or self.by_hand:
-            outcomes = self.save([item for item in differing if item not in know_no_row])
+            reports = self.save([item for item in differing if item not in know_no_row])
             to_mark = know_no_row  # their backup waits until all is compared
         mark_differences(self.hot, to_mark)
+        outcomes = Counter(report.outcome for report in reports)
+        not_saved = {r.char_id: _reason(r) for r in reports if r.outcome in _NOT_YET}
+        left += len(not_saved.keys() - self.not_saved.keys())
+        self.not_saved |= not_saved
         if taken.is_recovering:
-            self.hot.count({"saved_again": outcomes[BackupOutcome.SAVED]})
+            self.note_page(reports, not_saved, outcomes[BackupOutcome.SAVED])
             self.release_evicted(found.evicted)
-        left += sum(outcomes[outcome] for outcome in _NOT_YET)
+        is_last = found.cursor == 0
         return found, SettledPage(
             keys=found.keys,
             characters=len(found.char_ids),
@@ -200,10 +217,11 @@ class _Turn:
             differing=len({difference.char_id for difference in differing}),
             outcomes=outcomes,
             left=left,
-            is_last=found.cursor == 0,
+            is_last=is_last,
+            is_end=is_last and (not left or round_number >= _ROUNDS),
         )
 
-    def save(self, differing: Sequence[Difference]) -> Counter[BackupOutcome]:
+    def save(self, differing: Sequence[Difference]) -> list[BackupReport]:
         """Back up what differs, and those that point at a session that does."""
         participants = [difference for difference in differing if difference.session]
         replies = self.hot.run_many(
@@ -213,7 +231,23 @@ class _Turn:
         for (char_id, ref, *_), peek in zip(participants, map(unwrap, replies), strict=True):
             if peek and ref and peek.references.get(ref.session_type) == ref.id:
                 char_ids.append(char_id)
-        return Counter(report.outcome for report in self.orchestrator.backup_many(char_ids))
+        return self.orchestrator.backup_many(char_ids)
+
+    def note_page(
+        self, reports: Sequence[BackupReport], not_saved: Mapping[int, str], saved: int
+    ) -> None:
+        """Count what was saved again, and put on record who could not be."""
+        if not reports:
+            return
+        self.hot.count({"saved_again": saved})
+        with database.transaction(self.orchestrator.engine) as connection:
+            durable.losses.note_page(
+                connection,
+                self.hot.keys.prefix,
+                {report.char_id for report in reports},
+                [Left(*item) for item in not_saved.items()],
+                saved_again=saved,
+            )
 
     def release_evicted(self, evicted: Sequence[int | str]) -> None:
         """Put on record who left at a newer version than PostgreSQL has, and let it be restored.
@@ -233,7 +267,7 @@ class _Turn:
             behind = [
                 item
                 for item, version in versions.items()
-                if item not in heads.cores and _is_behind(rows.get(item), version)
+                if not _is_live(heads, item) and _is_behind(rows.get(item), version)
             ]
             not_live = [
                 NotLive(
@@ -245,18 +279,56 @@ class _Turn:
                 if isinstance(item, int)
             ]
             if not_live:
-                durable.servers.add_not_live(connection, self.hot.keys.prefix, not_live)
-                log.error("not live, and back at what PostgreSQL has: %s", not_live)
+                durable.losses.add_not_live(connection, self.hot.keys.prefix, not_live)
+                log.error(
+                    "characters %s are not live and were newer than PostgreSQL is now: they stay "
+                    "at what it has",
+                    listed([item.char_id for item in not_live]),
+                )
         self.hot.drop_tombstones(
             {i: heads.evicted[i] for i in behind if i in rows and versions[i] != MAX_VERSION}
         )
 
-    def tell_end(self, *, left: int, is_recovering: bool) -> None:
+    def end(self, stands_at: str, *, leaves_some: bool) -> bool:
+        """Put on record that all is settled; False if the comparison is not ours any more.
+
+        PostgreSQL first: if Redis forgets that it was recovered, PostgreSQL still knows.
+        """
+        taken = self.take()
+        if not taken.is_ours or taken.stands_at != stands_at:
+            return False
+        with database.transaction(self.orchestrator.engine) as connection:
+            durable.losses.end_losses(
+                connection, self.hot.keys.prefix, datetime.now(UTC), leaves_some=leaves_some
+            )
+        return True
+
+    def tell_end(self, page: SettledPage, *, is_recovering: bool) -> None:
         """Log that a round has ended."""
-        if left:
-            log.warning("%d characters are not saved again yet: another round follows", left)
+        if page.left and page.is_end:
+            reasons = [f"{char_id} ({printable(why)})" for char_id, why in self.not_saved.items()]
+            log.error(
+                "%d characters could not be saved in %d rounds, and restores go on without them: "
+                "%s; each is saved once that is possible",
+                page.left,
+                _ROUNDS,
+                listed(reasons),
+            )
+        elif page.left:
+            log.warning("%d characters are not saved again yet: another round follows", page.left)
         elif is_recovering:
             log.warning("all that is live is in PostgreSQL again: restores go on")
+
+
+def _reason(report: BackupReport) -> str:
+    """Return why a character was not saved."""
+    return report.error or f"another worker was at it ({report.outcome})"
+
+
+def _is_live(heads: Heads, char_id: int | str) -> bool:
+    """Return whether a character is live; one that was only written to has lost what it was."""
+    core = isinstance(char_id, int) and heads.cores.get(char_id)
+    return bool(core and core.saved_version is not None)
 
 
 def _is_saved(difference: Difference) -> bool:

@@ -8,22 +8,24 @@ the last sweep may have lost less than one sweep. Then everything live is compar
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import Engine
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.servers import Counters, Loss
+from statesync.durable.losses import Loss, Side
+from statesync.durable.servers import Counters
+from statesync.errors import DatabaseWentBack
 from statesync.hot.commands.servers import Counted, LossFlag
 from statesync.hot.store import HotStore
 
 __all__ = [
     "Side",
     "count_sweep",
-    "last_loss",
+    "losses",
     "note_postgresql_went_back",
     "note_redis_went_back",
 ]
@@ -31,36 +33,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 
-class Side(StrEnum):
-    """Which server went back in time."""
-
-    REDIS = "redis"
-    """PostgreSQL is right: what is live is recorded, and set to its rows."""
-    POSTGRESQL = "postgresql"
-    """Redis is right: what is live is saved again."""
-    BOTH = "both"
-    """Nobody can say: a group in which both went back is quarantined."""
-
-    @property
-    def servers(self) -> str:
-        """How people are told of it: the name of the server, or of both."""
-        return _SERVERS[self]
-
-
-_SERVERS = {
-    Side.REDIS: "Redis",
-    Side.POSTGRESQL: "PostgreSQL",
-    Side.BOTH: "Redis and PostgreSQL",
-}
 _CONSEQUENCES = {
     Side.REDIS: "what is live and PostgreSQL does not know is set aside and set to its row",
     Side.POSTGRESQL: "nothing is restored until all that is live is saved again",
     Side.BOTH: "what is live is saved again; what both have lost is quarantined",
-}
-_COUNTERS = {
-    Side.REDIS: ("redis_went_back",),
-    Side.POSTGRESQL: ("postgresql_went_back",),
-    Side.BOTH: ("redis_went_back", "postgresql_went_back"),
 }
 
 
@@ -80,6 +56,7 @@ def count_sweep(hot: HotStore, engine: Engine) -> bool:
             postgresql_run_id=counters.run_id,
             redis_sweeps=counters.redis_sweeps,
             redis_run_id=counters.redis_run_id,
+            is_recovering=counters.is_recovering,
         )
         durable.servers.count(
             connection,
@@ -88,15 +65,19 @@ def count_sweep(hot: HotStore, engine: Engine) -> bool:
             redis_sweeps=counted.redis_sweeps,
             redis_run_id=counted.redis_run_id,
         )
-        side = _side(counted.redis_went_back, counted.postgresql_went_back)
+        side = _side(counted, counters)
         if side:
-            durable.servers.record_loss(connection, prefix, _details(side, counters, counted))
+            durable.losses.record(connection, prefix, _found(side, counters, counted))
     # Not before it is committed: a memory of what never was would be a false alarm.
     hot.note_postgresql(
         counted.postgresql_sweeps, sweeps=counters.sweeps + 1, run_id=counters.run_id
     )
-    if news := _side(counted.redis_is_news, counted.postgresql_is_news):
-        _tell(hot, news, found_by="a sweep")
+    if side and (counted.redis_is_news or counted.postgresql_is_news):
+        news = {
+            "redis_went_back": counted.redis_is_news,
+            "postgresql_went_back": counted.postgresql_is_news,
+        }
+        _tell(hot, side, [name for name, is_news in news.items() if is_news], found_by="sweep")
     elif counted.has_started:
         log.warning(
             "a server has started since the last sweep: everything live is compared with its row"
@@ -104,61 +85,79 @@ def count_sweep(hot: HotStore, engine: Engine) -> bool:
     return True
 
 
-def note_redis_went_back(hot: HotStore, engine: Engine, *, found_by: str = "backup") -> None:
-    """Put on record that Redis went back, as somebody found; at most once in one run of Redis.
+def note_redis_went_back(hot: HotStore, engine: Engine) -> None:
+    """Put on record that Redis went back, as a backup found; at most once in one run of Redis.
 
-    Raises ServerUnavailable.
+    Raises DatabaseWentBack if Redis has forgotten that PostgreSQL is being recovered: then nobody
+    can say which side is right. Raises ServerUnavailable.
     """
-    _note(hot, engine, Side.REDIS, LossFlag.SETTLING, found_by)
-
-
-def note_postgresql_went_back(hot: HotStore, engine: Engine, *, found_by: str = "backup") -> None:
-    """Put on record that PostgreSQL went back, as somebody found; once until it is recovered.
-
-    Raises ServerUnavailable.
-    """
-    _note(hot, engine, Side.POSTGRESQL, LossFlag.RECOVERING, found_by)
-
-
-def last_loss(hot: HotStore, engine: Engine) -> Loss | None:
-    """Return the last loss on record. Raises DatabaseUnavailable and NotMigrated."""
-    with database.transaction(engine) as connection:
-        return durable.servers.last_loss(connection, hot.keys.prefix)
-
-
-def _note(hot: HotStore, engine: Engine, side: Side, flag: LossFlag, found_by: str) -> None:
-    if not hot.note_loss(flag, asks_only=True):
+    if not hot.note_loss(LossFlag.SETTLING, asks_only=True):
         return
     # On record first: the flag is what keeps others from recording it.
     with database.transaction(engine) as connection:
-        details = {"side": side, "found_at": _now(), "found_by": found_by}
-        durable.servers.record_loss(connection, hot.keys.prefix, details)
-    if hot.note_loss(flag):
-        _tell(hot, side, found_by=f"a {found_by}")
+        known = durable.losses.all_losses(connection, hot.keys.prefix)
+        side = Side.BOTH if durable.losses.is_recovering(known) else Side.REDIS
+        found = Loss(side=side, found_at=_now(), found_by="backup")
+        durable.losses.record(connection, hot.keys.prefix, found)
+    if side is Side.BOTH:  # before the other flag: what is known already is not asked for again
+        hot.note_loss(LossFlag.RECOVERING)
+    if hot.note_loss(LossFlag.SETTLING):
+        _tell(hot, side, ["redis_went_back"], found_by="backup")
+    if side is Side.BOTH:
+        raise DatabaseWentBack
 
 
-def _side(redis: bool, postgresql: bool) -> Side | None:
-    if redis and postgresql:
-        return Side.BOTH
-    if redis:
-        return Side.REDIS
-    return Side.POSTGRESQL if postgresql else None
+def note_postgresql_went_back(hot: HotStore, engine: Engine, char_ids: Iterable[int]) -> None:
+    """Put on record that PostgreSQL went back, as the backup of some characters found.
+
+    If a recovery has left one of them, it is the same loss, which goes on. Raises
+    ServerUnavailable.
+    """
+    if not hot.note_loss(LossFlag.RECOVERING, asks_only=True):
+        return
+    with database.transaction(engine) as connection:
+        goes_on = durable.losses.reopen(connection, hot.keys.prefix, char_ids)
+        if not goes_on:
+            found = Loss(side=Side.POSTGRESQL, found_at=_now(), found_by="backup")
+            durable.losses.record(connection, hot.keys.prefix, found)
+    is_news = hot.note_loss(LossFlag.RECOVERING)
+    if is_news and goes_on:
+        log.warning("what the recovery of PostgreSQL has left can be saved now: it goes on")
+    elif is_news:
+        _tell(hot, Side.POSTGRESQL, ["postgresql_went_back"], found_by="backup")
 
 
-def _details(side: Side, counters: Counters, counted: Counted) -> dict[str, Any]:
-    """Return what stands on record; a pair is what the other server remembered, and what it is."""
-    details: dict[str, Any] = {"side": side, "found_at": _now(), "found_by": "sweep"}
+def losses(hot: HotStore, engine: Engine) -> list[Loss]:
+    """Return the last ten losses, newest first. Raises DatabaseUnavailable and NotMigrated."""
+    with database.transaction(engine) as connection:
+        return durable.losses.all_losses(connection, hot.keys.prefix)[::-1]
+
+
+def _side(counted: Counted, counters: Counters) -> Side | None:
+    """Return which server went back; both, if Redis did while PostgreSQL was being recovered."""
     if counted.redis_went_back:
-        details["redis_sweeps"] = [counters.redis_sweeps, counted.redis_sweeps]
+        is_both = counted.postgresql_went_back or counters.is_recovering
+        return Side.BOTH if is_both else Side.REDIS
+    return Side.POSTGRESQL if counted.postgresql_went_back else None
+
+
+def _found(side: Side, counters: Counters, counted: Counted) -> Loss:
+    """Return what a sweep found, for the record."""
+    loss = Loss(side=side, found_at=_now())
+    if counted.redis_sweeps < counters.redis_sweeps:
+        loss = replace(loss, redis_sweeps=(counters.redis_sweeps, counted.redis_sweeps))
     if counted.postgresql_went_back:
-        details["postgresql_sweeps"] = [int(counted.postgresql_sweeps), counters.sweeps]
-    return details
+        pair = (int(counted.postgresql_sweeps), counters.sweeps)
+        loss = replace(loss, postgresql_sweeps=pair)
+    return loss
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
-def _tell(hot: HotStore, side: Side, *, found_by: str) -> None:
-    log.error("%s went back in time, as %s found: %s", side.servers, found_by, _CONSEQUENCES[side])
-    hot.count(dict.fromkeys(_COUNTERS[side], 1))
+def _tell(hot: HotStore, side: Side, counters: Iterable[str], *, found_by: str) -> None:
+    log.error(
+        "%s went back in time, as a %s found: %s", side.servers, found_by, _CONSEQUENCES[side]
+    )
+    hot.count(dict.fromkeys(counters, 1))

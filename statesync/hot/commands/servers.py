@@ -70,15 +70,20 @@ def count_sweep(
     postgresql_run_id: str,
     redis_sweeps: int,
     redis_run_id: str | None,
+    is_recovering: bool = False,
 ) -> Command[Counted]:
-    """Count a sweep in Redis, and compare the counters with what the other server remembers."""
+    """Count a sweep in Redis, and compare the counters with what the other server remembers.
+
+    ``is_recovering`` says whether PostgreSQL remembers that what is live is being saved again.
+    """
 
     def parse(reply: Raw) -> Counted:
         sweeps, run_id, known, *flags = reply
         remembered = known.decode(errors="backslashreplace")
         return Counted(sweeps, run_id.decode(), remembered, *map(bool, flags))
 
-    args = (postgresql_sweeps, postgresql_run_id, redis_sweeps, redis_run_id or "")
+    memory = (redis_sweeps, redis_run_id or "", int(is_recovering))
+    args = (postgresql_sweeps, postgresql_run_id, *memory)
     # Repeatable: a number that is left out harms nothing.
     return Command(_count_sweep, (keys.servers,), args, parse, repeatable=True)
 

@@ -13,7 +13,7 @@ if refused then return refused end
 local is_recovering = redis.call('HEXISTS', servers, 'recovering')
 local is_settling = redis.call('HEXISTS', servers, 'settling')
 local stands_at = redis.call('HGET', servers, 'comparing')
-local is_readable = stands_at and string.match(stands_at, '^%d+ %d+ %d+$')
+local is_readable = stands_at and string.match(stands_at, '^%d+ %d+ %d+ %d+$')
 local is_needed = stands_at or begins or is_settling == 1 or is_recovering == 1
 if is_needed and not is_readable then begin_comparison(servers) end
 stands_at = redis.call('HGET', servers, 'comparing') or ''

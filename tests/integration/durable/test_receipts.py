@@ -30,7 +30,8 @@ def lose(engine: Engine, prefix: str, seconds_ago: int, side: str = "redis") -> 
             text(
                 "INSERT INTO server_counters (key_prefix, lost_at, last_loss)"
                 " VALUES (:prefix, now() - make_interval(secs => :seconds),"
-                " jsonb_build_object('side', CAST(:side AS text)))"
+                " jsonb_build_object('side', CAST(:side AS text), 'found_at',"
+                " now() - make_interval(secs => :seconds)))"
             ),
             {"prefix": prefix, "seconds": seconds_ago, "side": side},
         )
@@ -90,8 +91,7 @@ def test_a_loss_is_on_record_for_a_week(engine: Engine) -> None:
     lose(engine, "recent:", RETENTION_SECONDS - A_DAY)
     lose(engine, "old:", RETENTION_SECONDS + A_DAY)
     with engine.begin() as connection:
-        loss = receipts.lost_since(connection, "recent:")
-        assert loss
-        assert loss.details == {"side": "redis"}
-        assert receipts.lost_since(connection, "old:") is None
-        assert receipts.lost_since(connection, "none:") is None
+        (loss,) = receipts.lost_since(connection, "recent:")
+        assert (loss.side, loss.recovered_at) == ("redis", loss.found_at)
+        assert receipts.lost_since(connection, "old:") == []
+        assert receipts.lost_since(connection, "none:") == []

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync.durable import database
-from statesync.durable.servers import NotLive
+from statesync.durable.losses import NotLive
 from statesync.errors import DatabaseWentBack
 from statesync.hot.commands.servers import LossFlag
 from statesync.hot.store import HotStore
@@ -202,7 +202,7 @@ def test_a_recovery_by_hand_does_all_of_it_at_once(
     assert locations(engine) == dict.fromkeys(LIVE, "harbour")
     assert (report.left, report.characters, report.sessions) == (0, 12, 1)
     assert report.outcomes[BackupOutcome.SAVED] >= 8
-    assert (report.last_loss or {})["side"] == "postgresql"
+    assert report.losses[0].side == "postgresql"
     assert pages[-1].is_last
     assert flags(played.hot) == (False, False)
     again = recover.recover(played, lease_us=LEASE_US)
@@ -214,7 +214,7 @@ def test_a_recovery_by_hand_backs_up_what_is_dirty_as_well(
 ) -> None:
     played.hot.update(2, gold=7)
     report = recover.recover(played, lease_us=LEASE_US)
-    assert (report.differing, report.outcomes, report.last_loss) == (1, {"saved": 1}, None)
+    assert (report.differing, report.outcomes, report.losses) == (1, {"saved": 1}, [])
     assert not played.hot.sync_state(2).dirty
 
 
@@ -225,7 +225,7 @@ def test_a_recovery_by_hand_goes_on_when_a_backup_finds_that_postgresql_went_bac
 
     def refuse(char_ids: Any) -> Any:
         if not played.hot.status().recovering:
-            servers.note_postgresql_went_back(played.hot, engine)
+            servers.note_postgresql_went_back(played.hot, engine, [1])
             raise DatabaseWentBack
         return backup_many(char_ids)
 
@@ -250,7 +250,7 @@ def test_who_is_not_live_and_was_newer_is_on_record(
     put_back(engine)
     for _ in range(2):
         report = recover.recover(played, lease_us=LEASE_US)
-    assert sorted(report.not_live) == [
+    assert sorted(report.losses[0].not_live) == [
         NotLive(2, newest[2], newest[2] - 1),
         NotLive(5, newest[5], None),
         NotLive(10, None, newest[10] - 1),

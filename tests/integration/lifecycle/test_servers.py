@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.fence import RowHead
+from statesync.durable.losses import Loss
 from statesync.errors import DatabaseUnavailable
 from statesync.hot.commands.servers import CoreHead, LossFlag, SessionHead
 from statesync.hot.store import HotStore
@@ -24,9 +25,13 @@ def count(hot: HotStore, engine: Engine, times: int = 1) -> None:
         servers.count_sweep(hot, engine)
 
 
-def loss(hot: HotStore, engine: Engine) -> dict[str, Any] | None:
-    found = servers.last_loss(hot, engine)
-    return found and found.details
+def loss(hot: HotStore, engine: Engine) -> Loss | None:
+    return next(iter(servers.losses(hot, engine)), None)
+
+
+def side_of(hot: HotStore, engine: Engine) -> str | None:
+    found = loss(hot, engine)
+    return found.side if found else None
 
 
 def flags(hot: HotStore) -> tuple[bool, bool, bool]:
@@ -58,7 +63,7 @@ def test_redis_below_what_postgresql_remembers_went_back(
     count(hot, engine)
     on_record = loss(hot, engine)
     assert on_record
-    assert (on_record["side"], on_record["redis_sweeps"]) == ("redis", [5, found or 0])
+    assert (on_record.side, on_record.redis_sweeps) == ("redis", (5, found or 0))
     assert flags(hot) == (True, True, False)
     count(hot, engine, 2)
     assert loss(hot, engine) == on_record, "once"
@@ -78,8 +83,8 @@ def test_postgresql_below_what_redis_remembers_went_back(
     count(hot, engine)
     on_record = loss(hot, engine)
     assert on_record
-    assert on_record["side"] == "postgresql"
-    assert on_record["postgresql_sweeps"] == [5, int(found[-1]) if found else 0]
+    assert on_record.side == "postgresql"
+    assert on_record.postgresql_sweeps == (5, int(found[-1]) if found else 0)
     assert flags(hot) == (True, False, True)
     count(hot, engine, 2)
     assert loss(hot, engine) == on_record, "once"
@@ -91,7 +96,7 @@ def test_both_went_back(hot: HotStore, engine: Engine, raw: Any) -> None:
     raw.hset(hot.keys.servers, "sweeps", 3)
     set_counters(engine, "sweeps = 3")
     count(hot, engine)
-    assert (loss(hot, engine) or {})["side"] == "both"
+    assert side_of(hot, engine) == "both"
     assert hot.status().counters == {"redis_went_back": 1, "postgresql_went_back": 1}
 
 
@@ -114,7 +119,7 @@ def test_a_sweep_that_ends_before_its_commit_leaves_it_to_the_next(
                 count(hot, engine)
     assert loss(hot, engine) is None
     count(hot, engine)
-    assert (loss(hot, engine) or {})["side"] == side
+    assert side_of(hot, engine) == side
 
 
 def test_a_memory_of_what_was_not_committed_is_no_loss(
@@ -150,16 +155,16 @@ def test_a_server_that_has_started_is_compared_and_is_no_loss(
 
 def test_a_loss_that_a_backup_finds_is_on_record_once(hot: HotStore, engine: Engine) -> None:
     servers.note_redis_went_back(hot, engine)
-    first = servers.last_loss(hot, engine)
+    first = loss(hot, engine)
     assert first
-    assert (first.details["side"], first.details["found_by"]) == ("redis", "backup")
+    assert (first.side, first.found_by) == ("redis", "backup")
     assert flags(hot) == (True, True, False)
     servers.note_redis_went_back(hot, engine)
-    assert servers.last_loss(hot, engine) == first
-    servers.note_postgresql_went_back(hot, engine)
-    assert (loss(hot, engine) or {})["side"] == "postgresql"
+    assert loss(hot, engine) == first
+    servers.note_postgresql_went_back(hot, engine, [1])
+    assert side_of(hot, engine) == "postgresql"
     assert flags(hot) == (True, True, True)
-    servers.note_postgresql_went_back(hot, engine)
+    servers.note_postgresql_went_back(hot, engine, [1])
     assert hot.status().counters == {"redis_went_back": 1, "postgresql_went_back": 1}
 
 
@@ -204,15 +209,15 @@ def test_the_comparison_belongs_to_one_at_a_time(store: Driver) -> None:
     is_ours, stands_at, _, is_recovering = store.take_comparison("a", **lease)
     assert (is_ours, stands_at[:2], is_recovering) == (True, "0 ", True)
     assert store.take_comparison("b", **lease) == (False, stands_at, False, True)
-    assert not store.advance_comparison("b", **lease, before=stands_at, after="7 1 0")
-    assert store.advance_comparison("a", **lease, before=stands_at, after="7 1 0")
-    assert not store.advance_comparison("a", **lease, before=stands_at, after="8 1 0")
+    assert not store.advance_comparison("b", **lease, before=stands_at, after="7 1 0 1")
+    assert store.advance_comparison("a", **lease, before=stands_at, after="7 1 0 1")
+    assert not store.advance_comparison("a", **lease, before=stands_at, after="8 1 0 1")
     store.release_comparison("b")
     assert not store.take_comparison("b", **lease).is_ours
     store.release_comparison("a")
-    assert store.take_comparison("b", lease_us=0) == (True, "7 1 0", False, True)
+    assert store.take_comparison("b", lease_us=0) == (True, "7 1 0 1", False, True)
     assert store.take_comparison("a", **lease).is_ours, "the lease of b has ended"
-    assert store.advance_comparison("a", **lease, before="7 1 0", after="")
+    assert store.advance_comparison("a", **lease, before="7 1 0 1", after="")
     assert store.take_comparison("a", **lease) == (False, "", False, False)
     assert store.take_comparison("a", **lease, begins=True).is_ours
     assert store.status()[6:] == (True, False, False)
@@ -256,7 +261,7 @@ def test_what_others_put_into_the_key_stops_nobody(hot: HotStore, engine: Engine
     junk = {"sweeps": "x", "postgresql_sweeps": b"\xff", "comparing": "x y", "comparer_until": "z"}
     raw.hset(hot.keys.servers, mapping=junk | {"comparer": "somebody"})
     count(hot, engine)
-    assert (loss(hot, engine) or {})["side"] == "redis"
+    assert side_of(hot, engine) == "redis"
     raw.hset(hot.keys.servers, "comparing", "x y")
     is_ours, stands_at, *_ = hot.take_comparison("a", lease_us=60_000_000)
     assert is_ours
@@ -292,7 +297,8 @@ def test_one_loss_that_both_a_sweep_and_backups_find_is_one(
         servers.note_redis_went_back(hot, engine)
     count(hot, engine)
     on_record = loss(hot, engine)
-    assert (on_record or {})["redis_sweeps"] == [5, 3]
+    assert on_record
+    assert on_record.redis_sweeps == (5, 3)
     raw.hdel(hot.keys.servers, "comparing", "settling")  # all is compared
     servers.note_redis_went_back(hot, engine)  # the backup of what was marked
     assert loss(hot, engine) == on_record

@@ -1,7 +1,7 @@
 -- Begins the comparison of everything live with its rows, or begins it anew: the cursor, since when,
--- and how many of this round could not be saved.
+-- how many of this round could not be saved, and which round it is.
 local function begin_comparison(servers)
-  redis.call('HSET', servers, 'comparing', '0 ' .. integer(now_ms()) .. ' 0')
+  redis.call('HSET', servers, 'comparing', '0 ' .. integer(now_ms()) .. ' 0 1')
 end
 
 local function redis_run_id()
