@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from celery import Celery
+from celery.signals import worker_process_init
 
+import statesync.worker.app  # noqa: F401 - what it does when a process of a worker starts
 from benchmarks import empty, floor, naive
 from benchmarks.characters import FIGHTERS, core, fight, fight_id, fight_key, is_fighting
 from benchmarks.environment import child_env
@@ -52,10 +55,16 @@ class Bench:
 
     @contextlib.contextmanager
     def orchestrator(self) -> Iterator[GameStateOrchestrator]:
-        """Give what a worker uses, in this process."""
+        """Give what a worker uses, in this process, which is set up as a worker's until the end."""
+        thresholds = gc.get_threshold()
+        worker_process_init.send(sender=None)
         orchestrator = GameStateOrchestrator.from_settings(self.settings)
-        with contextlib.closing(orchestrator):
-            yield orchestrator
+        try:
+            with contextlib.closing(orchestrator):
+                yield orchestrator
+        finally:
+            gc.set_threshold(*thresholds)
+            gc.unfreeze()
 
     # Characters; none of this is measured
 

@@ -50,8 +50,7 @@ def beside(checkout: Path, options: Mapping[str, Any]) -> Iterator[Beside]:
             cwd=root,
         )
         with process:
-            yield Beside(checkout.resolve().name, process)
-            _writer(process).close()  # it ends
+            yield Beside(checkout.resolve().name, process)  # at the end of its stdin, it ends
 
 
 class Beside:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
@@ -11,6 +12,9 @@ from rich.table import Table
 from benchmarks.contest import Result, ResultRow
 
 __all__ = ["print_results"]
+
+_WIDTH = 160
+"""Of a file, which has none: enough for four contestants."""
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -30,7 +34,7 @@ def print_results(results: Sequence[Result]) -> None:
         beside = ", ".join(f"{ratio:.2f} of {other}" for other, ratio in ratios.items())
         table.add_row(unit, *cells, *([beside] if names[1:] else []))
     click.secho(f"\n{results[0].name}", bold=True)
-    Console(width=_WIDTH).print(table)
+    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
 
 
 def _cell(row: ResultRow) -> str:
@@ -39,7 +43,3 @@ def _cell(row: ResultRow) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-_WIDTH = 160
-"""Wide enough for four contestants: a log that is no terminal has no width."""
