@@ -40,7 +40,11 @@ _FEW = 8
 """So many characters are read at once whatever their size, which has its own bound."""
 _REREAD_ROUNDS = 4
 """How many times rows are read that turn out to be older than what Redis has evicted since."""
-_TOO_OLD = "its row is older than what was evicted from Redis: is PostgreSQL a replica that lags?"
+_TOO_OLD = (
+    "its row is older than what was evicted from Redis in the last ten minutes: PostgreSQL is a "
+    "replica that lags, or was set back to a backup (then `statesync recover`), or a deletion was "
+    "undone"
+)
 _READ_TOO_EARLY = "stale"
 """What the script answers for such a row."""
 

@@ -159,6 +159,7 @@ def test_row_that_is_older_than_what_was_evicted_fails_alone(
     for char_id in (2, 3):
         assert "older than what was evicted" in (reports[char_id].error or "")
         assert "replica" in (reports[char_id].error or "")
+        assert "statesync recover" in (reports[char_id].error or "")
 
 
 def test_vitals_that_the_game_cannot_derive_fail_alone(
