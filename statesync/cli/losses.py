@@ -1,60 +1,131 @@
-"""Owns how the commands tell of a server that went back in time."""
+"""Owns how the commands tell of servers that went back in time, and of what that has cost."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from statesync.cli.checks import Check, checked
+from statesync.durable.losses import Left, Loss, NotLive
 from statesync.errors import NotMigrated, ServerUnavailable
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.servers import Side, losses
+from statesync.lifecycle.servers import losses
 from statesync.settings import Settings
+from statesync.state.fields import listed
 from statesync.state.receipts import RETENTION_SECONDS
 
-__all__ = ["check_losses", "costs_of", "describe_loss"]
+__all__ = [
+    "check_losses",
+    "describe_left",
+    "describe_loss",
+    "describe_not_live",
+    "is_recent",
+    "loss_as_json",
+]
 
-_LOOK_AT = "what did players lose? `statesync conflicts list`, `not_live` of `recover --json`"
 _RECENT = timedelta(seconds=RETENTION_SECONDS)
-"""For so long the doctor warns of a loss."""
+"""For so long `status` shows a loss, and the doctor warns of it."""
+_LISTED = 20
+"""More characters than this are counted, not listed; --json has all."""
 
 
-def describe_loss(loss: Mapping[str, Any] | None) -> str:
-    """Say in one sentence which server went back, when that was found, and by what."""
-    if loss is None:
-        return "No server went back in time, as far as is on record."
-    found = f"{Side(loss['side']).servers} went back in time, as a {loss['found_by']} found at "
-    found += str(loss["found_at"])
-    pairs = [
-        f"{name} has counted {loss[key][1]} sweeps where {loss[key][0]} are remembered"
-        for key, name in (("redis_sweeps", "Redis"), ("postgresql_sweeps", "PostgreSQL"))
-        if loss.get(key)
-    ]
-    return f"{found}{': ' * bool(pairs)}{', '.join(pairs)}."
+def is_recent(loss: Loss) -> bool:
+    """Return whether a loss was found within the last seven days."""
+    return datetime.now(UTC) - loss.found_at < _RECENT
 
 
-def costs_of(counters: Mapping[str, int]) -> str:
-    """Say in one sentence what all losses have cost so far."""
-    reverted, saved = counters.get("reverted", 0), counters.get("saved_again", 0)
-    return f"In all, {reverted} characters were set to their rows, {saved} were saved again."
+def loss_as_json(loss: Loss) -> dict[str, Any]:
+    """Return all that is on record of a loss, with names for what its lists hold."""
+    return loss.as_json() | {
+        "not_live": [one._asdict() for one in loss.not_live],
+        "left": [one._asdict() for one in loss.left],
+    }
+
+
+def describe_loss(loss: Loss) -> str:
+    """Say in one line which server went back, when and by what that was found, and what it cost."""
+    found_at = loss.found_at.astimezone(UTC)
+    found = f"{found_at:%Y-%m-%d %H:%M:%S} UTC: {loss.side.servers} went back in time"
+    found += f", as a {loss.found_by} found"
+    for pair, name, other in (
+        (loss.redis_sweeps, "Redis", "PostgreSQL"),
+        (loss.postgresql_sweeps, "PostgreSQL", "Redis"),
+    ):
+        found += f"; {name} counts {pair[1]} sweeps, {other} remembers {pair[0]}" if pair else ""
+    return f"{found}. {_costs(loss)}{'' if loss.recovered_at else ' It is being settled still.'}"
+
+
+def _costs(loss: Loss) -> str:
+    counts = {
+        "set to their rows": loss.reverted,
+        "saved again": loss.saved_again,
+        "quarantined": loss.quarantined,
+        "not live": len(loss.not_live),
+        "left unsaved": len(loss.left),
+    }
+    costs = "; ".join(f"{what}: {number}" for what, number in counts.items() if number)
+    return f"Characters {costs}." if costs else "No character is known to be affected."
+
+
+def describe_not_live(characters: Sequence[NotLive]) -> list[str]:
+    """Return lines about characters that a loss of PostgreSQL has set back: they were not live."""
+    if not characters:
+        return []
+    lines = ["  Not live, so PostgreSQL's older state is all that is left of them:"]
+    for char_id, evicted, row in characters[:_LISTED]:
+        left_at = "was deleted" if evicted is None else f"left at version {evicted}"
+        lines.append(f"    {char_id}: {left_at}, PostgreSQL has {'no row' if row is None else row}")
+    return lines + _more(len(characters))
+
+
+def describe_left(characters: Sequence[Left]) -> list[str]:
+    """Return lines about characters that could not be saved again."""
+    if not characters:
+        return []
+    lines = ["  Not saved again yet:"]
+    lines += [f"    {char_id}: {reason}" for char_id, reason in characters[:_LISTED]]
+    return lines + _more(len(characters))
+
+
+def _more(number: int) -> list[str]:
+    return [f"    and {number - _LISTED} more: --json has all"] if number > _LISTED else []
 
 
 def check_losses(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
-    """Check whether a server went back in time lately; nothing if one is away or not migrated."""
+    """Check which servers went back in time lately; nothing if one is away or not migrated."""
     try:
         status = orchestrator.hot.status()
-        loss = next(iter(losses(orchestrator.hot, orchestrator.engine)), None)
+        recent = [loss for loss in losses(orchestrator.hot, orchestrator.engine) if is_recent(loss)]
     except (ServerUnavailable, NotMigrated):  # the checks of that server say so
         return
-    found = describe_loss(loss.as_json() if loss else None)
-    if loss:
-        found += f" {costs_of(status.counters)}"
-    is_recent = loss and datetime.now(UTC) - loss.found_at < _RECENT
-    settling = "the sweeps compare what is live; `statesync recover` does it at once"
-    yield checked(
-        "losses",
-        found,
-        fail=f"nothing is restored until it is settled: {settling}" if status.recovering else "",
-        warn=settling if status.comparing else _LOOK_AT if is_recent else "",
-    )
+    settling = "the sweeps do it; `statesync recover` does it at once"
+    if status.recovering:
+        found = "all that is live is being saved again; nothing is restored until that is done"
+        yield checked("losses", found, fail=settling)
+    elif status.comparing:
+        found = "a server went back in time or has started: all that is live is being compared"
+        yield checked("losses", found, warn=settling)
+    elif not recent:
+        yield checked("losses", "no server went back in time in the last seven days")
+    for loss in recent:
+        yield checked("losses", _found(loss), warn=_advice(loss))
+
+
+def _found(loss: Loss) -> str:
+    found = describe_loss(loss)
+    for what, characters in (("not live", loss.not_live), ("left unsaved", loss.left)):
+        if characters:
+            found += f" Who is {what}: {listed([one.char_id for one in characters])}."
+    return found
+
+
+def _advice(loss: Loss) -> str:
+    advice = {
+        "see who is left and why, and save them: `statesync recover`": loss.left,
+        "see what cannot be saved: `statesync quarantine list`": loss.quarantined,
+        "see who is at an older state now: `statesync recover`": loss.not_live,
+        "see what players have lost: `statesync conflicts list`": loss.reverted,
+    }
+    needed = [what for what, characters in advice.items() if characters]
+    return "; ".join(needed) or "nothing is left to do; this is shown for seven days"

@@ -26,9 +26,10 @@ from statesync.cli.common import (
     table,
     tell_unknown_types,
 )
-from statesync.cli.losses import costs_of, describe_loss
+from statesync.cli.losses import describe_loss, is_recent, loss_as_json
 from statesync.durable import database
 from statesync.durable import migrate as migrations
+from statesync.durable.losses import Loss
 from statesync.errors import (
     CharacterNotLoaded,
     CorruptState,
@@ -69,7 +70,7 @@ def status(watch: bool, as_json: bool) -> None:
             return
         report = _status(orchestrator, settings)
     if as_json:
-        print_json(report)
+        print_json(_status_json(report))
     else:
         console.print(_status_table(report))
     if report["problems"]:
@@ -79,7 +80,7 @@ def status(watch: bool, as_json: bool) -> None:
 def _watch(orchestrator: GameStateOrchestrator, settings: Settings, *, as_json: bool) -> None:
     if as_json:
         while True:
-            print_json(_status(orchestrator, settings))
+            print_json(_status_json(_status(orchestrator, settings)))
             time.sleep(1)
     with Live(console=console, auto_refresh=False) as live:
         while True:
@@ -95,7 +96,7 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
         "unknown_types": {},
         "queues": {},
         "revision": None,
-        "last_loss": None,
+        "losses": [],
     }
     try:
         report |= orchestrator.hot.status()._asdict()
@@ -109,7 +110,7 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
         if report["revision"] != migrations.head():
             problems.append("the tables are not up to date: run `statesync migrate`")
         else:
-            report["last_loss"] = _last_loss(orchestrator)
+            report["losses"] = losses(orchestrator.hot, orchestrator.engine)
     except ServerUnavailable as error:
         problems.append(str(error))
     try:
@@ -119,11 +120,8 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
     return report | {"problems": problems}
 
 
-def _last_loss(orchestrator: GameStateOrchestrator) -> dict[str, Any] | None:
-    """Return which server went back last; without the characters that were not live."""
-    for loss in losses(orchestrator.hot, orchestrator.engine):
-        return {k: v for k, v in loss.as_json().items() if k != "not_live"}
-    return None
+def _status_json(report: dict[str, Any]) -> dict[str, Any]:
+    return report | {"losses": [loss_as_json(loss) for loss in report["losses"]]}
 
 
 def _queues(settings: Settings) -> Iterator[tuple[str, int]]:
@@ -152,9 +150,9 @@ def _status_table(report: dict[str, Any]) -> Group:
     queues = _two_columns(("queue", "waiting"), report["queues"])
     counters = _two_columns(("counter", "total"), report["counters"])
     parts: list[RenderableType] = []
-    if report["last_loss"]:
-        told = f"{describe_loss(report['last_loss'])} {costs_of(report['counters'])}"
-        parts += [Text(printable(told)), ""]
+    recent: list[Loss] = [loss for loss in report["losses"] if is_recent(loss)]
+    for loss in recent:
+        parts += [Text(printable(describe_loss(loss))), ""]
     for part in (state, queues, counters):
         parts += [part, ""] if part.row_count else []
     if report["unknown_types"]:

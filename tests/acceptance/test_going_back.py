@@ -140,7 +140,7 @@ def test_a_clean_core_is_found_and_reported(play: Play, embedded: Servers) -> No
     play.sweep()
     assert play.core(1) == play.row(1) == {"gold": "20"}
     assert play.hot.status().counters["redis_went_back"] == 1
-    assert run_json(play.settings, "status")["last_loss"]["side"] == "redis"
+    assert run_json(play.settings, "status")["losses"][0]["side"] == "redis"
 
 
 def test_a_bare_write_to_what_it_forgets_is_taken_out(play: Play, embedded: Servers) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
 from statesync import GameStateOrchestrator, Settings
+from statesync.durable import database, losses
+from statesync.durable.losses import Left, Loss, Side
 from statesync.hot.store import HotStore
 from statesync.state.fields import printable
 from tests.acceptance.test_cli import run, run_json
@@ -88,6 +91,17 @@ def test_conflicts(settings: Settings, hot: HotStore, orchestrator: GameStateOrc
     shown = run(settings, "conflicts", "show", str(number))
     check(shown)
     assert json.dumps(HOSTILE)[1:12] in shown
+
+
+def test_losses(settings: Settings, orchestrator: GameStateOrchestrator) -> None:
+    now = datetime.now(UTC)
+    loss = Loss(side=Side.POSTGRESQL, found_at=now, recovered_at=now, left=[Left(1, HOSTILE)])
+    with database.transaction(orchestrator.engine) as connection:
+        losses.record(connection, settings.key_prefix, loss)
+    shown = run(settings, "recover")
+    check(shown)
+    assert "left unsaved: 1" in shown
+    check_json(run(settings, "recover", "--json"))
 
 
 def test_restore_and_drain(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator, Settings
-from statesync.durable import database
+from statesync.durable import database, losses
+from statesync.durable.losses import Loss, NotLive, Side
 from statesync.hot.store import HotStore
 from statesync.lifecycle import servers
 from tests.acceptance.conftest import Game, wait_until
@@ -50,36 +52,73 @@ def test_recover_says_what_went_back_and_saves_what_is_live(
     put_back(engine)
     servers.count_sweep(played.hot, engine)
     status = run_json(settings, "status", status=1)
-    assert (status["recovering"], status["last_loss"]["side"]) == (True, "postgresql")
+    assert (status["recovering"], status["losses"][0]["side"]) == (True, "postgresql")
     assert "statesync recover" in str(status["problems"])
-    (check,) = run_json(settings, "doctor", "--only", "losses", status=1)
-    assert (check["status"], "statesync recover" in check["do"]) == ("fail", True)
+    now, loss = run_json(settings, "doctor", "--only", "losses", status=1)
+    assert (now["status"], "statesync recover" in now["do"]) == ("fail", True)
+    assert "It is being settled still" in loss["found"]
     run(settings, "drain", "--timeout", "0", status=1)
 
     found = run_json(settings, "recover")
     assert names(engine) == ["Hero 1", "Hero 2"]
     assert (found["done"], found["left"], found["outcomes"]) == (True, 0, {"saved": 2})
-    assert found["last_loss"]["postgresql_sweeps"] == [2, 1]
-    assert [(c["char_id"], c["row_version"]) for c in found["not_live"]] == [(3, None)]
+    (loss,) = found["losses"]
+    assert loss["postgresql_sweeps"] == [2, 1]
+    assert [(c["char_id"], c["row_version"]) for c in loss["not_live"]] == [(3, None)]
 
+    costs = (
+        "PostgreSQL went back in time, as a sweep found; PostgreSQL counts 1 sweeps, Redis "
+        "remembers 2. Characters saved again: 2; not live: 1."
+    )
     shown = run(settings, "recover")
-    assert "PostgreSQL went back in time, as a sweep found" in shown
+    assert costs in shown
     assert "Not as in PostgreSQL: 0 characters" in shown
     assert "3: left at version" in shown
     status = run_json(settings, "status")
-    assert (status["recovering"], status["counters"]["saved_again"]) == (False, 2)
-    assert "2 were saved again" in run(settings, "status")
+    assert (status["recovering"], status["losses"]) == (False, [loss])
+    assert costs in run(settings, "status")
     (check,) = run_json(settings, "doctor", "--only", "losses")
-    assert (check["status"], "conflicts list" in check["do"]) == ("warn", True)
+    assert (check["status"], check["found"].endswith("Who is not live: 3.")) == ("warn", True)
+    assert "statesync recover" in check["do"]
 
 
 def test_recover_without_a_loss(settings: Settings, played: GameStateOrchestrator) -> None:
     played.hot.update(1, gold=1)
     assert "No server went back in time" in run(settings, "recover")
     found = run_json(settings, "recover")
-    assert (found["last_loss"], found["differing"], found["characters"]) == (None, 0, 3)
+    assert (found["losses"], found["differing"], found["characters"]) == ([], 0, 3)
     (check,) = run_json(settings, "doctor", "--only", "losses")
     assert check["status"] == "ok"
+
+
+def test_losses_on_record_are_shown_for_as_long_as_they_are_recent(
+    settings: Settings, played: GameStateOrchestrator, engine: Engine
+) -> None:
+    now = datetime.now(UTC)
+    ids = range(101, 124)
+    old = Loss(side=Side.REDIS, found_at=now - timedelta(days=8), reverted=7, recovered_at=now)
+    new = Loss(
+        side=Side.POSTGRESQL,
+        found_at=now,
+        not_live=[NotLive(char_id, 5, 4) for char_id in ids],
+        recovered_at=now,
+    )
+    for loss in (old, new):
+        with database.transaction(engine) as connection:
+            losses.record(connection, settings.key_prefix, loss)
+
+    shown = run(settings, "status")
+    assert ("not live: 23" in shown, "set to their rows" in shown) == (True, False)
+    (check,) = run_json(settings, "doctor", "--only", "losses")
+    assert "Who is not live: 101, 102" in check["found"]
+    assert check["found"].endswith("120 and 3 more.")
+    shown = run(settings, "recover")
+    assert "Characters set to their rows: 7." in shown
+    assert "    120: left at version 5, PostgreSQL has 4\n    and 3 more: --json has all" in shown
+    found = run_json(settings, "status")["losses"]
+    assert [loss["side"] for loss in found] == ["postgresql", "redis"]
+    assert [character["char_id"] for character in found[0]["not_live"]] == [*ids]
+    assert run_json(settings, "recover")["losses"] == found
 
 
 def test_recover_that_is_interrupted_leaves_the_rest_to_others(
