@@ -40,8 +40,8 @@ def conflicts() -> None:
 
     If Redis went back in time, what was live and PostgreSQL did not know is recorded whole, and the
     characters are set to what PostgreSQL holds. An entry is a character, or a session with one of
-    its participants. Entries with the same divergence were live together and were set back in one
-    step; a crash usually leaves several divergences, one for each group.
+    its participants. The divergence names the save that Redis had forgotten: all that was set back
+    in one step has the same. A crash may leave many divergences.
 
     \b
     Examples:

@@ -73,7 +73,7 @@ def describe_not_live(characters: Sequence[NotLive]) -> list[str]:
     if not characters:
         return []
     lines = ["  Not live, so PostgreSQL's older state is all that is left of them:"]
-    for char_id, evicted, row in characters[:_LISTED]:
+    for char_id, evicted, row in sorted(characters, key=_char_id)[:_LISTED]:
         left_at = "was deleted" if evicted is None else f"left at version {evicted}"
         lines.append(f"    {char_id}: {left_at}, PostgreSQL has {'no row' if row is None else row}")
     return lines + _more(len(characters))
@@ -84,8 +84,13 @@ def describe_left(characters: Sequence[Left]) -> list[str]:
     if not characters:
         return []
     lines = ["  Not saved again yet:"]
-    lines += [f"    {char_id}: {reason}" for char_id, reason in characters[:_LISTED]]
+    for char_id, reason in sorted(characters, key=_char_id)[:_LISTED]:
+        lines.append(f"    {char_id}: {reason}")
     return lines + _more(len(characters))
+
+
+def _char_id(character: NotLive | Left) -> int:
+    return character.char_id
 
 
 def _more(number: int) -> list[str]:
@@ -116,7 +121,7 @@ def _found(loss: Loss) -> str:
     found = describe_loss(loss)
     for what, characters in (("not live", loss.not_live), ("left unsaved", loss.left)):
         if characters:
-            found += f" Who is {what}: {listed([one.char_id for one in characters])}."
+            found += f" Who is {what}: {listed(sorted(map(_char_id, characters)))}."
     return found
 
 

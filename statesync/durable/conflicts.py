@@ -21,7 +21,7 @@ class LostState(NamedTuple):
     session_id: UUID | None
     version: int
     divergence: int
-    """The same for all that was live together and was set to its rows in one step."""
+    """Names the save that Redis had forgotten; the same for all that was set back in one step."""
     reason: str
     state: dict[str, Any]
 

@@ -283,7 +283,7 @@ class _Turn:
                 log.error(
                     "characters %s are not live and were newer than PostgreSQL is now: they stay "
                     "at what it has",
-                    listed([item.char_id for item in not_live]),
+                    listed(sorted(item.char_id for item in not_live)),
                 )
         self.hot.drop_tombstones(
             {i: heads.evicted[i] for i in behind if i in rows and versions[i] != MAX_VERSION}

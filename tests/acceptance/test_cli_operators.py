@@ -87,7 +87,8 @@ def test_conflicts_show_what_was_set_back_together(
     before = rewind.moment()
     hot.update_session("combat", fight, {"turn": 1})
     hot.update(3, gold="20")
-    orchestrator.backup_many([1, 3])
+    for char_id in (1, 3):
+        orchestrator.backup_full_state(char_id)
     rewind.to(before)
     for char_id in (1, 3):
         hot.update(char_id, gold="1")

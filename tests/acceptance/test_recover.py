@@ -100,7 +100,7 @@ def test_losses_on_record_are_shown_for_as_long_as_they_are_recent(
     new = Loss(
         side=Side.POSTGRESQL,
         found_at=now,
-        not_live=[NotLive(char_id, 5, 4) for char_id in ids],
+        not_live=[NotLive(char_id, 5, 4) for char_id in reversed(ids)],
         recovered_at=now,
     )
     for loss in (old, new):
@@ -117,7 +117,7 @@ def test_losses_on_record_are_shown_for_as_long_as_they_are_recent(
     assert "    120: left at version 5, PostgreSQL has 4\n    and 3 more: --json has all" in shown
     found = run_json(settings, "status")["losses"]
     assert [loss["side"] for loss in found] == ["postgresql", "redis"]
-    assert [character["char_id"] for character in found[0]["not_live"]] == [*ids]
+    assert [character["char_id"] for character in found[0]["not_live"]] == [*reversed(ids)]
     assert run_json(settings, "recover")["losses"] == found
 
 
