@@ -63,7 +63,12 @@ def new_database(databases: Databases) -> NewDatabase:
 
 @pytest.fixture
 def settings(embedded: Servers, databases: Databases) -> Iterator[Settings]:
-    """Return settings with a key prefix and a database of the test's own."""
+    """Return settings with a key prefix and a database of the test's own.
+
+    What other tests have left in Redis goes first: whoever walks over all keys would meet it.
+    """
+    with redis.Redis.from_url(embedded.redis_url()) as client:
+        client.flushdb(asynchronous=True)
     name = databases.take()
     yield embedded.settings(
         database_url=embedded.database_url(name), key_prefix=f"t{next(_numbers)}:"
