@@ -14,9 +14,9 @@ import redis
 
 from statesync import GameStore
 from statesync.embedded.servers import Servers
+from tests.acceptance.command_line import run
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.rewind import BackUpPostgres, CutTail, LoadSnapshot, Moment, PromoteReplica
-from tests.acceptance.test_cli import run
 from tests.acceptance.traffic import GOLD, ITEMS, open_bank
 from tests.acceptance.world import World, running
 

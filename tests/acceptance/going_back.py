@@ -18,9 +18,9 @@ from sqlalchemy import Engine
 from statesync import GameStateOrchestrator, GameStore, LoginService, Settings, Together
 from statesync.errors import ServerUnavailable
 from statesync.lifecycle.sweep import scheduled_sweep
+from tests.acceptance.command_line import STATESYNC
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.acceptance.rewind import Moment
-from tests.acceptance.test_cli import STATESYNC
 from tests.acceptance.test_contract import rows
 
 __all__ = ["Play", "go_on", "stopped_at"]

@@ -28,24 +28,9 @@ from statesync.durable.migrate import VERSION_TABLE
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import wait_until
 from tests.conftest import FullCore, NewDatabase
-
-STATESYNC = [sys.executable, "-c", "from statesync.cli import main; main()"]
-
-
-def run(settings: Settings | None, *words: str, status: int = 0) -> str:
-    env = os.environ | (settings.to_env() if settings else {})
-    ended = subprocess.run(
-        [*STATESYNC, *words], env=env, capture_output=True, text=True, timeout=60
-    )
-    assert ended.returncode == status, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    return ended.stdout + (ended.stderr if status else "")
-
-
-def run_json(settings: Settings, *words: str, status: int = 0) -> Any:
-    return json.loads(run(settings, *words, "--json", status=status).splitlines()[0])
 
 
 @pytest.mark.parametrize("command", _COMMANDS)

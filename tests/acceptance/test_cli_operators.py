@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from statesync import GameStateOrchestrator, Settings
 from statesync.hot.store import HotStore
-from tests.acceptance.test_cli import run, run_json
+from tests.acceptance.command_line import run, run_json
 from tests.conftest import FullCore
 from tests.rewind import Rewind
 

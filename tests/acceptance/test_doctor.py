@@ -19,8 +19,8 @@ from sqlalchemy import Engine
 from statesync import Settings
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
+from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import Game, wait_until
-from tests.acceptance.test_cli import STATESYNC, run, run_json
 from tests.conftest import NewDatabase
 
 
@@ -70,7 +70,7 @@ class TestAllWell:
         assert {"clocks", "broker", "databases", "visibility timeout", "beat", "flower"} < {*found}
         assert {"rights", "session types"} < {*found}
         assert {"queue restore", "queue sync", "queue backup", "versions"} < {*found}
-        assert "noeviction" in run(game.settings, "doctor")
+        assert "noeviction" in run(game.settings, "doctor", "--only", "redis")
         unlike = self.where_another_type_is_known(game.settings)
         assert unlike["status"] == "warn"
         assert "does not know dungeon" in unlike["found"]

@@ -13,10 +13,10 @@ from sqlalchemy import Engine
 
 from statesync.embedded.servers import Servers
 from statesync.errors import CharacterNotFound, NotDurable, SessionNotFound, StatesyncError
+from tests.acceptance.command_line import run_json
 from tests.acceptance.conftest import middle_of_a_write, nothing_went_wrong, wait_until
 from tests.acceptance.going_back import Play, go_on, stopped_at
 from tests.acceptance.rewind import REDIS_WAYS, CutTail, LoadSnapshot, Moment
-from tests.acceptance.test_cli import run_json
 from tests.acceptance.test_contract import bare_write, rows, waiting_for_a_lock
 from tests.databases import Databases
 

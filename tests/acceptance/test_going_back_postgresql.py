@@ -11,9 +11,9 @@ import pytest
 from statesync import Settings
 from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseUnavailable, StatesyncError
+from tests.acceptance.command_line import run, run_json
 from tests.acceptance.going_back import Play, stopped_at
 from tests.acceptance.rewind import BackUpPostgres, CutTail
-from tests.acceptance.test_cli import run, run_json
 from tests.acceptance.test_contract import rows
 from tests.databases import Databases
 

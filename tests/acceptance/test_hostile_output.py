@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +19,7 @@ from statesync.durable import database, losses
 from statesync.durable.losses import Left, Loss, Side
 from statesync.hot.store import HotStore
 from statesync.state.fields import printable
-from tests.acceptance.test_cli import run, run_json
+from tests.acceptance.command_line import STATESYNC, run
 from tests.acceptance.test_cli_operators import FULL
 
 HOSTILE = "[/x][red]gone[/red] :smile: \x1b[2J\r\n\x9b31m\u202eback\x7f"
@@ -121,9 +124,12 @@ def test_lock_ends_a_command_with_one_line(
     settings: Settings, orchestrator: GameStateOrchestrator, words: tuple[str, ...]
 ) -> None:
     tables = "state_conflicts, characters, statesync_alembic_version"
+    impatient = replace(
+        settings, database_url=f"{settings.database_url}&options=-c%20lock_timeout%3D50ms"
+    )
     with orchestrator.engine.begin() as connection:
         connection.execute(text(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"))
-        assert "lock timeout" in run(settings, *words, status=1)
+        assert "lock timeout" in run(impatient, *words, status=1)
 
 
 def test_log(
@@ -158,14 +164,18 @@ def test_log_of_a_cause(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_terminal_that_lacks_a_letter(
-    settings: Settings, hot: HotStore, monkeypatch: pytest.MonkeyPatch, encoding: str
-) -> None:
+def test_terminal_that_lacks_a_letter(settings: Settings, hot: HotStore, encoding: str) -> None:
     hot.create(1, **FULL, motto="狼 🐺")
-    monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    monkeypatch.setenv("LC_ALL", "C")
-    assert "guild" in run(settings, "inspect", "1")
-    assert run_json(settings, "inspect", "1")["redis"]["fields"]["motto"] == "狼 🐺"
+    env = {**os.environ, **settings.to_env(), "PYTHONIOENCODING": encoding, "LC_ALL": "C"}
+
+    def shown(*words: str) -> str:
+        command = [*STATESYNC, "inspect", "1", *words]
+        ended = subprocess.run(command, env=env, capture_output=True, timeout=60)
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        return ended.stdout.decode(encoding)
+
+    assert "guild" in shown()
+    assert json.loads(shown("--json"))["redis"]["fields"]["motto"] == "狼 🐺"
 
 
 def test_what_is_printable_stays() -> None:

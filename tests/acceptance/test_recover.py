@@ -15,8 +15,8 @@ from statesync.durable import database, losses
 from statesync.durable.losses import Loss, NotLive, Side
 from statesync.hot.store import HotStore
 from statesync.lifecycle import servers
+from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import Game, wait_until
-from tests.acceptance.test_cli import STATESYNC, run, run_json
 from tests.conftest import FullCore
 
 

@@ -15,8 +15,8 @@ from sqlalchemy import Engine
 from statesync import GameStore, LoginService, Settings
 from statesync.hot.store import HotStore
 from tests.acceptance.bare import Bare
+from tests.acceptance.command_line import run_json
 from tests.acceptance.conftest import WAIT_SECONDS, Game, nothing_went_wrong, wait_until
-from tests.acceptance.test_cli import run_json
 from tests.acceptance.test_contract import bare_write, rows
 
 pytestmark = pytest.mark.usefixtures("celery_setup")
