@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 
@@ -43,4 +44,21 @@ def test_both_servers_go_back() -> None:
         for fault in faults:
             trading.play_on(chance.randint(20, 200))
             trading.inject(fault)
+        print(f"seed {SEED}:", trading.check())
+
+
+@pytest.mark.parametrize("point", ["reverted", "recorded"])
+def test_a_worker_dies_in_a_revert(point: str, tmp_path: Path) -> None:
+    """What it took out of play is recorded by another one, once."""
+    file = tmp_path / "stopped"
+    tmp_path.chmod(0o777)
+    with bank(SEED) as trading:
+        trading.start_traders("bank")
+        trading.worker.kill()
+        trading.worker = trading.start_worker(f"{point}:{file}")
+        while not file.exists():  # a loss may take nothing that was saved
+            trading.inject("cut_tail")
+            trading.wait_settled()
+        trading.inject("kill_worker")
+        trading.play_on(200)
         print(f"seed {SEED}:", trading.check())

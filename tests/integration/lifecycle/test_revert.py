@@ -138,6 +138,20 @@ def test_participant_that_has_come_back_meanwhile_is_reverted_too(
     assert is_as_saved(hot, fight)
 
 
+def test_marks_of_a_member_that_is_not_loaded_stay(
+    orchestrator: GameStateOrchestrator, hot: HotStore, fight: UUID, raw: Any, keys: Keys
+) -> None:
+    raw.delete(keys.core(2))
+    raw.sadd(keys.dirty, 2)
+    raw.zadd(keys.since, {"2": 1})
+    raw.hset(keys.nonces, "2", "a")
+    assert orchestrator.backup_full_state(1).outcome == "conflict"
+    assert not hot.sync_state(1).dirty
+    assert hot.sync_state(2).dirty
+    assert (raw.zscore(keys.since, 2), raw.hget(keys.nonces, 2)) == (1, b"a")
+    assert hot.peek(2) is None
+
+
 @pytest.mark.parametrize(
     "field", [{"version": "²"}, {"version": "9" * 30}, {"note": b"\0\xff"}, {"stats": "{"}]
 )
