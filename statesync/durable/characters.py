@@ -35,7 +35,7 @@ from statesync.durable.results import (
     Unknown,
     WentBack,
 )
-from statesync.durable.rows import from_row, to_row, to_stats_row
+from statesync.durable.rows import CharacterRow, from_row, to_row, to_stats_row
 from statesync.durable.tables import (
     STATS,
     character_stats,
@@ -47,11 +47,14 @@ from statesync.state.characters import CORE_FIELDS, Character
 from statesync.state.seals import Seals
 
 __all__ = [
+    "ANY_MEMBERSHIP",
     "LOAD",
     "LOAD_ALONE",
     "decide",
     "load",
     "load_each",
+    "overwrite",
+    "same",
     "versions",
     "write",
 ]
@@ -144,7 +147,7 @@ LOAD = (
 )
 
 # A scalar, because PostgreSQL turns NOT EXISTS into a join, which might read all memberships.
-_any_membership = (
+ANY_MEMBERSHIP = (
     select(session_characters.c.session_id)
     .where(
         session_characters.c.character_id == characters.c.id,
@@ -153,7 +156,8 @@ _any_membership = (
     .limit(1)
     .scalar_subquery()
 )
-LOAD_ALONE = LOAD.where(_any_membership.is_(None))
+"""Of the character of a query on ``characters``: a session that it is in, or NULL."""
+LOAD_ALONE = LOAD.where(ANY_MEMBERSHIP.is_(None))
 """A query for ``load``: only characters that are in no session."""
 
 
@@ -186,9 +190,13 @@ def decide(
     compared = [
         i for i, v in verdicts.items() if _needs_comparison(v, by_id[i], rows.get(i), seals[i])
     ]
-    same = _same(connection, [by_id[char_id] for char_id in compared])
+    found_same = same(
+        connection,
+        [to_row(by_id[i], None) for i in compared],
+        [to_stats_row(by_id[i]) for i in compared if by_id[i].stats is not None],
+    )
     for char_id, verdict in verdicts.items():
-        is_same = char_id in same
+        is_same = char_id in found_same
         decided[char_id] = _decision(verdict, rows.get(char_id), seals[char_id], is_same=is_same)
     decided |= _incomplete(connection, by_id, verdicts, decided)
     return decided
@@ -249,15 +257,30 @@ def write(
     ``over`` are snapshots whose rows exist. Each row gets the seal of its snapshot. Raises Raced if
     another worker made one of the ``new`` rows meanwhile.
     """
-    for statement, snapshots in ((_INSERT, new), (_UPDATE, over)):
-        if snapshots:
-            rows = {"rows": [to_row(c, seals[c.char_id].own) for c in snapshots]}
-            if connection.execute(statement, rows).rowcount < len(snapshots):
-                raise Raced
-    _write_stats(connection, [*new, *over])
+    rows = [to_row(c, seals[c.char_id].own) for c in new]
+    if rows and connection.execute(_INSERT, {"rows": rows}).rowcount < len(rows):
+        raise Raced
+    _write_stats(connection, [to_stats_row(c) for c in new if c.stats is not None])
+    overwrite(
+        connection,
+        [to_row(c, seals[c.char_id].own) for c in over],
+        [to_stats_row(c) for c in over if c.stats is not None],
+    )
     return {
         c.char_id: Saved(c.version, changed=True, seal=seals[c.char_id].own) for c in (*new, *over)
     }
+
+
+def overwrite(connection: Connection, rows: Sequence[CharacterRow], stats: Sequence[Any]) -> None:
+    """Write over rows that exist and are locked. Raises Raced if one is not written."""
+    if rows and connection.execute(_UPDATE, {"rows": rows}).rowcount < len(rows):
+        raise Raced
+    _write_stats(connection, stats)
+
+
+def _write_stats(connection: Connection, stats: Sequence[Any]) -> None:
+    if stats:
+        connection.execute(_UPSERT_STATS, {"rows": stats})
 
 
 def load(
@@ -324,24 +347,16 @@ def deleted_at(connection: Connection, char_id: int) -> str | None:
     return connection.execute(query).scalar()
 
 
-def _write_stats(connection: Connection, written: Sequence[Character]) -> None:
-    rows = [to_stats_row(c) for c in written if c.stats is not None]
-    if rows:
-        connection.execute(_UPSERT_STATS, {"rows": rows})
-
-
-def _same(connection: Connection, snapshots: Sequence[Character]) -> set[int]:
-    """Return the ids whose rows, which are locked, hold the same state as the snapshot."""
-    if not snapshots:
+def same(connection: Connection, rows: Sequence[CharacterRow], stats: Sequence[Any]) -> set[int]:
+    """Return the ids of those that hold what their rows in PostgreSQL, which are locked, hold."""
+    if not rows:
         return set()
-    rows = {"rows": [to_row(c, None) for c in snapshots]}
-    same = set(connection.execute(_SAME, rows).scalars())
-    with_stats = [c for c in snapshots if c.stats is not None and c.char_id in same]
+    found = set(connection.execute(_SAME, {"rows": rows}).scalars())
+    with_stats = [one for one in stats if one.character_id in found]
     if with_stats:
-        rows = {"rows": [to_stats_row(c) for c in with_stats]}
-        same_stats = set(connection.execute(_SAME_STATS, rows).scalars())
-        same -= {c.char_id for c in with_stats} - same_stats
-    return same
+        same_stats = set(connection.execute(_SAME_STATS, {"rows": with_stats}).scalars())
+        found -= {one.character_id for one in with_stats} - same_stats
+    return found
 
 
 def _incomplete(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
 from sqlalchemy import RowMapping
 
 from statesync.durable.tables import STATS
@@ -17,10 +19,38 @@ from statesync.errors import CorruptState
 from statesync.state.characters import Character, parse_time
 from statesync.state.fields import json_type
 
-__all__ = ["from_row", "to_row", "to_stats_row"]
+__all__ = ["CharacterRow", "StatsRow", "from_row", "to_row", "to_stats_row"]
 
 
-def to_row(character: Character, seal: int | None) -> dict[str, Any]:
+class CharacterRow(Struct):
+    """A row of ``characters``, as a save sends it; what is not set is NULL."""
+
+    id: int
+    version: int
+    seal: int | None
+    seal_version: int
+    game_stage: str | None
+    name: str | UnsetType | None
+    gender: str | UnsetType | None
+    created_at: str | UnsetType | None
+    location_id: str | UnsetType | None
+    prev_location_id: str | UnsetType | None
+    vitals: Mapping[str, Any] | None
+    extra: Mapping[str, Any]
+
+
+StatsRow: Any = msgspec.defstruct(
+    "StatsRow",
+    [
+        ("character_id", int),
+        *((name, int | None | UnsetType, UNSET) for name in STATS),
+        ("extra", dict[str, Any], {}),
+    ],
+)
+"""A row of ``character_stats``, as a save sends it; what is not set is NULL."""
+
+
+def to_row(character: Character, seal: int | None) -> CharacterRow:
     """Return the row of ``characters``, as it is saved under a seal."""
     bio, more_bio = _split(character.bio, {"name": str, "gender": str, "created_at": _utc})
     location, more_location = _split(character.location, {"current": str, "prev": str})
@@ -29,18 +59,18 @@ def to_row(character: Character, seal: int | None) -> dict[str, Any]:
         extra["bio"] = more_bio
     if more_location is not None:
         extra["location"] = more_location
-    return {
-        "id": character.char_id,
+    return CharacterRow(
+        id=character.char_id,
+        version=character.version,
+        seal=seal,
+        seal_version=character.version,
+        game_stage=character.state,
         **bio,
-        "game_stage": character.state,
-        "location_id": location["current"],
-        "prev_location_id": location["prev"],
-        "vitals": character.vitals,
-        "extra": extra,
-        "version": character.version,
-        "seal": seal,
-        "seal_version": character.version,
-    }
+        location_id=location["current"],
+        prev_location_id=location["prev"],
+        vitals=character.vitals,
+        extra=extra,
+    )
 
 
 def _split(
@@ -66,11 +96,11 @@ def _utc(moment: object) -> str:
     return parse_time(moment).isoformat()
 
 
-def to_stats_row(character: Character) -> dict[str, Any]:
-    """Return the row of ``character_stats``."""
+def to_stats_row(character: Character) -> Any:
+    """Return the ``StatsRow``."""
     stats = dict(character.stats or {})
     known = {name: stats.pop(name, None) for name in STATS}
-    return {"character_id": character.char_id, **known, "extra": stats}
+    return StatsRow(character.char_id, **known, extra=stats)
 
 
 def from_row(row: RowMapping) -> Character:

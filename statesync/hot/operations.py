@@ -17,6 +17,7 @@ from statesync.hot.commands import (
     characters,
     claims,
     operators,
+    plain,
     seals,
     servers,
     sessions,
@@ -100,6 +101,7 @@ class Operations(_GameOperations):
     release = _Operation(claims.release)
     quarantine = _Operation(claims.quarantine)
 
+    snapshot_plain = _Operation(plain.snapshot_plain)
     try_snapshots = _Operation(backup.try_snapshots)
     snapshot = _Operation(backup.snapshot)
     acknowledge = _Operation(backup.acknowledge)

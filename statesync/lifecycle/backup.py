@@ -30,8 +30,9 @@ from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.holders import holders_to_join, reasons_for_both, tie_holders
 from statesync.lifecycle.lost import Lost
 from statesync.lifecycle.pending import Pending
+from statesync.lifecycle.plain import backup_plain
 from statesync.lifecycle.plans import Planner
-from statesync.lifecycle.reports import BackupReport, saved_report
+from statesync.lifecycle.reports import BackupReport, saved_report, tell_not_acknowledged
 from statesync.lifecycle.seals import make_room
 from statesync.lifecycle.snapshots import (
     Snapshot,
@@ -130,6 +131,7 @@ class _Batch:
     def run(self) -> None:
         """Save the claimed characters in rounds; give back those that stay locked."""
         failpoint("claimed")
+        self.save_plain()
         round_number = 0
         while round_number < _RECONCILE_ROUNDS:
             refused = self.save_pending(wait=round_number > 0)
@@ -153,6 +155,17 @@ class _Batch:
         self.hot.run_many(self.pending.count())
         if self.unknown_types:
             log.warning("%s", _left_to_others(self.unknown_types))
+
+    def save_plain(self) -> None:
+        """Save those that are in no session and no tie, which most are."""
+        if self.deleting:
+            return
+        plain = backup_plain(self.hot, self.engine, [*self.pending.values()])
+        for char_id, version in plain.saved.items():
+            self.pending.report(char_id, BackupOutcome.SAVED, version)
+        for char_id, version in plain.unchanged.items():
+            self.pending.report(char_id, BackupOutcome.UNCHANGED, version)
+        self.known_members |= plain.known_members
 
     def save_pending(self, *, wait: bool) -> list[Snapshot]:
         """Save what is pending, as much at once as Redis gives at once; return what is refused."""
@@ -313,8 +326,8 @@ class _Batch:
         replies = self.hot.run_many([*commands, *self.pending.count()])
         for part, reply in zip(parts, replies, strict=False):
             if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
-                ids = listed([core.claim.char_id for group in part for core in group.cores])
-                log.error("characters %s are saved, not acknowledged: %s", ids, printable(reply))
+                ids = [core.claim.char_id for group in part for core in group.cores]
+                tell_not_acknowledged(ids, reply)
         for snapshot in snapshots:
             self.quarantine_deleted(snapshot)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-__all__ = ["Commit"]
+__all__ = ["Commit", "ConnectionLost", "noting_loss"]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ _RACE_ROUNDS = 5
 _NOT_WRITTEN = "PostgreSQL leaves the row as it is, without an error: has it a trigger or a rule?"
 
 
-class _ConnectionLost(Exception):
+class ConnectionLost(Exception):
     """PostgreSQL closed the connection during a save."""
 
 
@@ -81,7 +81,7 @@ class Commit:
             results = self._write_unless_raced(snapshots, wait=wait, short_wait=short_wait)
         except database.Rejected as error:
             self._isolate(snapshots, error, wait=wait, short_wait=short_wait)
-        except _ConnectionLost as error:
+        except ConnectionLost as error:
             database.ping(self._engine)  # an outage is no snapshot's fault
             self._isolate_lost(snapshots, error, wait=wait, short_wait=short_wait)
         else:
@@ -103,8 +103,8 @@ class Commit:
     def _write(
         self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool
     ) -> list[GroupResult]:
-        """Run one transaction. Raises Raced, Rejected, _ConnectionLost, or ServerUnavailable."""
-        with database.transaction(self._engine) as connection, _noting_loss():
+        """Run one transaction. Raises Raced, Rejected, ConnectionLost, or ServerUnavailable."""
+        with database.transaction(self._engine) as connection, noting_loss():
             if short_wait:
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
             to_save = [snapshot.group for snapshot in snapshots]
@@ -138,7 +138,7 @@ class Commit:
     def _isolate_lost(
         self,
         snapshots: Sequence[Snapshot],
-        error: _ConnectionLost,
+        error: ConnectionLost,
         *,
         wait: bool,
         short_wait: bool,
@@ -158,7 +158,7 @@ class Commit:
             [snapshots[0].result] = self._write_unless_raced(
                 snapshots, wait=wait, short_wait=short_wait
             )
-        except _ConnectionLost:
+        except ConnectionLost:
             database.ping(self._engine)
             reason = f"PostgreSQL closes the connection when it is saved: {error}"
             snapshots[0].corrupt = CorruptState(snapshots[0].anchor, "", reason)
@@ -172,11 +172,11 @@ def _halves(snapshots: Sequence[Snapshot]) -> tuple[Sequence[Snapshot], Sequence
 
 
 @contextmanager
-def _noting_loss() -> Iterator[None]:
-    """Raise _ConnectionLost if an error of PostgreSQL in a block has ended the connection."""
+def noting_loss() -> Iterator[None]:
+    """Raise ConnectionLost if an error of PostgreSQL in a block has ended the connection."""
     try:
         yield
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise _ConnectionLost(str(error.orig).strip().split("\n")[0]) from error
+            raise ConnectionLost(str(error.orig).strip().split("\n")[0]) from error
         raise

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from uuid import UUID
 
 from statesync.durable.results import Saved
+from statesync.errors import StatesyncError
 from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.snapshots import Snapshot
+from statesync.state.fields import listed, printable
 from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.references import SessionRef
 
-__all__ = ["BackupReport", "saved_report"]
+__all__ = ["BackupReport", "saved_report", "tell_not_acknowledged"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +66,8 @@ def _session_outcome(snapshot: Snapshot, result: GroupResult, ref: SessionRef) -
 def _is_changed(result: GroupResult, ref: SessionRef) -> bool:
     saved = result.sessions.get(UUID(ref.id))
     return isinstance(saved, Saved) and saved.changed
+
+
+def tell_not_acknowledged(char_ids: Sequence[int], error: StatesyncError) -> None:
+    """Log that PostgreSQL holds characters, and Redis could not be told."""
+    log.error("characters %s are saved, not acknowledged: %s", listed(char_ids), printable(error))

@@ -28,15 +28,21 @@ local ended, ended_at_ms, saved, clean = {}, {}, {}, {}
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
 if refused then return refused end
 
--- The entries of all members, and those that this script has changed, by id.
-local words_of, new_words = {}, {}
+-- The entries of all members, those that this script has changed, and the tokens of the claims, by id.
+local words_of, new_words, token_of = {}, {}, {}
 local function read_entries()
-  local ids = {}
+  local ids, session_ids = {}, {}
   for _, group in ipairs(args.groups) do
     for _, core in ipairs(group[3]) do ids[#ids + 1] = core[1] end
-    for _, session in ipairs(group[4] or {}) do ids[#ids + 1] = session[2] end
+    for _, session in ipairs(group[4] or {}) do session_ids[#session_ids + 1] = session[2] end
   end
   for i, words in ipairs(read_fields(seals, ids)) do words_of[ids[i]] = words end
+  for i, words in ipairs(read_fields(seals, session_ids)) do words_of[session_ids[i]] = words end
+  for first = 1, #ids, 1000 do -- unpack gives no more than some thousands at once
+    local last = math.min(first + 999, #ids)
+    local tokens = redis.call('ZMSCORE', claimed, unpack(ids, first, last))
+    for i, token in ipairs(tokens) do token_of[ids[first + i - 1]] = token end
+  end
 end
 read_entries()
 
@@ -62,8 +68,8 @@ end
 
 -- Takes in that a version is durable; marks the character if the row is of another history. Returns
 -- whether it is news to a core.
-local function acknowledge_version(key, id, versions, seal, durable_seal, holds_claim, char_id)
-  local snapshot_version, durable_version = unpack(versions)
+local function acknowledge_version(
+  key, id, snapshot_version, durable_version, seal, durable_seal, holds_claim, char_id)
   if durable_version == '0' then return end
   local current = redis.pcall('HMGET', key, 'version', 'saved_version')
   if current.err then -- no hash any more: its next backup says so
@@ -119,13 +125,12 @@ local function drop_nonces(char_id, durable)
 end
 
 -- Ends the claim on a core. Returns whether it was still ours.
-local function acknowledge_core(key, core, at_ms, seal)
-  local char_id, token, snapshot_version, durable_version, durable_seal, durable_nonces =
-    unpack(core)
+local function acknowledge_core(
+  key, at_ms, seal, char_id, token, snapshot_version, durable_version, durable_seal, durable_nonces)
   if durable_seal == true then durable_seal = seal end
-  local is_ours = redis.call('ZSCORE', claimed, char_id) == token
-  local versions = {snapshot_version, durable_version}
-  if acknowledge_version(key, char_id, versions, seal, durable_seal, is_ours, char_id) then
+  local is_ours = token_of[char_id] == token
+  if acknowledge_version(
+    key, char_id, snapshot_version, durable_version, seal, durable_seal, is_ours, char_id) then
     redis.call('HSET', key, 'saved_version', durable_version)
   end
   drop_nonces(char_id, durable_nonces)
@@ -145,10 +150,10 @@ local function acknowledge(before, at_ms, seal, cores, sessions, ties)
     local id, members = unpack(ties[i])
     untie(KEYS[last_core + 3 * #sessions + i], id, members)
   end
-  local is_ours = acknowledge_core(KEYS[before + 1], cores[1], at_ms, seal)
+  local is_ours = acknowledge_core(KEYS[before + 1], at_ms, seal, unpack(cores[1]))
   local any_ours = is_ours -- whoever has a claim on a member has all of the group
   for i = 2, #cores do
-    any_ours = acknowledge_core(KEYS[before + i], cores[i], at_ms, seal) or any_ours
+    any_ours = acknowledge_core(KEYS[before + i], at_ms, seal, unpack(cores[i])) or any_ours
   end
   for i = 1, #sessions do
     local field, id, snapshot_version, durable_version, durable_seal, was_closed =
@@ -156,9 +161,9 @@ local function acknowledge(before, at_ms, seal, cores, sessions, ties)
     if durable_seal == true then durable_seal = seal end
     local key, log = KEYS[last_core + i], KEYS[last_session + i]
     local tombstone = KEYS[last_session + #sessions + i]
-    local versions = {snapshot_version, durable_version}
     local is_remembered = any_ours and has_word(words_of[id] or '', seal)
-    acknowledge_version(key, id, versions, seal, durable_seal, any_ours, cores[1][1])
+    acknowledge_version(
+      key, id, snapshot_version, durable_version, seal, durable_seal, any_ours, cores[1][1])
     if is_remembered and was_closed then
       for j, core in ipairs(cores) do
         clear_reference(KEYS[before + j], field, id, core[1])

@@ -1,0 +1,150 @@
+"""Owns the backup of plain characters, those in no session and no tie: a batch in columns.
+
+The steps are those of groups, and so are the guarantees. Whatever is not as most are (a new
+character, a row of another history, a field that cannot be saved, a row that is locked) is left as
+it was, for the backup of groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from sqlalchemy import Engine
+
+from statesync import durable
+from statesync.durable import database
+from statesync.durable.columns import rows_of
+from statesync.durable.plain import PlainRow, PlainSaved
+from statesync.durable.results import Raced
+from statesync.errors import CorruptState, StatesyncError
+from statesync.hot.commands.backup import CoreAck, GroupAck
+from statesync.hot.commands.claims import Claim
+from statesync.hot.commands.plain import PLAIN_STEP, Plain
+from statesync.hot.commands.seals import Withdrawn
+from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.commit import ConnectionLost, noting_loss
+from statesync.lifecycle.failpoints import failpoint
+from statesync.lifecycle.reports import tell_not_acknowledged
+from statesync.state.seals import new_seal
+from statesync.state.sessions import unknown_references
+
+__all__ = ["PlainReport", "backup_plain"]
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class PlainReport:
+    """What became of the plain ones among some claimed characters."""
+
+    saved: dict[int, int] = field(default_factory=dict)
+    """By character: the version that PostgreSQL holds."""
+    unchanged: dict[int, int] = field(default_factory=dict)
+    known_members: dict[int, frozenset[str]] = field(default_factory=dict)
+    """Of those that are left: the members of their group, as far as their cores name them."""
+
+
+def backup_plain(hot: HotStore, engine: Engine, claims: Sequence[Claim]) -> PlainReport:
+    """Save those claimed characters that are plain. Raises ServerUnavailable."""
+    batch = _Batch(hot, new_seal())
+    batch.take_snapshots(claims)
+    failpoint("snapshot")
+    if batch.rows:
+        batch.acknowledge(batch.commit(engine))
+        failpoint("acknowledged")
+    batch.withdraw()
+    return batch.report
+
+
+class _Batch:
+    """Plain characters under way, in columns."""
+
+    def __init__(self, hot: HotStore, seal: int) -> None:
+        self.hot = hot
+        self.seal = seal
+        self.at_ms = 0
+        self.claims: list[Claim] = []
+        self.rows: list[PlainRow] = []
+        self.nonces: list[str] = []
+        self.withdrawn: list[Claim] = []
+        """May have a snapshot, of which nothing is committed for certain."""
+        self.report = PlainReport()
+
+    def take_snapshots(self, claims: Sequence[Claim]) -> None:
+        """Read those that are plain, and decode them."""
+        snapshot = self.hot.commands.snapshot_plain
+        replies = self.hot.run_many([snapshot(part, seal=self.seal) for part in _parts(claims)])
+        for plain in replies:
+            if not isinstance(plain, StatesyncError):  # if it is, that of a group says so too
+                self.at_ms = self.at_ms or plain.at_ms
+                self.report.known_members |= plain.known_members
+                self.withdrawn += plain.in_doubt
+                self.decode(plain)
+
+    def decode(self, plain: Plain) -> None:
+        """Add the rows of what has been read; what cannot be saved is left."""
+        columns = zip(plain.claims, plain.versions, plain.cores, plain.entries, strict=True)
+        for (claim, version, core, entry), nonces in zip(columns, plain.nonces, strict=True):
+            try:
+                row, stats = rows_of(claim.char_id, version, self.seal, core)
+            except (KeyError, CorruptState):  # a core field is absent, or cannot be saved
+                row = None
+            if row is None or (row.extra and unknown_references(row.extra)):
+                self.withdrawn.append(claim)
+            else:
+                self.claims.append(claim)
+                self.rows.append(PlainRow(row, stats, entry))
+                self.nonces.append(nonces)
+
+    def commit(self, engine: Engine) -> PlainSaved:
+        """Save in one transaction what may be. If PostgreSQL refuses it, nothing is saved."""
+        try:
+            with database.transaction(engine) as connection, noting_loss():
+                saved = durable.plain.save(connection, self.rows, self.nonces)
+                failpoint("written")
+            failpoint("committed")
+        except ConnectionLost:  # it may be committed all the same
+            return PlainSaved((), ())
+        except (database.Rejected, Raced):
+            saved = PlainSaved((), ())
+        decided = {*saved.written, *saved.unchanged}
+        if len(decided) < len(self.rows):
+            self.withdrawn += [c for i, c in enumerate(self.claims) if i not in decided]
+        return saved
+
+    def acknowledge(self, saved: PlainSaved) -> None:
+        """End the claims of what PostgreSQL holds, and report it."""
+        acks = []
+        for i in saved.written:
+            row = self.rows[i].row
+            acks.append(
+                CoreAck(self.claims[i], row.version, row.version, self.seal, self.nonces[i])
+            )
+            self.report.saved[row.id] = row.version
+        for i in saved.unchanged:
+            row, _, entry = self.rows[i]
+            version = row.version - 1
+            acks.append(CoreAck(self.claims[i], row.version, version, int(entry), self.nonces[i]))
+            self.report.unchanged[row.id] = version
+        acknowledge = self.hot.commands.acknowledge_many
+        parts = _parts(acks)
+        replies = self.hot.run_many(
+            [acknowledge([GroupAck(self.at_ms, part, seal=self.seal)]) for part in parts]
+        )
+        for part, reply in zip(parts, replies, strict=True):
+            if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
+                tell_not_acknowledged([core.claim.char_id for core in part], reply)
+
+    def withdraw(self) -> None:
+        """Withdraw the seals of snapshots of which nothing is committed."""
+        withdraw = self.hot.commands.withdraw
+        parts = _parts(self.withdrawn)
+        for reply in self.hot.run_many([withdraw([Withdrawn(self.seal, part)]) for part in parts]):
+            unwrap(reply)
+
+
+def _parts(items: Sequence[T]) -> list[Sequence[T]]:
+    """Return items as one script takes them."""
+    return [items[i : i + PLAIN_STEP] for i in range(0, len(items), PLAIN_STEP)]
