@@ -26,7 +26,9 @@ from statesync.embedded.servers import Servers, servers
 from statesync.hot.commands.transfer import RestoreItem
 from statesync.hot.keys import Keys
 from statesync.hot.store import AsyncHotStore, HotStore, unwrap
+from statesync.lifecycle import backup
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.plain import PlainReport
 from statesync.settings import PREFIX, Settings
 from tests.databases import Databases
 from tests.rewind import Rewind
@@ -125,6 +127,12 @@ def other(settings: Settings) -> Iterator[GameStateOrchestrator]:
     made = GameStateOrchestrator.from_settings(settings)
     yield made
     made.close()
+
+
+@pytest.fixture
+def all_as_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save plain characters as any group is saved."""
+    monkeypatch.setattr(backup, "backup_plain", lambda *_: PlainReport())
 
 
 @pytest.fixture

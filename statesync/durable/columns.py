@@ -6,6 +6,7 @@ in ``extra``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -48,6 +49,7 @@ _bio = msgspec.json.Decoder(_Bio).decode
 _stats = msgspec.json.Decoder(_Stats).decode
 _vitals = msgspec.json.Decoder(dict[str, _Vital]).decode
 
+_PLAIN_NUMBER = re.compile("[0-9]{1,15}")
 _OURS = frozenset((*CORE_FIELDS, "version", "saved_version"))
 
 
@@ -85,8 +87,8 @@ def _decode(core: Mapping[str, str]) -> tuple[_Location, _Bio, Any, dict[str, _V
     location, bio = _location(core["location"]), _bio(core["bio"])
     # If no column holds anything, only the general codec tells that from an absent field.
     holds = (location.current or location.prev) and (bio.name or bio.gender)
-    is_state = 1 <= len(core["state"]) <= 200
-    if not (holds and is_state and core["saved_version"].isdecimal() and _is_utc(bio.created_at)):
+    fits = 1 <= len(core["state"]) <= 200 and _PLAIN_NUMBER.fullmatch(core["saved_version"])
+    if not (holds and fits and _is_utc(bio.created_at)):
         raise ValueError
     return location, bio, _stats(core["stats"]), _vitals(core["vitals"])
 

@@ -161,10 +161,8 @@ class _Batch:
         if self.deleting:
             return
         plain = backup_plain(self.hot, self.engine, [*self.pending.values()])
-        for char_id, version in plain.saved.items():
-            self.pending.report(char_id, BackupOutcome.SAVED, version)
-        for char_id, version in plain.unchanged.items():
-            self.pending.report(char_id, BackupOutcome.UNCHANGED, version)
+        for outcome, versions in plain.outcomes.items():
+            self.pending.report_counted(outcome, versions)
         self.known_members |= plain.known_members
 
     def save_pending(self, *, wait: bool) -> list[Snapshot]:

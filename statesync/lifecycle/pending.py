@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from statesync.errors import CorruptState
 from statesync.hot.command import Command
@@ -48,6 +48,13 @@ class Pending(dict[int, Claim]):
     def report(self, char_id: int, outcome: BackupOutcome, version: int | None = None) -> None:
         """Report a character that is decided."""
         if self.pop(char_id, None):
+            self.reports[char_id] = BackupReport(char_id, outcome, version)
+
+    def report_counted(self, outcome: BackupOutcome, versions: Mapping[int, int]) -> None:
+        """Report characters that are decided, and counted already, with their versions."""
+        self._uncounted -= versions.keys()
+        for char_id, version in versions.items():
+            del self[char_id]
             self.reports[char_id] = BackupReport(char_id, outcome, version)
 
     def report_superseded(self, char_ids: Iterable[int]) -> None:

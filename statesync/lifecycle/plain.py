@@ -7,7 +7,7 @@ it was, for the backup of groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.commit import ConnectionLost, noting_loss
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.reports import tell_not_acknowledged
+from statesync.state.outcomes import BackupOutcome
 from statesync.state.seals import new_seal
 from statesync.state.sessions import unknown_references
 
@@ -39,9 +40,8 @@ T = TypeVar("T")
 class PlainReport:
     """What became of the plain ones among some claimed characters."""
 
-    saved: dict[int, int] = field(default_factory=dict)
-    """By character: the version that PostgreSQL holds."""
-    unchanged: dict[int, int] = field(default_factory=dict)
+    outcomes: dict[BackupOutcome, dict[int, int]] = field(default_factory=dict)
+    """By outcome, of each character that is decided: the version that PostgreSQL holds."""
     known_members: dict[int, frozenset[str]] = field(default_factory=dict)
     """Of those that are left: the members of their group, as far as their cores name them."""
 
@@ -89,7 +89,7 @@ class _Batch:
         for (claim, version, core, entry), nonces in zip(columns, plain.nonces, strict=True):
             try:
                 row, stats = rows_of(claim.char_id, version, self.seal, core)
-            except (KeyError, CorruptState):  # a core field is absent, or cannot be saved
+            except CorruptState:  # the snapshot of its group says so too
                 row = None
             if row is None or (row.extra and unknown_references(row.extra)):
                 self.withdrawn.append(claim)
@@ -115,25 +115,34 @@ class _Batch:
         return saved
 
     def acknowledge(self, saved: PlainSaved) -> None:
-        """End the claims of what PostgreSQL holds, and report it."""
+        """End the claims of what PostgreSQL holds, report and count it."""
         acks = []
+        written, unchanged = {}, {}
         for i in saved.written:
             row = self.rows[i].row
             acks.append(
                 CoreAck(self.claims[i], row.version, row.version, self.seal, self.nonces[i])
             )
-            self.report.saved[row.id] = row.version
+            written[row.id] = row.version
         for i in saved.unchanged:
             row, _, entry = self.rows[i]
-            version = row.version - 1
-            acks.append(CoreAck(self.claims[i], row.version, version, int(entry), self.nonces[i]))
-            self.report.unchanged[row.id] = version
-        acknowledge = self.hot.commands.acknowledge_many
+            before = row.version - 1
+            acks.append(CoreAck(self.claims[i], row.version, before, int(entry), self.nonces[i]))
+            unchanged[row.id] = before
+        by_outcome = {BackupOutcome.SAVED: written, BackupOutcome.UNCHANGED: unchanged}
+        self.report.outcomes = {outcome: found for outcome, found in by_outcome.items() if found}
+        self.send(acks, {outcome: len(one) for outcome, one in self.report.outcomes.items()})
+
+    def send(self, acks: Sequence[CoreAck], counts: Mapping[str, int]) -> None:
+        """Acknowledge and count."""
+        commands = self.hot.commands
         parts = _parts(acks)
-        replies = self.hot.run_many(
-            [acknowledge([GroupAck(self.at_ms, part, seal=self.seal)]) for part in parts]
-        )
-        for part, reply in zip(parts, replies, strict=True):
+        acknowledge = [
+            commands.acknowledge_many([GroupAck(self.at_ms, part, seal=self.seal)])
+            for part in parts
+        ]
+        replies = self.hot.run_many([*acknowledge, *([commands.count(counts)] if counts else [])])
+        for part, reply in zip(parts, replies, strict=False):
             if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
                 tell_not_acknowledged([core.claim.char_id for core in part], reply)
 

@@ -17,6 +17,7 @@ from statesync.hot.command import Command, Raw, load_script, pack
 from statesync.hot.commands.claims import Claim
 from statesync.hot.keys import Keys
 from statesync.hot.members import Members
+from statesync.state.characters import CORE_FIELDS
 from statesync.state.fields import TIE_FIELD
 from statesync.state.seals import FULL_BYTES
 from statesync.state.session_types import reference_fields
@@ -57,7 +58,8 @@ class _Reply(msgspec.Struct, array_like=True):
 
 
 _decode = msgspec.msgpack.Decoder(_Reply).decode
-_snapshot = load_script("snapshot_plain")
+_NEEDED = (*CORE_FIELDS, "saved_version")
+_snapshot_plain = load_script("snapshot_plain")
 
 
 def snapshot_plain(keys: Keys, claims: Sequence[Claim], /, *, seal: int) -> Command[Plain]:
@@ -69,12 +71,12 @@ def snapshot_plain(keys: Keys, claims: Sequence[Claim], /, *, seal: int) -> Comm
     script_keys += [keys.core(char_id) for char_id, _ in claims]
     ids, tokens = [str(i) for i, _ in claims], [str(token) for _, token in claims]
     naming = [*reference_fields(), TIE_FIELD]
-    args = pack((str(seal), _SCRIPT_BYTES, FULL_BYTES, naming, ids, tokens))
+    args = pack((str(seal), _SCRIPT_BYTES, FULL_BYTES, naming, _NEEDED, ids, tokens))
 
     def parse(raw: Raw) -> Plain:
         try:
             reply = _decode(raw)
-        except msgspec.DecodeError:
+        except UnicodeDecodeError:
             return Plain(0, (), (), (), (), (), {}, claims)
         return Plain(
             reply.at_ms,
@@ -87,7 +89,7 @@ def snapshot_plain(keys: Keys, claims: Sequence[Claim], /, *, seal: int) -> Comm
         )
 
     # Repeatable: the second snapshot is under the same claims and later.
-    return Command(_snapshot, script_keys, (args,), parse, repeatable=True)
+    return Command(_snapshot_plain, script_keys, (args,), parse, repeatable=True)
 
 
 def _mapping(hash_: list[str]) -> dict[str, str]:

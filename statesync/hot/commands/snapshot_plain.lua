@@ -1,43 +1,48 @@
 -- Reads claimed characters that are plain, at one instant, and raises their versions, as snapshot.lua
--- does for groups: most characters are in no session and no tie, and their last save was
--- acknowledged. Any other is left as it is; of those that point at members of their group the reply
--- says at which. Nobody is plain while a server that went back in time, or has started, is settled.
+-- does for groups. Most characters are plain: in no session and no tie, their last save acknowledged,
+-- no core field absent. Any other is left as it is; of those that point at members of their group the
+-- reply says at which. Nobody is plain while a server that went back in time, or has started, is settled.
 -- Uses: clock, types, version, fields, seals
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 seals, 5 nonces, 6 servers, then the cores
 -- ARGV: 1, packed: seal, script_bytes (whoever comes once the hashes are more is not plain),
---       words_bytes (an entry of seals that is longer is full), the fields that name members, ids,
---       tokens
+--       words_bytes (an entry of seals that is longer is full), the fields that name members, those
+--       that must be there, ids, tokens
 -- Returns: packed: at_ms, the plain ones' places among the ids (from 0), their versions, their seals
 --          before this one, their nonces or "", their hashes (field, value, …), and of the others
 --          that name members the place, field, value, place, …
 -- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, seals, nonces, servers =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local seal, left_bytes, words_bytes, naming, ids, tokens = unpack(cmsgpack.unpack(ARGV[1]))
+local seal, left_bytes, words_bytes, naming, needed, ids, tokens =
+  unpack(cmsgpack.unpack(ARGV[1]))
 local why = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
 if why then return why end
 local at_ms = now_ms()
 local places, versions, entries, given_nonces, hashes, named = {}, {}, {}, {}, {}, {}
 local plain, writes = {}, {}
 
-local names_member = {}
-for _, field in ipairs(naming) do names_member[field] = true end
+local NEEDED, kind_of = 1, {version = 'version'}
+for _, field in ipairs(naming) do kind_of[field] = 'member' end
+for _, field in ipairs(needed) do kind_of[field] = NEEDED end
 
 -- Returns whether nothing in a hash needs a closer look; notes the members that it names.
 local function is_plain(place, hash)
-  local is_alone = true
+  local is_odd, found = false, 0
   for i = 1, #hash, 2 do
     local field, value = hash[i], hash[i + 1]
+    local kind = kind_of[field]
     left_bytes = left_bytes - #field - #value
-    if names_member[field] and value ~= '' then
-      is_alone = false
+    if kind == NEEDED then
+      found = found + 1
+    elseif kind == 'version' then
+      is_odd = is_odd or is_bad_version(value)
+    elseif kind and value ~= '' then
+      is_odd = true
       local last = #named
       named[last + 1], named[last + 2], named[last + 3] = place, field, value
-    elseif field == 'version' and is_bad_version(value) then
-      is_alone = false
     end
   end
-  return is_alone and left_bytes > 0
+  return not is_odd and found == #needed and left_bytes > 0
 end
 
 local function give(place, id, key, words, nonces_before)

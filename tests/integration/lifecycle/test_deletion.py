@@ -108,6 +108,7 @@ def test_what_a_bare_writer_makes_of_it_is_never_saved(
     assert_gone(orchestrator, raw, keys)
 
 
+@pytest.mark.usefixtures("all_as_groups")
 def test_a_backup_that_took_its_snapshot_before(
     orchestrator: Orchestrator,
     other: Orchestrator,

@@ -79,6 +79,7 @@ def test_note_of_a_deletion_goes_with_the_character(
     assert not raw.hexists(keys.seals, "1")
 
 
+@pytest.mark.usefixtures("all_as_groups")
 def test_deletion_ends_a_claim_so_that_an_older_snapshot_raises_no_alarm(
     orchestrator: GameStateOrchestrator,
     other: GameStateOrchestrator,

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from statesync.errors import CharacterNotSaved, DatabaseUnavailable
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
-from statesync.lifecycle import backup, sweep
+from statesync.lifecycle import backup, plain, sweep
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator
 from statesync.settings import Settings
 from statesync.state.outcomes import BackupOutcome
@@ -115,6 +115,7 @@ def test_what_is_acknowledged_is_counted_although_the_worker_dies_later(
             raise DatabaseUnavailable("the worker dies here")
 
     monkeypatch.setattr(backup, "failpoint", die)
+    monkeypatch.setattr(plain, "failpoint", die)
     with pytest.raises(DatabaseUnavailable):
         small.backup_claims(claims)
     assert small.hot.status().counters["saved"] == 20

@@ -53,6 +53,7 @@ def test_other_state_at_the_same_version_is_a_conflict(
     assert len(rows(engine, "SELECT 1 FROM state_conflicts")) == 1
 
 
+@pytest.mark.usefixtures("all_as_groups")
 def test_late_save_of_one_that_has_logged_out_is_stale(
     orchestrator: GameStateOrchestrator,
     other: GameStateOrchestrator,
@@ -100,6 +101,7 @@ def test_core_that_goes_while_its_group_is_looked_for_holds_up_no_other(
     assert saved.status().claimed == 0
 
 
+@pytest.mark.usefixtures("all_as_groups")
 def test_lock_that_one_meets_alone_is_no_fault_of_its_own(
     orchestrator: GameStateOrchestrator, saved: HotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +116,7 @@ def test_lock_that_one_meets_alone_is_no_fault_of_its_own(
     assert (state.dirty, state.token, state.quarantine) == (True, None, None)
 
 
+@pytest.mark.usefixtures("all_as_groups")
 def test_postgresql_that_goes_for_good_in_a_second_try_is_no_fault_of_a_character(
     orchestrator: GameStateOrchestrator, saved: HotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +139,7 @@ def test_postgresql_that_goes_for_good_in_a_second_try_is_no_fault_of_a_characte
     assert (state.dirty, state.token, state.quarantine) == (True, None, None)
 
 
+@pytest.mark.usefixtures("all_as_groups")
 def test_lock_after_a_connection_that_was_lost_is_no_fault(
     orchestrator: GameStateOrchestrator, saved: HotStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -172,6 +172,7 @@ def test_a_discarded_entry_is_forgotten_whole(
     assert hot.status().oldest_ms is None
 
 
+@pytest.mark.usefixtures("all_as_groups")
 def test_a_worker_that_lost_the_claim_records_no_conflict(
     hot: HotStore,
     orchestrator: GameStateOrchestrator,

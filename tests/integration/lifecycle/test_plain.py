@@ -1,0 +1,284 @@
+"""Characters in no session and no tie: saved in columns, with the guarantees of any group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from statesync import durable
+from statesync.hot.keys import Keys
+from statesync.hot.operations import Commands
+from statesync.hot.store import HotStore
+from statesync.lifecycle import plain
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.state.outcomes import BackupOutcome
+from tests.conftest import FullCore
+from tests.rewind import recorded
+
+FOUR = [1, 2, 3, 4]
+
+
+@pytest.fixture
+def saved(orchestrator: GameStateOrchestrator, full_core: FullCore) -> HotStore:
+    """Four characters, saved and loaded."""
+    for char_id in FOUR:
+        orchestrator.hot.create(char_id, **full_core(char_id, gold=10))
+    orchestrator.backup_many(FOUR)
+    return orchestrator.hot
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Return the characters that are saved as groups, try by try."""
+    tries: list[list[int]] = []
+    try_snapshots = Commands.try_snapshots
+
+    def noted(self: Commands, todo: Any, **kwargs: Any) -> Any:
+        tries.append([claim.char_id for claim, _ in todo])
+        return try_snapshots.__get__(self, Commands)(todo, **kwargs)
+
+    monkeypatch.setattr(Commands, "try_snapshots", noted)
+    return tries
+
+
+def after_snapshot(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], object]) -> None:
+    """Call ``hook`` once, after the next snapshot of plain characters."""
+    called: list[str] = []
+
+    def failpoint(name: str) -> None:
+        if name == "snapshot" and not called:
+            called.append(name)
+            hook()
+
+    monkeypatch.setattr(plain, "failpoint", failpoint)
+
+
+def golds(engine: Engine) -> dict[int, str | None]:
+    with engine.begin() as connection:
+        query = "SELECT id, extra->>'gold' AS gold FROM characters ORDER BY id"
+        return {row.id: row.gold for row in connection.exec_driver_sql(query)}
+
+
+def outcomes(orchestrator: GameStateOrchestrator, char_ids: list[int]) -> list[str]:
+    return [report.outcome for report in orchestrator.backup_many(char_ids)]
+
+
+def test_what_is_plain_needs_no_group(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, groups: list[list[int]]
+) -> None:
+    versions = [saved.update(char_id, gold=char_id) for char_id in FOUR[:3]]
+    reports = orchestrator.backup_many(FOUR)
+    assert [r.outcome for r in reports] == ["saved", "saved", "saved", "unchanged"]
+    assert [r.version for r in reports[:3]] == [version + 1 for version in versions]
+    assert groups == []
+    assert golds(engine) == {1: "1", 2: "2", 3: "3", 4: "10"}
+    assert saved.status()[:3] == (0, 0, 0)
+    assert outcomes(orchestrator, FOUR) == ["unchanged"] * 4
+    assert groups == []
+
+
+def test_who_is_with_others_is_found_at_once(
+    orchestrator: GameStateOrchestrator, saved: HotStore, groups: list[list[int]]
+) -> None:
+    saved.open_session("combat", [1, 2], {})
+    saved.update_together({3: {"gold": 1}, 4: {"gold": 2}})
+    assert outcomes(orchestrator, FOUR) == ["saved"] * 4
+    assert len(groups) <= 2  # the first try knows the fight and the tie
+    assert outcomes(orchestrator, [3, 4]) == ["unchanged"] * 2
+    assert len(groups) <= 2
+
+
+def test_who_has_left_a_fight_is_taken_out_of_it(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    saved.open_session("combat", [1, 2], {})
+    orchestrator.backup_many(FOUR)
+    raw.hdel(keys.core(1), "combat_session_id")
+    raw.sadd(keys.dirty, 1)
+    assert outcomes(orchestrator, [1]) == ["saved"]
+    with engine.begin() as connection:
+        query = "SELECT character_id FROM session_characters WHERE left_at IS NULL"
+        assert connection.exec_driver_sql(query).scalars().all() == [2]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("gold", b"\xff", "not UTF-8"),
+        ("gold", b"a\0b", "NUL"),
+        ("bio", b'{"name": "a\\u0000", "gender": "f"}', "NUL"),
+        ("stats", b'{"luck": 4294967296}', "2^31"),
+        ("version", b"x", "version"),
+        ("saved_version", b"x", "saved_version"),
+    ],
+)
+def test_what_cannot_be_saved_holds_up_nobody(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    field: str,
+    value: bytes,
+    error: str,
+) -> None:
+    for char_id in FOUR:
+        saved.update(char_id, gold=50)
+    raw.hset(keys.core(2), field, value)
+    reports = orchestrator.backup_many(FOUR)
+    assert [r.outcome for r in reports] == ["saved", "quarantined", "saved", "saved"]
+    assert error in f"{reports[1].field}: {reports[1].error}"
+    assert golds(engine) == {1: "50", 2: "10", 3: "50", 4: "50"}
+    assert raw.hget(keys.core(2), field) == value
+
+
+def test_locked_row_holds_up_nobody(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    for char_id in FOUR:
+        saved.update(char_id, gold=50)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM characters WHERE id = 2 FOR UPDATE")
+        plainly = plain.backup_plain(
+            saved, engine, [saved.claim(i, lease_us=10**8).claim for i in FOUR]
+        )
+    assert sorted(plainly.outcomes[BackupOutcome.SAVED]) == [1, 3, 4]
+    assert len(raw.hget(keys.seals, 2).split()) == 1  # what came to nothing is withdrawn
+    assert outcomes(orchestrator, [2]) == ["saved"]
+
+
+def test_change_since_the_snapshot_stays_dirty(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved.update(1, gold=1)
+    after_snapshot(monkeypatch, lambda: saved.update(1, gold=2))
+    assert outcomes(orchestrator, [1]) == ["saved"]
+    assert golds(engine)[1] == "1"
+    assert saved.sync_state(1).dirty
+    assert outcomes(orchestrator, [1]) == ["saved"]
+    assert golds(engine)[1] == "2"
+
+
+def test_claim_that_another_worker_has_taken_is_left_to_it(
+    orchestrator: GameStateOrchestrator,
+    other: GameStateOrchestrator,
+    saved: HotStore,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved.update(1, gold=1)
+
+    def overtaken() -> None:
+        saved.update(1, gold=2)
+        other.evict(1)
+
+    after_snapshot(monkeypatch, overtaken)
+    assert outcomes(orchestrator, [1]) == ["superseded"]
+    assert golds(engine)[1] == "2"
+    assert recorded(engine) == []
+    assert saved.sync_state(1) == (False, None, None, None)
+
+
+def test_row_of_another_history_is_not_overwritten(
+    orchestrator: GameStateOrchestrator,
+    other: GameStateOrchestrator,
+    saved: HotStore,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The row has a seal that this snapshot does not know, and a lower version."""
+    for _ in range(5):
+        saved.update(1, gold=1)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE characters SET seal = 77 WHERE id = 1")
+    assert outcomes(orchestrator, [1, 2]) == ["conflict", "unchanged"]
+    assert golds(engine)[1] == "10"
+    assert len(recorded(engine)) == 1
+
+
+def test_connection_that_ends_in_a_save_costs_nothing(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for char_id in FOUR:
+        saved.update(char_id, gold=50)
+
+    def ends(connection: Any, *_: Any) -> Any:
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(durable.plain, "save", ends)
+    assert outcomes(orchestrator, FOUR) == ["saved"] * 4
+    assert golds(engine) == dict.fromkeys(FOUR, "50")
+    assert [len(raw.hget(keys.seals, i).split()) for i in FOUR] == [1, 1, 1, 1]
+
+
+def test_refused_batch_is_saved_but_for_the_culprit(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine
+) -> None:
+    for char_id in FOUR:
+        saved.update(char_id, gold=50)
+    with engine.begin() as connection:
+        check = "ADD CHECK (id <> 3 OR extra->>'gold' <> '50')"
+        connection.exec_driver_sql(f"ALTER TABLE characters {check}")
+    assert outcomes(orchestrator, FOUR) == ["saved", "saved", "quarantined", "saved"]
+
+
+def test_nobody_is_plain_while_a_loss_is_settled(
+    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
+) -> None:
+    claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
+    for flag in ("comparing", "settling", "recovering"):
+        raw.hset(keys.servers, flag, "1")
+        assert saved.snapshot_plain(claims, seal=5).claims == []
+        raw.hdel(keys.servers, flag)
+    assert len(saved.snapshot_plain(claims, seal=5).claims) == 4
+
+
+def test_snapshot_that_is_sent_twice_has_one_seal(saved: HotStore, raw: Any, keys: Keys) -> None:
+    claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
+    first = saved.snapshot_plain(claims, seal=5)
+    second = saved.snapshot_plain(claims, seal=5)
+    assert [v + 1 for v in first.versions] == second.versions
+    assert raw.hget(keys.seals, 1).split()[1:] == [b"5"]
+
+
+def test_what_is_too_much_for_one_reply_comes_with_the_groups(
+    orchestrator: GameStateOrchestrator, saved: HotStore, groups: list[list[int]]
+) -> None:
+    for char_id in FOUR:
+        saved.update(char_id, book="x" * 400_000)
+    assert outcomes(orchestrator, FOUR) == ["saved"] * 4
+    assert groups == [[3, 4]]
+
+
+def test_redis_that_cannot_acknowledge_leaves_claims(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    saved.update(1, gold=50)
+
+    def breaks() -> None:
+        raw.delete(keys.quarantine)
+        raw.set(keys.quarantine, "no hash")
+
+    after_snapshot(monkeypatch, breaks)
+    assert outcomes(orchestrator, [1]) == ["saved"]
+    assert "saved, not acknowledged" in caplog.text
+    assert raw.zscore(keys.claimed, 1)
