@@ -45,7 +45,7 @@ from statesync.lifecycle.snapshots import (
     unknown_sessions,
 )
 from statesync.sessions.base import SessionOrchestrator
-from statesync.state.fields import listed, printable
+from statesync.state.fields import printable
 from statesync.state.outcomes import BackupOutcome
 
 __all__ = ["Backup"]
