@@ -13,7 +13,7 @@ Figures = float | Mapping[str, float]
 """What one turn of a contestant finds: a figure in the unit of its contest, or figures by unit."""
 
 
-REFERENCES = frozenset({"floor", "naive", "two round trips", "empty Celery"})
+REFERENCES = frozenset({"floor", "naive", "empty round trips", "empty Celery"})
 """Contestants that are not statesync: another checkout has none of its own."""
 
 

@@ -1,4 +1,4 @@
-"""Owns ``restore``: one login, beside a bare round trip to each server, and many at once."""
+"""Owns ``restore``: one login, beside an empty round trip to each server, and many at once."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def _one(bench: Bench, orchestrator: GameStateOrchestrator, ids: range) -> Conte
     def floor_restore(char_id: int) -> None:
         floor.restore(bench.client, bench.connection, [char_id])
 
-    def two_round_trips(_: int) -> None:
+    def empty_round_trips(_: int) -> None:
         with bench.connection.cursor() as cursor:
             cursor.execute("SELECT 1")
         bench.client.ping()
 
     def bare() -> float:
         bench.connection.autocommit = True  # a transaction would make it three
-        figure = one_by_one(two_round_trips)
+        figure = one_by_one(empty_round_trips)
         bench.connection.autocommit = False
         return figure
 
     contestants = {
         "statesync": lambda: one_by_one(orchestrator.restore_full_state),
-        "two round trips": bare,
+        "empty round trips": bare,
         "floor": lambda: one_by_one(floor_restore),
     }
     return Contest("restore of one", "µs a call", contestants)

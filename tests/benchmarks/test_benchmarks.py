@@ -182,5 +182,5 @@ def test_a_round_trip_takes_the_delay_and_a_chart_is_written(tmp_path: Path) -> 
     chart = tmp_path / "chart.svg"
     results = run("restore", "--delay-ms", "5", "--plot", str(chart))["results"]
     one = next(r["contestants"] for r in results if r["name"] == "restore of one")
-    assert one["two round trips"]["median"] > 2 * 5000
+    assert one["empty round trips"]["median"] > 2 * 5000
     assert chart.read_text().startswith("<?xml")
