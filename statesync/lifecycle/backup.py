@@ -47,6 +47,7 @@ from statesync.lifecycle.snapshots import (
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.fields import printable
 from statesync.state.outcomes import BackupOutcome
+from statesync.state.references import SessionRef
 
 __all__ = ["Backup"]
 
@@ -296,11 +297,13 @@ class _Batch:
         if not refs:
             return list(snapshots)
         peeks = self.hot.run_many([self.commands.peek_session(*ref) for _, ref in refs])
-        left = set()
+        left: dict[Snapshot, SessionRef] = {}
         for (item, ref), peek in zip(refs, peeks, strict=True):
             if isinstance(peek, StatesyncError) or peek >= 0:
-                left.add(item)
-                self.leave(item.group.characters, UnknownSessionType(ref.label))
+                left[item] = ref
+        self.withdraw([*left])
+        for item, ref in left.items():
+            self.leave(item.group.characters, UnknownSessionType(ref.label))
         return [item for item in snapshots if item not in left]
 
     def leave(self, char_ids: Collection[int], error: UnknownSessionType) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
 
 from statesync import durable
+from statesync.game.store import GameStore
 from statesync.hot.keys import Keys
 from statesync.hot.operations import Commands
 from statesync.hot.store import HotStore
 from statesync.lifecycle import plain
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.settings import Settings
 from statesync.state.outcomes import BackupOutcome
 from tests.conftest import FullCore
 from tests.rewind import recorded
 
 FOUR = [1, 2, 3, 4]
+SEAL = 2**62
 
 
 @pytest.fixture
@@ -70,10 +75,12 @@ def test_what_is_plain_needs_no_group(
     orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, groups: list[list[int]]
 ) -> None:
     versions = [saved.update(char_id, gold=char_id) for char_id in FOUR[:3]]
+    before = Counter(saved.status().counters)
     reports = orchestrator.backup_many(FOUR)
     assert [r.outcome for r in reports] == ["saved", "saved", "saved", "unchanged"]
     assert [r.version for r in reports[:3]] == [version + 1 for version in versions]
     assert groups == []
+    assert Counter(saved.status().counters) - before == {"saved": 3, "unchanged": 1}
     assert golds(engine) == {1: "1", 2: "2", 3: "3", 4: "10"}
     assert saved.status()[:3] == (0, 0, 0)
     assert outcomes(orchestrator, FOUR) == ["unchanged"] * 4
@@ -85,7 +92,9 @@ def test_who_is_with_others_is_found_at_once(
 ) -> None:
     saved.open_session("combat", [1, 2], {})
     saved.update_together({3: {"gold": 1}, 4: {"gold": 2}})
-    assert outcomes(orchestrator, FOUR) == ["saved"] * 4
+    reports = orchestrator.backup_many(FOUR)
+    assert [r.outcome for r in reports] == ["saved"] * 4
+    assert [r.sessions for r in reports[:2]] == [{"combat": "saved"}] * 2
     assert len(groups) <= 2  # the first try knows the fight and the tie
     assert outcomes(orchestrator, [3, 4]) == ["unchanged"] * 2
     assert len(groups) <= 2
@@ -241,17 +250,17 @@ def test_nobody_is_plain_while_a_loss_is_settled(
     claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
     for flag in ("comparing", "settling", "recovering"):
         raw.hset(keys.servers, flag, "1")
-        assert saved.snapshot_plain(claims, seal=5).claims == []
+        assert saved.snapshot_plain(claims, seal=SEAL).claims == []
         raw.hdel(keys.servers, flag)
-    assert len(saved.snapshot_plain(claims, seal=5).claims) == 4
+    assert len(saved.snapshot_plain(claims, seal=SEAL).claims) == 4
 
 
 def test_snapshot_that_is_sent_twice_has_one_seal(saved: HotStore, raw: Any, keys: Keys) -> None:
     claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
-    first = saved.snapshot_plain(claims, seal=5)
-    second = saved.snapshot_plain(claims, seal=5)
+    first = saved.snapshot_plain(claims, seal=SEAL)
+    second = saved.snapshot_plain(claims, seal=SEAL)
     assert [v + 1 for v in first.versions] == second.versions
-    assert raw.hget(keys.seals, 1).split()[1:] == [b"5"]
+    assert raw.hget(keys.seals, 1).split()[1:] == [b"%d" % SEAL]
 
 
 def test_what_is_too_much_for_one_reply_comes_with_the_groups(
@@ -282,3 +291,134 @@ def test_redis_that_cannot_acknowledge_leaves_claims(
     assert outcomes(orchestrator, [1]) == ["saved"]
     assert "saved, not acknowledged" in caplog.text
     assert raw.zscore(keys.claimed, 1)
+
+
+def test_plain_snapshot_is_under_the_claim(saved: HotStore) -> None:
+    claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
+    saved.claim(2, lease_us=10**9)
+    assert [c.char_id for c in saved.snapshot_plain(claims, seal=SEAL).claims] == [1, 3, 4]
+
+
+def test_mark_set_after_the_claim_is_cleared_by_the_snapshot(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    claim = saved.claim(1, lease_us=10**8).claim
+    raw.hset(keys.core(1), "gold", "77")
+    raw.sadd(keys.dirty, 1)
+    assert [r.outcome for r in orchestrator.backup_claims([claim])] == ["saved"]
+    assert golds(engine)[1] == "77"
+    assert saved.sync_state(1) == (False, None, None, None)
+
+
+def test_core_that_lacks_a_field_is_not_plain(
+    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
+) -> None:
+    raw.hdel(keys.core(2), "vitals")
+    claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
+    assert [c.char_id for c in saved.snapshot_plain(claims, seal=SEAL).claims] == [1, 3, 4]
+    orchestrator.backup_claims(claims)
+    assert raw.hexists(keys.core(2), "vitals")  # the row has them
+
+
+def test_who_has_a_note_takes_one_snapshot(
+    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
+) -> None:
+    saved.note_deletion(1)
+    version = saved.update(1, gold=50)
+    [report] = orchestrator.backup_many([1])
+    assert (report.outcome, report.version) == ("saved", version + 1)
+
+
+def set_row(engine: Engine, what: str) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE characters SET {what} WHERE id = 1")
+
+
+def test_row_with_a_higher_number_is_not_overwritten(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine
+) -> None:
+    """A writer has put the number back: it is raised first."""
+    saved.update(1, gold=50)
+    set_row(engine, "version = 100, seal_version = 100")
+    [report] = orchestrator.backup_many([1])
+    assert report.outcome == "saved"
+    assert report.version is not None
+    assert report.version > 100
+
+
+def test_row_that_an_older_worker_has_written_is_judged_by_its_number(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, groups: list[list[int]]
+) -> None:
+    for _ in range(3):
+        saved.update(1, gold=50)
+    set_row(engine, "version = version + 1")
+    assert outcomes(orchestrator, [1]) == ["saved"]
+    assert groups == [[1]]
+
+
+def test_deleted_row_is_not_written(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine
+) -> None:
+    saved.update(1, gold=50)
+    set_row(engine, "deleted_at = now()")
+    orchestrator.backup_many([1])
+    assert golds(engine)[1] == "10"
+
+
+def test_bare_change_is_saved(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    groups: list[list[int]],
+) -> None:
+    """It raises no version, so the row may seem to hold it."""
+    raw.hset(keys.core(1), "gold", "77")
+    assert outcomes(orchestrator, [1, 2]) == ["saved", "unchanged"]
+    assert golds(engine)[1] == "77"
+    raw.hset(keys.core(1), "stats", '{"luck": 99}')
+    assert outcomes(orchestrator, [1, 2]) == ["saved", "unchanged"]
+    assert groups == []
+
+
+def test_nonces_are_recorded(
+    orchestrator: GameStateOrchestrator,
+    settings: Settings,
+    saved: HotStore,
+    raw: Any,
+    keys: Keys,
+    groups: list[list[int]],
+) -> None:
+    with GameStore(settings) as store:
+        receipt = store.update(1, gold=5, receipt=True)
+        assert store.is_durable(1, receipt) is False
+        orchestrator.backup_many(FOUR)
+        assert store.is_durable(1, receipt) is True
+    assert groups == []
+    assert not raw.exists(keys.nonces)
+
+
+def test_commit_without_an_answer_keeps_its_seal(
+    saved: HotStore, engine: Engine, raw: Any, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may still be made: then Redis has to know the row."""
+    saved.update(1, gold=50)
+
+    def ends(connection: Any, *_: Any) -> Any:
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    monkeypatch.setattr(durable.plain, "save", ends)
+    plain.backup_plain(saved, engine, [saved.claim(1, lease_us=10**8).claim])
+    assert len(raw.hget(keys.seals, 1).split()) == 2
+
+
+def test_who_is_in_a_session_of_an_unknown_type_is_left(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    session_id = str(uuid4())
+    raw.hset(keys.session("siege", session_id), mapping={"participants": "[1]"})
+    raw.hset(keys.core(1), mapping={"siege_session_id": session_id, "gold": "77"})
+    assert outcomes(orchestrator, [1, 2]) == ["released", "unchanged"]
+    assert golds(engine)[1] == "10"
+    assert len(raw.hget(keys.seals, 1).split()) == 1
