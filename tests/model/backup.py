@@ -144,7 +144,7 @@ def commit(state: State, w: int, wrong: str) -> State:
     if not set(verdicts.values()) <= SAVEABLE and _is_same(state, w):
         verdicts = dict.fromkeys(verdicts, UNCHANGED)  # whatever the seals
     following, found = "committed", set(verdicts.values())
-    if DEAD in found or {UNKNOWN, WENT_BACK} <= found:
+    if DEAD in found or (UNKNOWN in found and (worker.recovering or WENT_BACK in found)):
         following = "quarantine"
     elif UNKNOWN in found:
         following = "unknown"

@@ -6,7 +6,7 @@ from functools import cache
 
 from tests.model.backup import advance, claim
 from tests.model.revert import note_loss
-from tests.model.servers import compared, record, settled
+from tests.model.servers import compared, record, recovered, settled
 from tests.model.state import Budget, Facts, Postgres, Redis, State, Worker, put, set_redis
 
 
@@ -83,6 +83,15 @@ def trades_are_whole(_: State, now: State, _wrong: str) -> bool:
     return saved == list(range(len(saved))) and len(saved) == (now.size > 3) + 1
 
 
+def reverts_are_whole(before: State, now: State, _wrong: str) -> bool:
+    """Nobody is set to rows of which some are saved again and others are of a backup still."""
+    if len(now.redis.dropped) <= len(before.redis.dropped):
+        return True
+    rows = now.postgres.rows
+    saved = sorted([item for row in rows for item in row.items])
+    return any(row.deleted for row in rows) or saved == list(range((now.size > 3) + 1))
+
+
 def no_false_alarm(_: State, now: State, _wrong: str) -> bool:
     """Nothing is recorded or quarantined if Redis did not go back."""
     if now.facts.redis_back or now.facts.excused:
@@ -134,7 +143,7 @@ def _settles(
 
 def _sweep(state: State, wrong: str) -> State:
     """Run one sweep, with its backups, and one scrub."""
-    state = note_loss(state)
+    state = note_loss(state, wrong)
     if state.redis.recovering == 1:
         state = set_redis(compared(state, wrong), recovering=2)
     if state.redis.settling:
@@ -148,7 +157,7 @@ def _sweep(state: State, wrong: str) -> State:
             while state.workers[0].step != "idle":
                 _, state = advance(state, 0, wrong)
     if state.redis.recovering == 2 and not any(m.dirty for m in state.redis.members):
-        state = set_redis(state, recovering=0)
+        state = recovered(state)
     if state.redis.dropped:
         state = record(state)
     return compared(state, wrong)
@@ -171,6 +180,12 @@ def is_settled(state: State) -> bool:
     return True
 
 
-OF_STEPS = (rows_are_extended, receipts_are_true, nothing_vanishes, play_never_goes_back)
+OF_STEPS = (
+    rows_are_extended,
+    receipts_are_true,
+    nothing_vanishes,
+    play_never_goes_back,
+    reverts_are_whole,
+)
 """Invariants of a step from one state to the next."""
 OF_STATES = (trades_are_whole, no_false_alarm, nothing_is_lost, all_settles)

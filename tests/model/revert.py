@@ -13,6 +13,7 @@ from tests.model.state import (
     added,
     put,
     set_facts,
+    set_postgres,
     set_redis,
     set_worker,
 )
@@ -28,6 +29,9 @@ def plan(state: State, w: int, wrong: str) -> State:
         wrong != "revert without tokens"
     ):
         return set_worker(release(state, w), w, Worker())
+    if state.postgres.recovering and wrong != "only Redis remembers a recovery":
+        state = set_redis(release(state, w), recovering=state.redis.recovering or 1)
+        return set_worker(state, w, Worker())
     claimed = [i for i, _ in worker.claims]
     if _open_session(state, claimed, rows) and wrong != "revert without the rows' sessions":
         missing = [i for i in PARTICIPANTS if i not in claimed and state.redis.members[i].loaded]
@@ -70,6 +74,8 @@ def revert(state: State, w: int, wrong: str) -> State:
     if wrong == "revert only the one that was found":
         members = characters = [i for i in worker.known if i < state.size]
     ours = all(is_ours(state, i, tokens.get(i, -1)) for i in characters)
+    if state.redis.recovering:
+        return set_worker(release(state, w), w, Worker())
     if not ours and wrong != "revert without tokens":
         return set_worker(release(state, w), w, Worker())
     state = untie(state, entries)
@@ -95,21 +101,28 @@ def _drop(state: State, i: int, row: Row) -> State:
     return put(state, i, Hash(evicted=0 if is_there else HIGHEST))
 
 
-def note_loss(state: State) -> State:
-    """Compare the counters of both servers: the sweep does so, and whoever finds a bare stump."""
+def note_loss(state: State, wrong: str) -> State:
+    """Compare the counters of both servers: the sweep does so, and whoever finds a bare stump.
+
+    If Redis went back, PostgreSQL knows better whether it is being recovered.
+    """
     facts = state.facts
+    recovering = state.redis.recovering
+    if facts.redis_unnoticed and wrong != "only Redis remembers a recovery":
+        recovering = (recovering or 1) if state.postgres.recovering else 0
+    if facts.postgres_unnoticed:
+        recovering = recovering or 1
+        state = set_postgres(state, recovering=True)
     state = set_redis(
-        state,
-        settling=state.redis.settling or facts.redis_unnoticed,
-        recovering=state.redis.recovering or int(facts.postgres_unnoticed),
+        state, settling=state.redis.settling or facts.redis_unnoticed, recovering=recovering
     )
     return set_facts(state, redis_unnoticed=False, postgres_unnoticed=False)
 
 
-def check(state: State, w: int, _wrong: str) -> State:
+def check(state: State, w: int, wrong: str) -> State:
     """Ask whether Redis went back before a stump is laid over its row."""
     worker = state.workers[w]._replace(step="checked", checked=state.facts.redis_back)
-    return set_worker(note_loss(state), w, worker)
+    return set_worker(note_loss(state, wrong), w, worker)
 
 
 def lay(state: State, w: int, wrong: str) -> State:
@@ -154,6 +167,7 @@ def raise_version(state: State, w: int, _wrong: str) -> State:
 
 def note_postgres_back(state: State, w: int, _wrong: str) -> State:
     state = set_redis(release(state, w), recovering=state.redis.recovering or 1)
+    state = set_postgres(state, recovering=True)
     return set_worker(set_facts(state, postgres_unnoticed=False), w, Worker())
 
 

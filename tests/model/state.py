@@ -92,6 +92,8 @@ class Postgres(NamedTuple):
     nonces: tuple[int, ...] = ()
     recorded: tuple[int, ...] = ()
     """The changes in ``state_conflicts``."""
+    recovering: bool = False
+    """Whether it remembers that what is live is being saved again."""
 
 
 class Worker(NamedTuple):
@@ -238,6 +240,10 @@ def put(state: State, i: int, member: Hash) -> State:
 
 def set_redis(state: State, **changes: Any) -> State:
     return state._replace(redis=state.redis._replace(**changes))
+
+
+def set_postgres(state: State, **changes: Any) -> State:
+    return state._replace(postgres=state.postgres._replace(**changes))
 
 
 def set_facts(state: State, **changes: Any) -> State:
