@@ -26,6 +26,7 @@ from statesync.lifecycle.claims import release
 from statesync.lifecycle.commit import Commit
 from statesync.lifecycle.conflicts import reconcile
 from statesync.lifecycle.failpoints import failpoint
+from statesync.lifecycle.gone import look_at_gone
 from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.holders import holders_to_join, reasons_for_both, tie_holders
 from statesync.lifecycle.lost import Lost
@@ -174,6 +175,7 @@ class _Batch:
             snapshots, later = self.take_snapshots(waiting)
             failpoint("snapshot")
             self.lost.look_at_corrupt(snapshots)
+            look_at_gone(self.hot, self.engine, snapshots)
             read_logs(self.hot, self.engine, self.types, snapshots)
             self.commit.run(snapshots, wait=wait)
             self.acknowledge(snapshots)
