@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from statesync import Together
-from statesync.errors import DatabaseWentBack
+from statesync import Together, durable
+from statesync.errors import DatabaseUnavailable, DatabaseWentBack
 from statesync.lifecycle import recover, servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
@@ -140,3 +140,21 @@ def test_a_redis_that_has_started_in_a_recovery_goes_on_with_it(
     servers.count_sweep(hot, engine)
     assert hot.status()[6:] == (True, False, True)
     assert [loss.side for loss in servers.losses(hot, engine)] == ["postgresql"]
+
+
+def test_a_sweep_that_dies_leaves_the_forgotten_recovery_to_the_next(
+    torn: GameStateOrchestrator, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE server_counters SET redis_run_id = 'before', redis_sweeps = 1"
+        )
+    with monkeypatch.context() as patched:
+        patched.setattr(durable.servers, "count", fail)
+        with pytest.raises(DatabaseUnavailable):
+            servers.count_sweep(torn.hot, engine)
+    servers.count_sweep(torn.hot, engine)
+    assert [loss.side for loss in servers.losses(torn.hot, engine)] == ["both", "postgresql"]

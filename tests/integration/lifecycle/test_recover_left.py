@@ -15,6 +15,7 @@ from statesync.durable import database
 from statesync.durable.losses import Loss
 from statesync.errors import DatabaseWentBack
 from statesync.hot.commands.claims import Claim
+from statesync.hot.commands.servers import LossFlag
 from statesync.lifecycle import recover, servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.sweep import scheduled_sweep
@@ -168,3 +169,20 @@ def test_a_new_loss_that_shows_at_another_character_has_an_entry_of_its_own(
         new, old = servers.losses(played.hot, engine)
         assert (new.found_by, new.recovered_at, new.not_live) == ("backup", None, [])
         assert (old.found_by, [one.char_id for one in old.left]) == ("sweep", [4])
+
+
+def test_only_who_has_the_comparison_ends_it(
+    played: GameStateOrchestrator, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    servers.count_sweep(played.hot, engine)
+
+    def scan(*args: Any, **options: Any) -> Any:
+        found = type(played.hot).scan(played.hot, *args, **options)
+        if found.cursor == 0:  # a loss that is found meanwhile begins the comparison anew
+            played.hot.note_loss(LossFlag.SETTLING)
+        return found
+
+    monkeypatch.setattr(played.hot, "scan", scan)
+    assert not recover.settle(played, lease_us=LEASE_US, seconds=600)
+    assert only_loss(played).recovered_at is None
+    assert played.hot.status()[6:] == (True, True, True)

@@ -238,6 +238,17 @@ def test_heads_on_every_server(store: Driver, full_core: FullCore) -> None:
     assert heads.evicted == {9: b"4"}
 
 
+def test_the_seals_of_many_heads(store: Driver) -> None:
+    char_ids = [*range(1, 2101)]
+    for char_id in char_ids[::700]:
+        store.raw.hset(store.keys.core(char_id), "version", 1)
+        store.raw.hset(store.keys.seals, str(char_id), f"{char_id}")
+    heads = store.heads(char_ids)
+    assert {char_id: head.seals for char_id, head in heads.cores.items()} == {
+        char_id: b"%d" % char_id for char_id in (1, 701, 1401)
+    }
+
+
 def test_what_a_row_says(orchestrator: GameStateOrchestrator, full_core: FullCore) -> None:
     hot = orchestrator.hot
     for char_id in (1, 2):
