@@ -38,7 +38,7 @@ class Head(NamedTuple):
 
     version: int
     saved_version: int | None
-    """None if it was never saved; a session has none."""
+    """None if it was never saved."""
     seals: Seals
 
 
@@ -65,10 +65,10 @@ class Verdict(StrEnum):
 
 def judge(head: Head, row: RowHead | None) -> Verdict:
     """Return what may be done to a row; None if there is none."""
+    if row is None:
+        return _without_row(head)
     _, saved_version, seals = head
     was_saved = saved_version is not None
-    if row is None:
-        return Verdict.WENT_BACK if was_saved and not seals.is_bare else Verdict.NEW
     if row.is_ended:
         return Verdict.UNKNOWN if was_saved and not seals.has(DELETED) else Verdict.DELETED
     if row.seal == seals.own:
@@ -82,15 +82,20 @@ def judge(head: Head, row: RowHead | None) -> Verdict:
 
 
 def judge_session(head: Head, row: RowHead | None) -> Verdict:
-    """Return what may be done to the row of a session, as ``judge``; it has no saved version."""
+    """Return what may be done to the row of a session, as ``judge``."""
     if row is None:
-        return Verdict.NEW
+        return _without_row(head)
     if row.seal == head.seals.own:
         return _own(head, row)
     if row.is_ended and head.seals.is_bare and not head.seals.knows(row.seal):
         # Its id is used again: what a closed session was is of no matter to the new one.
         return Verdict.NEWER if row.version < head.version else Verdict.BEHIND
     return _by_descent(head, row)
+
+
+def _without_row(head: Head) -> Verdict:
+    was_saved = head.saved_version is not None and not head.seals.is_bare
+    return Verdict.WENT_BACK if was_saved else Verdict.NEW
 
 
 def _own(head: Head, row: RowHead) -> Verdict:

@@ -105,10 +105,10 @@ CharacterResult = Saved | Unknown | Behind | WentBack | Incomplete | Deleted | B
 CharacterDecision = CharacterResult | Accepted
 """What a save may do to one character, before it writes."""
 
-SessionResult = Saved | Unknown | Behind | Busy | HeldBack
+SessionResult = Saved | Unknown | Behind | WentBack | Busy | HeldBack
 """What became of one session in a save."""
 
-SessionDecision = Saved | Unknown | Behind | Busy | Accepted
+SessionDecision = Saved | Unknown | Behind | WentBack | Busy | Accepted
 """What a save may do to one session, before it writes."""
 
 

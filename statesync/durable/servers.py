@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable.losses import IS_RECOVERING
 from statesync.durable.tables import server_counters
 
-__all__ = ["Counters", "count", "lock"]
+__all__ = ["Counters", "count", "lock", "remember_redis"]
 
 _counters = server_counters.c
 # A restart changes the time, a table that was dropped and made again from a dump its oid.
@@ -59,4 +59,14 @@ def count(
         update(server_counters)
         .where(_counters.key_prefix == key_prefix)
         .values(sweeps=sweeps, redis_sweeps=redis_sweeps, redis_run_id=redis_run_id)
+    )
+
+
+def remember_redis(connection: Connection, key_prefix: str, sweeps: int) -> None:
+    """Remember that Redis' counter has come as far as ``sweeps``, or farther."""
+    at_least = func.greatest(_counters.redis_sweeps, sweeps)
+    connection.execute(
+        update(server_counters)
+        .where(_counters.key_prefix == key_prefix)
+        .values(redis_sweeps=at_least)
     )

@@ -36,6 +36,7 @@ from statesync.durable.results import (
     Saved,
     SessionDecision,
     Unknown,
+    WentBack,
 )
 from statesync.durable.tables import characters, sessions
 from statesync.state.references import reference_field
@@ -122,7 +123,7 @@ def decide(
     existing = set(connection.execute(query, {"ids": list(by_id)}).scalars())
     decided: dict[UUID, SessionDecision] = {}
     decided |= dict.fromkeys(existing, Busy())
-    decided |= dict.fromkeys(by_id.keys() - existing, Accepted(new=True))
+    decided |= {i: _decision(by_id[i], seals[i], None) for i in by_id.keys() - existing}
     lock = _LOCK if wait else _LOCK.with_for_update(skip_locked=True)
     for row in connection.execute(lock, {"ids": list(existing)}):
         session = by_id[row.id]
@@ -135,15 +136,22 @@ def decide(
     return decided
 
 
-def _decision(session: Session, seals: Seals, row: RowHead, *, is_same: bool) -> SessionDecision:
-    """Return what a save may do to the row of a session."""
-    verdict = judge_session(Head(session.version, None, seals), row)
+def _decision(
+    session: Session, seals: Seals, row: RowHead | None, *, is_same: bool = False
+) -> SessionDecision:
+    """Return what a save may do to the row of a session; None if there is none."""
+    verdict = judge_session(Head(session.version, seals.saved_version, seals), row)
+    if row is None:
+        is_new = verdict is Verdict.NEW
+        return Accepted(new=True) if is_new else WentBack(None, is_certain=True)
     if verdict is Verdict.REPEATED:
         return Saved(row.version, changed=True, seal=row.valid_seal)
-    if verdict is Verdict.UNKNOWN:
+    if verdict in (Verdict.UNKNOWN, Verdict.WENT_BACK):
         # A digest has no more of a log than its length.
         is_same = is_same and not session.log_length
-        return Unknown(row.version, row.valid_seal, same=is_same)
+        unknown = Unknown(row.version, row.valid_seal, same=is_same)
+        is_unknown = verdict is Verdict.UNKNOWN
+        return unknown if is_unknown else WentBack(unknown, is_certain=True)
     if verdict is Verdict.BEHIND:
         return Behind(row.version)
     # The commit of a snapshot that was taken since may still be on its way.

@@ -122,7 +122,9 @@ class _Batch:
         self.hot, self.engine, self.types = backup.hot, backup.engine, backup.types
         self.lost = Lost(self.hot, self.engine, self.types, backup.planner)
         self.commands = backup.hot.commands
-        self.commit = Commit(backup.engine, backup.types, backup.batch_size)
+        self.commit = Commit(
+            backup.engine, backup.types, backup.batch_size, key_prefix=self.hot.keys.prefix
+        )
         self.pending = Pending(self.hot, claims, clean, lease_us=backup.lease_us)
         self.deleting = deleting
         self.known_members: dict[int, frozenset[str]] = {}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DBAPIError
 
+from statesync import durable
 from statesync.durable import database
 from statesync.durable.results import Busy, Raced
 from statesync.errors import CorruptState
@@ -49,9 +50,15 @@ class Commit:
     """Saves snapshots and notes in each what became of it: its ``result``, or why ``corrupt``."""
 
     def __init__(
-        self, engine: Engine, types: Mapping[str, SessionOrchestrator], batch_size: int
+        self,
+        engine: Engine,
+        types: Mapping[str, SessionOrchestrator],
+        batch_size: int,
+        *,
+        key_prefix: str,
     ) -> None:
         self._engine = engine
+        self._key_prefix = key_prefix
         self._types = types
         self._bytes_per_character = _TRANSACTION_BYTES // batch_size
 
@@ -109,6 +116,9 @@ class Commit:
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
             to_save = [snapshot.group for snapshot in snapshots]
             results = groups.save(connection, to_save, self._types, wait=wait)
+            saved = zip(to_save, results, strict=True)
+            if laid := [group.laid_at for group, result in saved if group.laid_at and result.saved]:
+                durable.servers.remember_redis(connection, self._key_prefix, max(laid))
             failpoint("written")
         failpoint("committed")
         return results

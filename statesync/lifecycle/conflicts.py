@@ -32,9 +32,10 @@ def reconcile(
     they cannot be asked now, it waits for a later backup.
     """
     stumps = [snapshot for snapshot in refused if _has_stump(snapshot)]
-    waiting = stumps if stumps and not count_sweep(hot, engine) else []
+    sweeps = count_sweep(hot, engine) if stumps else None
+    waiting = stumps if sweeps is None else []
     now = [snapshot for snapshot in refused if snapshot not in waiting]
-    commands = [command for snapshot in now for command in _commands(hot, snapshot, pending)]
+    commands = [c for snapshot in now for c in _commands(hot, snapshot, pending, sweeps)]
     for reply in hot.run_many(commands):
         unwrap(reply)
 
@@ -45,7 +46,7 @@ def _has_stump(snapshot: Snapshot) -> bool:
 
 
 def _commands(
-    hot: HotStore, snapshot: Snapshot, pending: Mapping[int, Claim]
+    hot: HotStore, snapshot: Snapshot, pending: Mapping[int, Claim], sweeps: int | None
 ) -> Iterable[Command[Any]]:
     if snapshot.result is None or snapshot.is_lost:
         return
@@ -61,7 +62,8 @@ def _commands(
                 seal=seal,
                 version=row.version,
                 missing=write_character(row.core()),
-                stump_of=(row.seal or 0) if decision.is_stump else None,
+                row_seal=row.seal,
+                stump_sweeps=sweeps if decision.is_stump else None,
             )
     anchor = pending.get(snapshot.anchor)
     for session_id, found in snapshot.result.sessions.items():

@@ -59,6 +59,8 @@ class Group:
     """Whether it is Redis that went back, for certain."""
     is_recovering: bool = False
     """Whether PostgreSQL went back in time, and what is live is saved over it."""
+    laid_at: int = 0
+    """Redis' counter of sweeps, if it holds a core that was laid over its row; else 0."""
 
     def seen(self) -> set[int]:
         """Return the characters of which the snapshot says what they hold, if anything."""
@@ -109,20 +111,13 @@ class _Decided:
             self.characters[char_id] = _settled(self.characters[char_id], group)
         if all(_is_same(decision) for decision in self.of(group)):
             self._adopt(group)
-        elif group.is_recovering and not self._shows_older_redis(group):
+        elif group.is_recovering and not any(isinstance(one, Unknown) for one in self.of(group)):
             for char_id in group.characters:
                 if isinstance(lost := self.characters[char_id], WentBack):
                     self.characters[char_id] = Accepted(new=lost.row is None)
             for session_id in group.sessions:
-                if isinstance(self.sessions[session_id], Unknown):
-                    self.sessions[session_id] = Accepted()
-
-    def _shows_older_redis(self, group: Group) -> bool:
-        """Return whether a group knows less than its rows; a session alone cannot tell."""
-        return any(isinstance(self.characters[i], Unknown) for i in group.characters) or any(
-            isinstance(row := self.sessions[session_id], Unknown) and row.version >= session.version
-            for session_id, session in group.sessions.items()
-        )
+                if isinstance(gone := self.sessions[session_id], WentBack):
+                    self.sessions[session_id] = Accepted(new=gone.row is None)
 
     def _adopt(self, group: Group) -> None:
         """Take a group that is as its rows for saved, whatever the history of these."""

@@ -88,9 +88,7 @@ class Lost:
         """
         ours = [item for item in refused if self._is_lost(item) and self._is_ours(item, pending)]
         ours = [item for item in ours if not self._is_lost_on_both(item)]
-        if not ours:
-            return {}
-        if not self._ask_servers(ours):
+        if not ours or not self._ask_servers(ours):
             return {}
         joining: dict[int, frozenset[str]] = {}
         whole = []
@@ -149,17 +147,18 @@ class Lost:
             durable.losses.add_costs(connection, self._hot.keys.prefix, **counts)
 
     def _ask_servers(self, lost: Sequence[Snapshot]) -> bool:
-        """Find out, before anything is reverted, whether it is PostgreSQL that went back.
+        """Find out, before anything is reverted, whether PostgreSQL is to be recovered first.
 
-        A session knows no version at which it was saved, so it cannot tell. Returns False if the
-        servers cannot be asked now; a later backup goes on. Raises DatabaseWentBack.
+        Redis may have forgotten that; and a core from before seals cannot tell that PostgreSQL went
+        back. Returns False if the servers cannot be asked now; a later backup goes on. Raises
+        DatabaseWentBack.
         """
         if all(snapshot.raw.is_recovering for snapshot in lost):
             return True
-        was_asked = count_sweep(self._hot, self._engine)
+        sweeps = count_sweep(self._hot, self._engine)
         if self._hot.status().recovering:
             raise DatabaseWentBack
-        return was_asked
+        return sweeps is not None
 
     def _is_ours(self, snapshot: Snapshot, pending: Pending) -> bool:
         """Return whether all claims on a group are ours; report those that another has taken."""

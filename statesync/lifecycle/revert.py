@@ -74,7 +74,7 @@ def revert(
 
     Gives for each the versions of its characters now, None of those that PostgreSQL does not have;
     or None if it has changed meanwhile; or LeaseLost; or CorruptState if a row cannot be restored.
-    Raises ServerUnavailable.
+    Raises ServerUnavailable, DatabaseWentBack among them.
     """
     for snapshot in snapshots:
         log.warning(
@@ -109,6 +109,7 @@ def _revert_one(
         [plan.item(char_id) for char_id, plan in plans.items()],
         _row_versions(snapshot, loaded),
         _dropped(snapshot),
+        is_recovering=snapshot.raw.is_recovering,
     )
     try:
         if not hot.revert(group):

@@ -40,17 +40,18 @@ _CONSEQUENCES = {
 }
 
 
-def count_sweep(hot: HotStore, engine: Engine) -> bool:
+def count_sweep(hot: HotStore, engine: Engine) -> int | None:
     """Count a sweep in both servers, and note if one of them went back or has started.
 
-    While another sweep counts, it does nothing and returns False. A crash between two steps loses
-    nothing: the next sweep finds the same. Raises ServerUnavailable and NotMigrated.
+    Returns Redis' counter. While another sweep counts, it does nothing and returns None. A crash
+    between two steps loses nothing: the next sweep finds the same. Raises ServerUnavailable and
+    NotMigrated.
     """
     prefix = hot.keys.prefix
     with database.transaction(engine, answer_seconds=database.QUICK_SECONDS) as connection:
         counters = durable.servers.lock(connection, prefix)
         if counters is None:
-            return False
+            return None
         counted = hot.count_sweep(
             postgresql_sweeps=counters.sweeps,
             postgresql_run_id=counters.run_id,
@@ -82,7 +83,7 @@ def count_sweep(hot: HotStore, engine: Engine) -> bool:
         log.warning(
             "a server has started since the last sweep: everything live is compared with its row"
         )
-    return True
+    return counted.redis_sweeps
 
 
 def note_redis_went_back(hot: HotStore, engine: Engine) -> None:

@@ -19,6 +19,7 @@ from statesync.lifecycle.groups import Group, GroupResult
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character, decode_character
 from statesync.state.references import SessionRef, reference_field
+from statesync.state.seals import LAID
 from statesync.state.sessions import Session, decode_session, unknown_references
 
 __all__ = [
@@ -152,6 +153,7 @@ def decode(raw: RawSnapshot) -> Group:
         is_comparing=raw.is_comparing,
         is_settling=raw.is_settling,
         is_recovering=raw.is_recovering,
+        laid_at=raw.sweeps if any(one.has(LAID) for one in raw.seals.values()) else 0,
     )
 
 

@@ -10,7 +10,17 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-__all__ = ["BARE", "CREATED", "DELETED", "FULL_BYTES", "LOST", "Seals", "new_seal", "seals_of"]
+__all__ = [
+    "BARE",
+    "CREATED",
+    "DELETED",
+    "FULL_BYTES",
+    "LAID",
+    "LOST",
+    "Seals",
+    "new_seal",
+    "seals_of",
+]
 
 CREATED = "created"
 """The note that a core was made as a new one: it knows no row."""
@@ -21,6 +31,8 @@ DELETED = "deleted"
 """The note that a deletion of the character has begun."""
 LOST = "lost"
 """The note that a core was there, and nothing was known of it, when Redis had gone back in time."""
+LAID = "laid"
+"""The note that a core which a bare writer made is laid over its row, and not saved since."""
 FULL_BYTES = 32 * 20
 """An entry in Redis that is longer has no room for another seal: some 32 snapshots ended without
 an answer from PostgreSQL."""
@@ -46,6 +58,12 @@ class Seals(NamedTuple):
     def is_bare(self) -> bool:
         """Whether nothing was known of it when its first snapshot was taken."""
         return self.words is None or BARE in self.words
+
+    @property
+    def saved_version(self) -> int | None:
+        """The version at which a session was saved; a core has a field for it."""
+        notes = [word for word in self.words or () if word[0] == "v" and word[1:].isdigit()]
+        return int(notes[-1][1:]) if notes else None
 
     @property
     def is_full(self) -> bool:

@@ -29,6 +29,7 @@ from tests.model.groups import clear_closed, group, is_ours, release, untie, wit
 from tests.model.state import (
     BARE,
     DELETED,
+    LAID,
     Hash,
     Row,
     State,
@@ -81,6 +82,7 @@ def snapshot(state: State, w: int, wrong: str) -> State:
         entries=entries,
         settling=redis.settling,
         recovering=redis.recovering > 0,
+        sweeps=redis.sweeps if any(LAID in (one.seals or ()) for _, one in read) else 0,
     )
     return set_worker(state, w, worker)
 
@@ -111,7 +113,7 @@ def _as_read(state: State, i: int, new: Hash, seal: int) -> Hash:
         new.items,
         new.changes,
         new.version,
-        new.saved if i < state.size else None,
+        new.saved,
         seals=seals if seal else None,
         loaded=True,
         in_session=new.in_session,
@@ -161,9 +163,13 @@ def commit(state: State, w: int, wrong: str) -> State:
         nonces.update(read.nonces)
         if verdicts[i] in WRITTEN or verdicts[i] == WENT_BACK:
             rows = replaced(rows, i, _row(read, rows[i], worker.seal))
-    state = state._replace(
-        postgres=state.postgres._replace(rows=rows, nonces=tuple(sorted(nonces)))
+    remembered = max(state.postgres.redis_sweeps, worker.sweeps)
+    if wrong == "a laid core is saved like others":
+        remembered = state.postgres.redis_sweeps
+    postgres = state.postgres._replace(
+        rows=rows, nonces=tuple(sorted(nonces)), redis_sweeps=remembered
     )
+    state = state._replace(postgres=postgres)
     result = tuple((i, rows[i]) for i, _ in worker.snapshot)
     return set_worker(state, w, worker._replace(step="committed", result=result))
 
@@ -178,8 +184,7 @@ def verdicts_of(state: State, w: int, wrong: str) -> dict[int, str]:
         if i < state.size:
             verdicts[i] = decide(read, worker.seal, rows[i], worker.settling, wrong)
         else:
-            back = WENT_BACK in verdicts.values()
-            verdicts[i] = decide_session(read, worker.seal, rows[i], went_back=back)
+            verdicts[i] = decide_session(read, worker.seal, rows[i], wrong)
     if wrong == "no fence":
         return dict.fromkeys(verdicts, ACCEPTED)
     if wrong == "the live side wins":
@@ -239,7 +244,7 @@ def acknowledge(state: State, w: int, wrong: str) -> State:
             if new.dirty:  # its row is ahead of it: the first character is marked for it
                 anchor = state.redis.members[worker.claims[0][0]]
                 state = put(state, worker.claims[0][0], anchor._replace(dirty=True))
-            new = new._replace(saved=None, dirty=False)
+            new = new._replace(dirty=False)
         elif ours:
             dirty = new.dirty and wrong != "unmark after the save"
             new = new._replace(token=0, dirty=dirty, quarantined=False)
@@ -307,7 +312,7 @@ def cut(state: State, w: int, _wrong: str) -> State:
         return set_worker(release(state, w, withdraw=False), w, Worker())
     for i, row in worker.result:
         old = state.redis.members[i]
-        notes = (DELETED,) if DELETED in (old.seals or ()) else ()
+        notes = tuple(word for word in old.seals or () if word in {DELETED, LAID})
         state = put(state, i, old._replace(seals=(*notes, row.seal)))
     return set_worker(release(state, w, withdraw=False), w, Worker())
 

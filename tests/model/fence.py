@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statesync.durable.fence import Head, RowHead, Verdict, judge, judge_session
 from statesync.state.seals import Seals
-from tests.model.state import BARE, CREATED, DELETED, LOST, Hash, Row
+from tests.model.state import BARE, CREATED, DELETED, LAID, LOST, Hash, Row
 
 ACCEPTED, BEHIND, DEAD, GONE = "accepted", "behind", "dead", "gone"
 NEW, SAVED, STUMP, UNCHANGED = "new", "saved", "stump", "unchanged"
@@ -23,7 +23,7 @@ _NAMES = {
     Verdict.UNKNOWN: UNKNOWN,
     Verdict.WENT_BACK: WENT_BACK,
 }
-_NOTES = {CREATED: "created", BARE: "bare", LOST: "lost", DELETED: "deleted"}
+_NOTES = {CREATED: "created", BARE: "bare", LOST: "lost", DELETED: "deleted", LAID: "laid"}
 
 
 def decide(read: Hash, own: int, row: Row, settling: bool, wrong: str) -> str:
@@ -41,11 +41,11 @@ def decide(read: Hash, own: int, row: Row, settling: bool, wrong: str) -> str:
     return _unless_same(verdict, read, row)
 
 
-def decide_session(read: Hash, own: int, row: Row, *, went_back: bool) -> str:
-    """Decide about a session; if PostgreSQL went back, its group says so."""
+def decide_session(read: Hash, own: int, row: Row, wrong: str) -> str:
+    """Decide about a session."""
+    if wrong == "no saved version of a session":
+        read = read._replace(saved=None)
     verdict = _NAMES[judge_session(_head(read, own, read.seals or ()), _row_head(row))]
-    if verdict == UNKNOWN and went_back:
-        return ACCEPTED
     return _unless_same(verdict, read, row)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.model.groups import PARTICIPANTS, group, is_ours, release, untie
 from tests.model.session import is_open, restore_session, set_to_row
 from tests.model.state import (
+    LAID,
     LOST,
     Hash,
     Row,
@@ -102,33 +103,42 @@ def _drop(state: State, i: int, row: Row) -> State:
 
 
 def note_loss(state: State, wrong: str) -> State:
-    """Compare the counters of both servers: the sweep does so, and whoever finds a bare stump.
+    """Compare the counters of both servers, as a sweep does; PostgreSQL remembers Redis' one.
 
-    If Redis went back, PostgreSQL knows better whether it is being recovered.
+    If Redis has started again, PostgreSQL knows better whether it is being recovered.
     """
-    facts = state.facts
-    recovering = state.redis.recovering
+    facts, redis, postgres = state.facts, state.redis, state.postgres
+    recovering, went_back = redis.recovering, redis.sweeps < postgres.redis_sweeps
     if facts.redis_unnoticed and wrong != "only Redis remembers a recovery":
-        recovering = (recovering or 1) if state.postgres.recovering else 0
+        went_back = went_back or (postgres.recovering and not recovering)
+        recovering = (recovering or 1) if postgres.recovering else 0
     if facts.postgres_unnoticed:
         recovering = recovering or 1
-        state = set_postgres(state, recovering=True)
-    state = set_redis(
-        state, settling=state.redis.settling or facts.redis_unnoticed, recovering=recovering
+    state = set_redis(state, settling=redis.settling or went_back, recovering=recovering)
+    state = set_postgres(
+        state,
+        redis_sweeps=redis.sweeps,
+        recovering=postgres.recovering or facts.postgres_unnoticed,
     )
     return set_facts(state, redis_unnoticed=False, postgres_unnoticed=False)
 
 
 def check(state: State, w: int, wrong: str) -> State:
-    """Ask whether Redis went back before a stump is laid over its row."""
-    worker = state.workers[w]._replace(step="checked", checked=state.facts.redis_back)
-    return set_worker(note_loss(state, wrong), w, worker)
+    """Count a sweep before a stump is laid over its row: that tells whether Redis went back."""
+    sweeps = state.redis.sweeps + (state.redis.sweeps >= state.postgres.redis_sweeps)
+    state = note_loss(set_redis(state, sweeps=sweeps), wrong)
+    worker = state.workers[w]._replace(step="checked", sweeps=sweeps)
+    return set_worker(state, w, worker)
 
 
 def lay(state: State, w: int, wrong: str) -> State:
-    """Fill in from the rows what bare writers did not write, unless Redis went back since."""
+    """Fill in from the rows what bare writers did not write, unless Redis went back since.
+
+    It counts as a sweep, which PostgreSQL remembers with the save of what is laid.
+    """
     worker = state.workers[w]
-    sure = worker.checked == state.facts.redis_back and not state.redis.settling
+    sure = state.redis.sweeps >= worker.sweeps or wrong == "lay stumps of an older Redis"
+    sure = sure and not state.redis.settling
     if sure or wrong in {"lay stumps while settling", "lay stumps unchecked"}:
         ours = {i for i, token in worker.claims if is_ours(state, i, token)}
         for i, row in worker.result:
@@ -136,11 +146,13 @@ def lay(state: State, w: int, wrong: str) -> State:
             lost = LOST in words and wrong != "no note of what was lost"
             known = worker.seal in words or worker.old
             if i in ours and row.exists and known and not lost:
-                state = _lay(state, i, row)
+                state = _lay(state, i, row, wrong)
     return set_worker(release(state, w), w, Worker())
 
 
-def _lay(state: State, i: int, row: Row) -> State:
+def _lay(state: State, i: int, row: Row, wrong: str) -> State:
+    if wrong != "laying does not count":
+        state = set_redis(state, sweeps=state.redis.sweeps + 1)
     old = state.redis.members[i]
     below = tuple(change for change in row.changes if change not in old.changes)
     new = old._replace(
@@ -148,7 +160,7 @@ def _lay(state: State, i: int, row: Row) -> State:
         changes=below + old.changes,
         version=max(old.version, row.version),
         saved=row.version,
-        seals=row.seals(),
+        seals=(LAID, *(row.seals() or ())),
         in_session=row.in_session,
     )
     return put(state, i, new)

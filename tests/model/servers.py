@@ -30,11 +30,14 @@ def servers(state: State, wrong: str) -> Iterator[Step]:
             yield "Redis will go back to here", state._replace(redis_then=redis)
         if state.redis_then not in {None, redis}:
             yield "Redis goes back", _redis_back(state)
+            yield "Redis goes back over a sweep", _redis_back(_swept(state))
     if state.budget.postgres:
         if state.postgres_then != state.postgres:
             yield "PostgreSQL will go back to here", state._replace(postgres_then=state.postgres)
         if state.postgres_then not in {None, state.postgres}:
             yield "PostgreSQL goes back", _postgres_back(state)
+            unnoticed = set_facts(_postgres_back(state), postgres_unnoticed=False)
+            yield "PostgreSQL goes back by less than a sweep", unnoticed
     if facts.redis_unnoticed or facts.postgres_unnoticed:
         yield "a sweep compares the counters", note_loss(state, wrong)
     if redis.recovering == 1:
@@ -67,6 +70,12 @@ def _redis_back(state: State) -> State:
     state = spend(state, "redis")._replace(redis=then, redis_then=None, workers=workers)
     back = state.facts.redis_back + 1
     return set_facts(state, redis_back=back, redis_unnoticed=True)
+
+
+def _swept(state: State) -> State:
+    """Whatever Redis goes back to, PostgreSQL remembers a sweep that came later."""
+    postgres = state.postgres._replace(redis_sweeps=state.redis.sweeps + 1)
+    return state._replace(postgres=postgres)
 
 
 def _postgres_back(state: State) -> State:

@@ -37,6 +37,8 @@ def session(state: State) -> Iterator[Step]:
                 for item in state.redis.members[giver].items:
                     moved = spend(_moved(state, giver, taker, item, i), "moves")
                     yield f"an item moves from {giver} to {taker}", moved
+    if budget.rounds and any(state.redis.members[i].in_session for i in PARTICIPANTS):
+        yield "a round is fought in the session", spend(_fought(state), "rounds")
     if budget.closings:
         closed = put(state, s, live._replace(closed=True))
         present = [i for i in PARTICIPANTS if state.redis.members[i].loaded]
@@ -52,6 +54,16 @@ def _opened(state: State) -> State:
         state = put(state, i, state.redis.members[i]._replace(in_session=True))
     s = state.size
     return marked(changed(put(state, s, Hash(loaded=True)), s, *PARTICIPANTS), s, *PARTICIPANTS)
+
+
+def _fought(state: State) -> State:
+    """Only the session changes; who is in it is marked."""
+    state = marked(changed(state, state.size), state.size)
+    for i in PARTICIPANTS:
+        member = state.redis.members[i]
+        dirty = member.dirty or (member.loaded and member.in_session)
+        state = put(state, i, member._replace(dirty=dirty))
+    return state
 
 
 def _moved(state: State, giver: int, taker: int, item: int, i: int) -> State:
@@ -86,7 +98,7 @@ def restore_session(state: State, rows: tuple[Row, ...]) -> State:
     old, row = state.redis.members[state.size], rows[state.size]
     if old.loaded:
         return state
-    return put(state, state.size, loaded(old, row)._replace(saved=None))
+    return put(state, state.size, loaded(old, row))
 
 
 def evict(state: State, i: int) -> State | None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 FIRST_NAME = 1000
-CREATED, BARE, LOST, DELETED = -1, -2, -3, -4
+CREATED, BARE, LOST, DELETED, LAID = -1, -2, -3, -4, -5
 """Notes in a list of seals: made by ``create``; it had no list when its first snapshot was taken;
-found without a list after Redis went back; about to be deleted."""
+found without a list after Redis went back; about to be deleted; laid over its row, which is not
+saved yet."""
 
 
 class Hash(NamedTuple):
@@ -83,6 +84,8 @@ class Redis(NamedTuple):
     settling: bool = False
     recovering: int = 0
     """1: PostgreSQL went back. 2: all live characters that it lacks are marked."""
+    sweeps: int = 0
+    """The counter of sweeps."""
 
 
 class Postgres(NamedTuple):
@@ -94,6 +97,8 @@ class Postgres(NamedTuple):
     """The changes in ``state_conflicts``."""
     recovering: bool = False
     """Whether it remembers that what is live is being saved again."""
+    redis_sweeps: int = 0
+    """Redis' counter, as PostgreSQL remembers it."""
 
 
 class Worker(NamedTuple):
@@ -114,8 +119,8 @@ class Worker(NamedTuple):
     settling: bool = False
     recovering: bool = False
     """The flags as they were at the snapshot."""
-    checked: int = 0
-    """How often Redis had gone back when this worker compared the counters."""
+    sweeps: int = 0
+    """The counter that it has written to Redis, or read there of a core that is laid."""
     old: bool = False
     """From before the upgrade: it knows of no seals."""
 
@@ -126,6 +131,7 @@ class Facts(NamedTuple):
     redis_back: int = 0
     postgres_back: int = 0
     redis_unnoticed: bool = False
+    """Redis has started again, and no sweep has been counted since."""
     postgres_unnoticed: bool = False
     excused: bool = False
     """Something happened after which a record or a quarantine is right, though no server went
@@ -161,6 +167,8 @@ class Budget(NamedTuple):
     """How often the session may be opened."""
     moves: int = 0
     """Items that move between a participant and the session."""
+    rounds: int = 0
+    """Changes of the session alone."""
     closings: int = 0
     old: int = 0
     """Backups by a worker from before the upgrade."""

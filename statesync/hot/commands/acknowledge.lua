@@ -46,8 +46,8 @@ local function read_entries()
 end
 read_entries()
 
--- Takes in which seal a row has. Returns whether the row is of our history, and whether Redis
--- remembers the snapshot, so that a claim is ours.
+-- Takes in which seal a row has; what was laid over it is saved now. Returns whether the row is of
+-- our history, and whether Redis remembers the snapshot, so that a claim is ours.
 local function acknowledge_seal(id, seal, durable_seal, holds_claim)
   local words = words_of[id] or ''
   local is_last = is_last_word(words, seal)
@@ -55,6 +55,7 @@ local function acknowledge_seal(id, seal, durable_seal, holds_claim)
   local is_known = durable_seal == '' or (durable_seal == seal and is_last)
     or has_word(words, durable_seal)
   if is_known and durable_seal ~= '' then
+    if has_word(words, 'laid') then words = without_word(words, 'laid') end
     words = words_from(words, durable_seal)
   elseif not is_known and is_ours then
     words = words_of_row(words, durable_seal)
@@ -66,8 +67,8 @@ local function acknowledge_seal(id, seal, durable_seal, holds_claim)
   return is_known or is_ours, is_ours
 end
 
--- Takes in that a version is durable; marks the character if the row is of another history. Returns
--- whether it is news to a core.
+-- Takes in that a version is durable, of the core of a character or of a session; marks the
+-- character if the row is of another history. Returns whether it is news.
 local function acknowledge_version(
   key, id, snapshot_version, durable_version, seal, durable_seal, holds_claim, char_id)
   if durable_version == '0' then return end
@@ -77,6 +78,7 @@ local function acknowledge_version(
     return
   end
   local version, saved_version = current[1], current[2]
+  if id ~= char_id then saved_version = saved_version_of(words_of[id] or '') end
   if not version and redis.call('EXISTS', key) == 0 then return end
   local is_known, is_ours = acknowledge_seal(id, seal, durable_seal, holds_claim)
   local durable_number = tonumber(durable_version)
@@ -162,8 +164,12 @@ local function acknowledge(before, at_ms, seal, cores, sessions, ties)
     local key, log = KEYS[last_core + i], KEYS[last_session + i]
     local tombstone = KEYS[last_session + #sessions + i]
     local is_remembered = any_ours and has_word(words_of[id] or '', seal)
-    acknowledge_version(
+    local is_news = acknowledge_version(
       key, id, snapshot_version, durable_version, seal, durable_seal, any_ours, cores[1][1])
+    if is_news then
+      words_of[id] = with_saved_version(words_of[id] or '', durable_version)
+      new_words[id] = words_of[id]
+    end
     if is_remembered and was_closed then
       for j, core in ipairs(cores) do
         clear_reference(KEYS[before + j], field, id, core[1])

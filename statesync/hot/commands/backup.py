@@ -84,6 +84,8 @@ class RawSnapshot(NamedTuple):
     """Whether it is Redis that went back, for certain."""
     is_recovering: bool = False
     """Whether PostgreSQL went back in time, and what is live is saved over it."""
+    sweeps: int = 0
+    """Redis' counter of sweeps."""
 
     def members(self) -> frozenset[str]:
         """Return the names of all members of the group, as ``members`` spells them."""
@@ -154,7 +156,7 @@ class _Reader:
     ) -> Iterator[TriedSnapshot]:
         """Yield what became of each group."""
         parts = iter(reply)
-        at_ms, *flags = (int(next(parts)) for _ in range(4))
+        at_ms, *flags, sweeps = (int(next(parts)) for _ in range(5))
         for char_id, members in groups:
             status = next(parts)
             try:
@@ -168,6 +170,7 @@ class _Reader:
                         is_comparing=bool(flags[0]),
                         is_settling=bool(flags[1]),
                         is_recovering=bool(flags[2]),
+                        sweeps=sweeps,
                     )
                 else:
                     yield Later() if status == _LATER else SealsFull()

@@ -45,6 +45,8 @@ class Revert(NamedTuple):
     row_versions: Mapping[str, int]
     """By name, the versions of the rows of its characters and open sessions."""
     dropped: Dropped
+    is_recovering: bool = False
+    """Whether the group was read while PostgreSQL was brought up from an older state."""
 
 
 _revert = load_script("revert")
@@ -54,14 +56,15 @@ def revert(keys: Keys, group: Revert, /) -> Command[bool]:
     """Set a claimed group to its rows, and move what is live out of play, in one step.
 
     False if the group has grown since it was read, or the staged logs are gone; nothing is done
-    then. Raises LeaseLost if a claim is not ours any more.
+    then. Raises LeaseLost if a claim is not ours any more, and DatabaseWentBack if that was found
+    since the group was read.
     """
     members = Members(group.members)
     characters, sessions, _ = members.listed()
     dropped_id = str(uuid4())
     script_keys = [
         *(keys.dirty, keys.claimed, keys.since, keys.quarantine),
-        *(keys.seals, keys.nonces, keys.dropped, keys.stats),
+        *(keys.seals, keys.nonces, keys.dropped, keys.stats, keys.servers),
         *members.keys(keys),
         *map(keys.tombstone, members.characters),
         *(keys.tombstone(ref.id) for ref in members.sessions),
@@ -79,6 +82,7 @@ def revert(keys: Keys, group: Revert, /) -> Command[bool]:
         "entry": msgspec.json.encode(group.dropped).decode(),
         "tombstones": [_tombstone(group, name) for name in (*characters, *sessions)],
         "tombstone_ms": TOMBSTONE_MS,
+        "is_recovering": group.is_recovering,
         "channel": keys.reverted,
         "message": dump_json(message),
         "items": [*map(packed_item, group.items)],

@@ -124,18 +124,20 @@ def reconcile(
     seal: int,
     version: int,
     missing: Mapping[str, str] | None = None,
-    stump_of: int | None = None,
+    row_seal: int | None = None,
+    stump_sweeps: int | None = None,
 ) -> Command[bool]:
     """Raise a claimed core's version to its row's and add the fields it lacks.
 
     ``seal`` is that of the snapshot that found it: a Redis that has forgotten it does nothing.
 
-    ``stump_of`` is given if a bare writer has made the core: its row's seal, 0 if that has none.
-    From then on it is saved as the row is. False if the core is gone, the claim is lost, or a
-    loss is being settled: then a stump may be of a history that Redis has forgotten.
+    ``stump_sweeps`` is given if a bare writer has made the core: the counter of sweeps as it was
+    when that was found. From then on it is saved as the row is, which has the ``row_seal``. False
+    if the core is gone, the claim is lost, a loss is being settled, or Redis has gone back to a
+    lower counter: then a stump may be of a history that Redis has forgotten.
     """
     key = keys.core(claim.char_id)
-    row = _Row(claim, str(claim.char_id), seal, version, stump_of)
+    row = _Row(claim, str(claim.char_id), seal, version, row_seal, stump_sweeps)
     return _reconciled(keys, key, row, missing or {})
 
 
@@ -156,14 +158,15 @@ class _Row(NamedTuple):
     id: str
     snapshot_seal: int
     version: int
-    stump_of: int | None = None
+    seal: int | None = None
+    stump_sweeps: int | None = None
 
 
 def _reconciled(keys: Keys, key: str, row: _Row, missing: Mapping[str, str]) -> Command[bool]:
-    claim, member, snapshot_seal, version, stump_of = row
-    seal = str(stump_of) if stump_of else ""
+    claim, member, snapshot_seal, version, row_seal, sweeps = row
     found_by = (str(claim.char_id), str(claim.token), member, str(snapshot_seal))
-    args = pack((*found_by, str(version), seal, stump_of is not None, flat(missing)))
+    seal = "" if row_seal is None else str(row_seal)
+    args = pack((*found_by, str(version), seal, False if sweeps is None else sweeps, flat(missing)))
     script_keys = (key, keys.claimed, keys.seals, keys.servers)
     repeatable = not missing  # a field that it has added may have been deleted since
     return Command(_reconcile, script_keys, (args,), bool, claim.char_id, repeatable=repeatable)

@@ -8,10 +8,16 @@ from uuid import UUID, uuid4
 import pytest
 
 from statesync.errors import LeaseLost
-from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SealsFull
+from statesync.hot.commands.backup import (
+    CoreAck,
+    GroupAck,
+    RawSnapshot,
+    SealsFull,
+    SessionAck,
+)
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.seals import Withdrawn
-from statesync.state.seals import FULL_BYTES
+from statesync.state.seals import FULL_BYTES, LAID
 from statesync.state.sessions import Session
 
 if TYPE_CHECKING:
@@ -262,7 +268,48 @@ def test_restored_session_knows_its_row(store: Driver) -> None:
     session = Session("combat", fight, {"participants": [1]}, 3)
     core = {"combat_session_id": str(fight)}
     store.restore_one(1, 4, core, {"log": session}, seals={1: 7, fight: 8})
-    assert (words(store), words(store, fight)) == ("7", "8")
+    assert (words(store), words(store, fight)) == ("7", "v3 8")
+
+
+def test_entry_of_a_session_says_at_which_version_it_was_saved(store: Driver) -> None:
+    store.create(1, gold=1)
+    fight = store.open_session("combat", [1], {"round": 1})
+    seals = []
+    for _ in range(2):
+        store.update_session("combat", fight, {"round": 2})
+        claim, _ = store.claim(1, lease_us=LEASE)
+        snapshot = take(store, claim)
+        version = store.get_session("combat", fight).version
+        core = CoreAck(claim, int(snapshot.cores[1][b"version"]), 9, snapshot.seal)
+        session = SessionAck("combat", str(fight), version, version, seal=snapshot.seal)
+        ack = GroupAck(snapshot.at_ms, [core], [session], seal=snapshot.seal)
+        for _ in range(2):  # a lost reply
+            store.acknowledge_many([ack])
+        assert words(store, fight) == f"v{version} {snapshot.seal}"
+        seals.append(snapshot.seals[str(fight)])
+    first, second = seals
+    assert first.saved_version is None
+    assert second.saved_version == 3
+
+
+def test_core_that_is_laid_over_its_row_counts_as_a_sweep(store: Driver) -> None:
+    store.raw.hset(store.keys.core(1), "gold", 1)
+    claim, _ = store.claim(1, lease_us=LEASE)
+    seal = take(store, claim).seal
+    laid: dict[str, Any] = {"seal": seal, "version": 9, "row_seal": 7, "stump_sweeps": 4}
+    for sweeps in ("3", "junk"):
+        store.raw.hset(store.keys.servers, "sweeps", sweeps)
+        assert store.reconcile(claim, **laid) is False, "Redis has gone back since"
+    store.raw.hset(store.keys.servers, "sweeps", 4)
+    assert store.reconcile(claim, **laid) is True
+    assert store.raw.hget(store.keys.servers, "sweeps") == b"5"
+    assert words(store) == "laid 7"
+    snapshot = take(store, claim)
+    assert (snapshot.sweeps, snapshot.seals["1"].has(LAID)) == (5, True)
+    store.cut_seals(claim, {"1": snapshot.seal})
+    assert words(store) == f"laid {snapshot.seal}", "nothing is saved by that"
+    acknowledge(store, claim, snapshot, snapshot.seal)
+    assert words(store) == str(snapshot.seal)
 
 
 def test_live_core_keeps_its_entry(store: Driver, claim: Claim) -> None:

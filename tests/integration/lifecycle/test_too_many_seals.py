@@ -115,6 +115,6 @@ def test_whole_group_gets_room(
     saved.update_session("combat", fight, {"round": "2"})
     assert {r.outcome for r in orchestrator.backup_many(PARTY)} == {"saved"}
     assert scalar(engine, "SELECT payload->>'round' FROM sessions") == "2"
-    assert [len(entry(raw, keys, member)) for member in (*PARTY, fight)] == [1, 1, 1]
+    assert [len(entry(raw, keys, member)) for member in (*PARTY, fight)] == [1, 1, 2]
     assert recorded(engine) == []
     assert saved.status()[:3] == (0, 0, 0)

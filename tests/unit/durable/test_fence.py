@@ -79,6 +79,9 @@ SESSIONS: list[tuple[str, Head, RowHead | None, Verdict]] = [
         row(4, OTHER, is_ended=True),
         Verdict.BEHIND,
     ),
+    ("saved before, and the row is gone", head(5, 4, *KNOWS), None, Verdict.WENT_BACK),
+    ("saved before, and the row is older", head(9, 6, *KNOWS), row(5, OTHER), Verdict.WENT_BACK),
+    ("saved before, and the row is newer", head(9, 6, *KNOWS), row(7, OTHER), Verdict.UNKNOWN),
     ("closed, and forgotten", head(9, None, *KNOWS), row(4, OTHER, is_ended=True), Verdict.UNKNOWN),
 ]
 

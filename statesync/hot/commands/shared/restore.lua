@@ -67,7 +67,7 @@ local function restore_session(marks, number, char_id, core_was_live, n, session
     outcome = 'restored'
     write_fields(session, fields)
     place_log(staged, log)
-    write_entry(marks.seals, id, seal)
+    write_entry(marks.seals, id, with_saved_version(seal, version))
   elseif not core_was_live and has_left(session, char_id) then
     outcome = 'left'
     redis.call('HDEL', core, field)

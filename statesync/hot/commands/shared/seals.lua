@@ -1,6 +1,7 @@
 -- The entry of a core or session in the seals: words separated by a space, oldest first. A word is
 -- the seal of a snapshot; or a note: "created" (the core knows no row), "bare" (nothing was known at
--- its first snapshot), "lost" (nor when Redis had gone back), "deleted" (a deletion began).
+-- its first snapshot), "lost" (nor when Redis had gone back), "deleted" (a deletion began), "laid"
+-- (it is laid over its row, which is not saved yet), "v12" (a session was saved at version 12).
 
 -- Returns the field of a member: a character's id, or that of a session.
 local function id_of(name) return string.match(name, '[^:]+$') end
@@ -20,14 +21,27 @@ local function without_word(words, word)
   return table.concat(kept, ' ')
 end
 
--- Returns the words from a seal on, if it is among them; a note of a deletion stays.
+local OF_NO_ROW = {created = true, bare = true, lost = true}
+
+-- Returns the words from a seal on, if it is among them. Of the notes before it, those go that say
+-- that no row is known.
 local function words_from(words, seal)
   if words == seal then return words end
   local first = string.find(' ' .. words .. ' ', ' ' .. seal .. ' ', 1, true)
   if not first or first == 1 then return words end
   local rest = string.sub(words, first)
-  if has_word(words, 'deleted') and not has_word(rest, 'deleted') then rest = 'deleted ' .. rest end
+  for note in string.gmatch(string.sub(words, 1, first - 1), '%a%w*') do
+    if not OF_NO_ROW[note] then rest = note .. ' ' .. rest end
+  end
   return rest
+end
+
+-- Returns the version at which a session was saved; nil if it never was. A core has a field for it.
+local function saved_version_of(words) return string.match(' ' .. words, ' v(%d+)') end
+
+local function with_saved_version(words, version)
+  local rest = without_word(words, 'v' .. (saved_version_of(words) or ''))
+  return rest == '' and 'v' .. version or 'v' .. version .. ' ' .. rest
 end
 
 -- Returns the entry of what is restored from a row; seal is "" if the row has none.
