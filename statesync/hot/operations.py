@@ -110,7 +110,7 @@ class Operations(_GameOperations):
     withdraw = _Operation(seals.withdraw)
     cut_seals = _Operation(seals.cut_seals)
     read_seals = _Operation(seals.read_seals)
-    note_deletion = _Operation(operators.note_deletion)
+    note_deletion = _Operation(seals.note_deletion)
 
     revert = _Operation(reverts.revert)
     list_dropped = _Operation(reverts.list_dropped)

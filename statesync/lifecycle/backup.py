@@ -123,7 +123,11 @@ class _Batch:
         self.lost = Lost(self.hot, self.engine, self.types, backup.planner)
         self.commands = backup.hot.commands
         self.commit = Commit(
-            backup.engine, backup.types, backup.batch_size, key_prefix=self.hot.keys.prefix
+            backup.engine,
+            backup.types,
+            backup.batch_size,
+            key_prefix=self.hot.keys.prefix,
+            deleting=deleting,
         )
         self.pending = Pending(self.hot, claims, clean, lease_us=backup.lease_us)
         self.deleting = deleting
@@ -149,6 +153,7 @@ class _Batch:
             reconcile(self.hot, self.engine, refused, self.pending)
             self.withdraw(refused)
             for snapshot in refused:
+                self.refuse_played_on(snapshot)
                 self.quarantine_if_corrupt(snapshot)
                 if snapshot.locked:
                     self.pending.give_back(snapshot.group.characters, snapshot.locked)
@@ -348,8 +353,17 @@ class _Batch:
             if report.outcome is not BackupOutcome.DELETED or char_id in self.deleting:
                 self.pending.pop(char_id, None)
 
+    def refuse_played_on(self, snapshot: Snapshot) -> None:
+        """Take a group for corrupt of which a deleted character is played.
+
+        If it has gone from Redis meanwhile, the others are saved in the next round.
+        """
+        char_id = snapshot.played_on
+        if char_id is not None and self.hot.peek(char_id) is not None:
+            snapshot.corrupt = CorruptState(char_id, "", _PLAYED_ON)
+
     def quarantine_deleted(self, snapshot: Snapshot) -> None:
-        """Quarantine characters that are played although PostgreSQL holds them as deleted."""
+        """Quarantine one that is played alone although PostgreSQL holds it as deleted."""
         for char_id in snapshot.group.characters:
             report = self.pending.reports.get(char_id)
             claim = self.pending.get(char_id)

@@ -7,7 +7,7 @@ connection on, is halved until the culprit is alone, so that the others are save
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -56,9 +56,11 @@ class Commit:
         batch_size: int,
         *,
         key_prefix: str,
+        deleting: Collection[int],
     ) -> None:
         self._engine = engine
         self._key_prefix = key_prefix
+        self._deleting = deleting
         self._types = types
         self._bytes_per_character = _TRANSACTION_BYTES // batch_size
 
@@ -115,7 +117,9 @@ class Commit:
             if short_wait:
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
             to_save = [snapshot.group for snapshot in snapshots]
-            results = groups.save(connection, to_save, self._types, wait=wait)
+            results = groups.save(
+                connection, to_save, self._types, wait=wait, deleting=self._deleting
+            )
             saved = zip(to_save, results, strict=True)
             if laid := [group.laid_at for group, result in saved if group.laid_at and result.saved]:
                 durable.servers.remember_redis(connection, self._key_prefix, max(laid))

@@ -17,7 +17,8 @@ A process that lacks the type of a live session of the character refuses: it cou
 character out of it, and the next save by another process would bring its membership back.
 
 After a crash the character may be deleted in PostgreSQL and still be in Redis, where nothing of it
-is saved any more. Run the deletion again: each step does what is left to do.
+is saved any more, nor of those who play or trade with it: they are in quarantine. Run the deletion
+again: each step does what is left to do, and the backup saves the others.
 """
 
 from __future__ import annotations
@@ -51,17 +52,21 @@ from statesync.errors import (
     DatabaseUnavailable,
     GroupTooLarge,
     InvalidInput,
+    ServerUnavailable,
     SessionClosed,
     SessionNotFound,
     SessionNotLoaded,
     UnknownSessionType,
 )
+from statesync.hot.commands.claims import Claim
+from statesync.hot.commands.seals import Withdrawn
 from statesync.hot.store import HotStore
 from statesync.lifecycle.claims import release
 from statesync.sessions.base import SessionOrchestrator, pass_on
 from statesync.state.fields import check_char_id, printable
 from statesync.state.outcomes import DeletionOutcome
 from statesync.state.references import SessionRef, session_uuid
+from statesync.state.seals import DELETED
 from statesync.state.session_types import names
 from statesync.state.sessions import unknown_references
 
@@ -104,16 +109,22 @@ class Deletion:
         is_loaded = self._hot.peek(char_id) is not None
         if is_loaded:
             self._check_types(self._unknown_references(char_id))
-        self._hot.note_deletion(char_id)
+        is_new_note = self._hot.note_deletion(char_id)
         # Sweeps leave a claimed character alone: to them it would be played although it is deleted.
         claim, _ = self._hot.claim(char_id, lease_us=self._lease_us)
         try:
             memberships = self._delete_row(char_id, is_loaded=is_loaded)
-        except BaseException:
-            release(self._hot, [claim])
+        except (database.Rejected, UnknownSessionType) as error:
+            self._give_up(claim, takes_note_back=is_new_note)
+            if isinstance(error, UnknownSessionType):
+                raise
+            reason = f"character {char_id} cannot be deleted now: {error}"
+            raise DatabaseUnavailable(reason) from None
+        except BaseException:  # the row may be deleted
+            self._give_up(claim)
             raise
         if memberships is None:
-            release(self._hot, [claim])
+            self._give_up(claim, takes_note_back=is_new_note)
             return DeletionReport(char_id, DeletionOutcome.NOT_FOUND, [])
         left_refs, shared_ids = memberships
         # Read again: until the commit it may have been restored, or have joined a session.
@@ -146,21 +157,25 @@ class Deletion:
     ) -> tuple[list[SessionRef], set[str]] | None:
         """Set ``deleted_at`` and end the memberships; None if there is no row.
 
-        Returns the open sessions that it was in, and the ids of those that stay open.
+        Returns the open sessions that it was in, and the ids of those that stay open. Nothing is
+        done if it raises Rejected or UnknownSessionType.
         """
-        try:
-            with database.transaction(self._engine) as connection:
-                if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
-                    return None
-                refs = _open_sessions(connection, char_id)
-                self._check_types(refs)
-                shared_ids = _end_memberships(connection, char_id, [UUID(ref.id) for ref in refs])
-                left = [Membership(char_id, ref.session_type, UUID(ref.id)) for ref in refs]
-                pass_on(connection, self._types, left)
-                return refs, shared_ids
-        except database.Rejected as error:
-            reason = f"character {char_id} cannot be deleted now: {error}"
-            raise DatabaseUnavailable(reason) from None
+        with database.transaction(self._engine) as connection:
+            if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
+                return None
+            refs = _open_sessions(connection, char_id)
+            self._check_types(refs)
+            shared_ids = _end_memberships(connection, char_id, [UUID(ref.id) for ref in refs])
+            left = [Membership(char_id, ref.session_type, UUID(ref.id)) for ref in refs]
+            pass_on(connection, self._types, left)
+            return refs, shared_ids
+
+    def _give_up(self, claim: Claim, *, takes_note_back: bool = False) -> None:
+        """End the claim. The note stays if the row may be deleted, or it is an earlier run's."""
+        with suppress(ServerUnavailable):  # then the lease ends, and the note does no harm
+            if takes_note_back:
+                self._hot.withdraw([Withdrawn(DELETED, [claim])])
+        release(self._hot, [claim])
 
     def _leave(self, ref: SessionRef, char_id: int) -> None:
         """Take the character out of a session in Redis; if its tie is full, after a backup."""

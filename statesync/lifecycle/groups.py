@@ -7,7 +7,7 @@ or one change changed them all.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -91,6 +91,8 @@ class _Decided:
 
     characters: dict[int, CharacterDecision]
     sessions: dict[UUID, SessionDecision]
+    deleting: Collection[int]
+    """Characters that a deletion is about to remove from Redis."""
 
     def of(self, group: Group) -> list[_Decision]:
         """Return the decisions on the members of a group."""
@@ -99,7 +101,13 @@ class _Decided:
 
     def can_save(self, group: Group) -> bool:
         """Return whether nothing keeps a group from being saved whole."""
-        return all(isinstance(decision, _SAVEABLE) for decision in self.of(group))
+        is_whole = all(isinstance(decision, _SAVEABLE) for decision in self.of(group))
+        return is_whole and (len(group.characters) == 1 or not self._has_played_on(group))
+
+    def _has_played_on(self, group: Group) -> bool:
+        """Return whether a deleted character is played: saved alone, the others would lack it."""
+        deleted = [i for i in group.characters if isinstance(self.characters[i], Deleted)]
+        return any(char_id not in self.deleting for char_id in deleted)
 
     def has_deleted(self, group: Group) -> bool:
         """Return whether a character of a group is deleted, so that nothing of it is saved."""
@@ -157,12 +165,14 @@ def save(
     types: Mapping[str, SessionOrchestrator],
     *,
     wait: bool = True,
+    deleting: Collection[int] = (),
 ) -> list[GroupResult]:
     """Save groups in the transaction of ``connection``, each whole or not at all.
 
-    No character or session may be in two of them. With ``wait`` this waits for locked rows. What is
-    saved is durable when the caller commits. Raises Rejected if a session type refuses its data,
-    and Raced.
+    Nothing is saved of deleted characters; a group of several is refused because of one, unless it
+    is one of ``deleting``, which a deletion is about to remove from Redis. No character or session
+    may be in two of the groups. With ``wait`` this waits for locked rows. What is saved is durable
+    when the caller commits. Raises Rejected if a session type refuses its data, and Raced.
     """
     characters = [c for group in groups for c in group.characters.values()]
     sessions = [s for group in groups for s in group.sessions.values()]
@@ -170,6 +180,7 @@ def save(
     decided = _Decided(
         durable.characters.decide(connection, characters, seals, wait=wait),
         durable.sessions.decide(connection, sessions, seals, wait=wait),
+        deleting,
     )
     for group in groups:
         decided.settle(group)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.results import Busy, Saved, Unknown, WentBack
+from statesync.durable.results import Busy, Deleted, HeldBack, Saved, Unknown, WentBack
 from statesync.errors import CorruptState, InvalidField
 from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SessionAck
 from statesync.hot.commands.claims import Claim
@@ -79,6 +79,16 @@ class Snapshot:
         if self.result is None:
             return []
         return [*self.result.characters.values(), *self.result.sessions.values()]
+
+    @property
+    def played_on(self) -> int | None:
+        """The deleted character that is the only reason why PostgreSQL has refused the group."""
+        if not self.refused or not self.result or self.result.held:
+            return None
+        if not all(isinstance(one, Saved | HeldBack | Deleted) for one in self._results()):
+            return None
+        found = (i for i, one in self.result.characters.items() if isinstance(one, Deleted))
+        return next(found, None)
 
     @property
     def is_busy(self) -> bool:

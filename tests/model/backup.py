@@ -154,6 +154,8 @@ def commit(state: State, w: int, wrong: str) -> State:
         following = "back"
     elif STUMP in found or BEHIND in found:
         following = "stump" if STUMP in found else "behind"
+    elif GONE in found and len(worker.claims) > 1 and wrong != "save who traded with a deleted one":
+        following = "quarantine"
     if following != "committed":
         refusing = {UNKNOWN, STUMP} if following in {"unknown", "stump"} else {BEHIND}
         result = tuple((i, rows[i]) for i, verdict in verdicts.items() if verdict in refusing)

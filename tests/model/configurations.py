@@ -86,6 +86,13 @@ FINE: dict[str, Configuration] = {
         Budget(meetings=1, moves=2, postgres=1),
         {"sessions": 1},
     ),
+    "a session alone, and PostgreSQL back": (
+        2,
+        1,
+        Budget(meetings=1, rounds=2, postgres=1),
+        {"sessions": 1},
+    ),
+    "deletion and trades": (2, 1, Budget(deletions=1, trades=1), {}),
 }
 
 SLOW: dict[str, Configuration] = {

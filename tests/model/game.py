@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from tests.model.groups import group, untie
 from tests.model.revert import HIGHEST
 from tests.model.session import (
     evict,
@@ -214,5 +215,18 @@ def _deletion(state: State, wrong: str) -> Iterator[Step]:
         rows = (row._replace(deleted=True), *state.postgres.rows[1:])
         after = state._replace(postgres=state.postgres._replace(rows=rows), deleting=2)
         yield "it deletes the row", after
+        words = tuple(word for word in state.redis.members[0].seals or () if word != DELETED)
+        failed = put(state, 0, state.redis.members[0]._replace(seals=words or None))
+        yield "it cannot, and takes its note back", failed._replace(deleting=0)
     if state.deleting == 2:
-        yield "it forgets the core", put(state, 0, Hash(evicted=HIGHEST))._replace(deleting=0)
+        yield "it forgets the core", _forgotten(state)
+
+
+def _forgotten(state: State) -> State:
+    """Save who is tied to character 0 with its last backup, which a sweep does here; forget it."""
+    _, entries = group(state, 0)
+    for i in {entry.member for entry in entries} - {0}:
+        partner = state.redis.members[i]._replace(quarantined=False, token=0, dirty=True)
+        state = put(state, i, partner)
+    state = untie(state, [entry for entry in entries if entry.member == 0])
+    return put(state, 0, Hash(evicted=HIGHEST))._replace(deleting=0)

@@ -11,11 +11,20 @@ from tests.model.state import Budget, Facts, Postgres, Redis, State, Worker, put
 
 
 def nothing_is_lost(_: State, now: State, _wrong: str) -> bool:
-    """Without a loss, what PostgreSQL lacks is marked or claimed, or its writer will mark it."""
+    """Without a loss, what PostgreSQL lacks is marked or claimed, or its writer will mark it.
+
+    Or it is in quarantine, where it has a name.
+    """
     if now.facts.redis_back or now.facts.postgres_back or now.facts.excused:
         return True
     return all(
-        not m.loaded or row.deleted or row.changes == m.changes or m.dirty or m.token or m.unmarked
+        not m.loaded
+        or row.deleted
+        or row.changes == m.changes
+        or m.dirty
+        or m.token
+        or m.unmarked
+        or m.quarantined
         for m, row in zip(now.redis.members[: now.size], now.postgres.rows, strict=False)
     )
 
@@ -92,9 +101,26 @@ def reverts_are_whole(before: State, now: State, _wrong: str) -> bool:
     return any(row.deleted for row in rows) or saved == list(range((now.size > 3) + 1))
 
 
+def no_half_is_saved(before: State, now: State, _wrong: str) -> bool:
+    """A save brings a change to all that its snapshot holds it of, unless one is being deleted."""
+    if before.postgres.rows == now.postgres.rows or now.deleting:
+        return True
+    old = {change for row in before.postgres.rows for change in row.changes}
+    return all(
+        (set(read.changes) - old).isdisjoint({c for row in now.postgres.rows for c in row.changes})
+        or set(read.changes) <= set(now.postgres.rows[i].changes)
+        for was, worker in zip(before.workers, now.workers, strict=True)
+        if was.step in {"read", "late"} and was != worker
+        for i, read in was.snapshot
+    )
+
+
 def no_false_alarm(_: State, now: State, _wrong: str) -> bool:
-    """Nothing is recorded or quarantined if Redis did not go back."""
-    if now.facts.redis_back or now.facts.excused:
+    """Nothing is recorded or quarantined if Redis did not go back.
+
+    A deletion under way may find who traded with the character in quarantine; it saves them.
+    """
+    if now.facts.redis_back or now.facts.excused or now.deleting:
         return True
     quarantined = any(m.quarantined for m in now.redis.members)
     return not quarantined and not now.redis.dropped and not now.postgres.recorded
@@ -186,6 +212,7 @@ OF_STEPS = (
     nothing_vanishes,
     play_never_goes_back,
     reverts_are_whole,
+    no_half_is_saved,
 )
 """Invariants of a step from one state to the next."""
 OF_STATES = (trades_are_whole, no_false_alarm, nothing_is_lost, all_settles)

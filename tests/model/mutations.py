@@ -72,6 +72,26 @@ BROKEN: dict[str, tuple[str, Configuration]] = {
         "rows_are_extended",
         (1, 1, Budget(bare=2, redis=1), {"absent": 1}),
     ),
+    "lay stumps of an older Redis": (
+        "rows_are_extended",
+        (1, 2, Budget(bare=2, direct=1, redis=1), {"absent": 1}),
+    ),
+    "laying does not count": (
+        "rows_are_extended",
+        (1, 1, Budget(bare=2, expiries=1, redis=1), {"absent": 1}),
+    ),
+    "a laid core is saved like others": (
+        "rows_are_extended",
+        (1, 1, Budget(bare=2, expiries=1, redis=1), {"absent": 1}),
+    ),
+    "no saved version of a session": (
+        "no_false_alarm",
+        (2, 1, Budget(meetings=1, rounds=1, postgres=1), {"sessions": 1}),
+    ),
+    "save who traded with a deleted one": (
+        "no_half_is_saved",
+        (2, 1, Budget(deletions=1, trades=1, redis=1), {}),
+    ),
     "PostgreSQL back is Redis back": ("no_false_alarm", (1, 1, Budget(writes=2, postgres=1), {})),
     "only Redis remembers a recovery": (
         "reverts_are_whole",

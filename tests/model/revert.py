@@ -184,7 +184,10 @@ def note_postgres_back(state: State, w: int, _wrong: str) -> State:
 
 
 def quarantine(state: State, w: int, _wrong: str) -> State:
+    """Quarantine a group, unless one has gone meanwhile: then the others are read again."""
     worker = state.workers[w]
+    if not all(state.redis.members[i].loaded for i, _ in worker.claims):
+        return set_worker(release(state, w), w, Worker())
     ours = [i for i, token in worker.claims if is_ours(state, i, token)]
     dirty = {i: state.redis.members[i].dirty for i in ours}
     state = release(state, w)

@@ -34,7 +34,6 @@ __all__ = [
     "heartbeat",
     "list_quarantine",
     "mark_unsaved",
-    "note_deletion",
     "pending",
     "retry_quarantined",
     "scan",
@@ -162,19 +161,6 @@ def mark_unsaved(
 def _core_and_marks(keys: Keys, char_id: int) -> list[str]:
     core = keys.core(check_char_id(char_id))
     return [core, keys.dirty, keys.claimed, keys.since, keys.quarantine]
-
-
-_note_deletion = load_script("note_deletion")
-
-
-def note_deletion(keys: Keys, char_id: int, /) -> Command[None]:
-    """Note that a deletion has begun, and end a claim: its snapshot does not know of it.
-
-    A row that is deleted without such a note is of a history that Redis has forgotten.
-    """
-    args = (char_id,)
-    script_keys = (keys.core(char_id), keys.dirty, keys.claimed, keys.since, keys.seals)
-    return Command(_note_deletion, script_keys, args, lambda _: None, char_id, repeatable=True)
 
 
 _forget = load_script("forget")

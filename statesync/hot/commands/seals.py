@@ -10,7 +10,7 @@ from statesync.hot.commands.claims import Claim
 from statesync.hot.keys import Keys
 from statesync.state.seals import Seals, seals_of
 
-__all__ = ["Withdrawn", "cut_seals", "read_seals", "withdraw"]
+__all__ = ["Withdrawn", "cut_seals", "note_deletion", "read_seals", "withdraw"]
 
 _withdraw = load_script("withdraw")
 
@@ -18,7 +18,8 @@ _withdraw = load_script("withdraw")
 class Withdrawn(NamedTuple):
     """A snapshot of which nothing was committed. A commit without an answer may still be made."""
 
-    seal: int
+    seal: int | str
+    """Or the note of a deletion that was not made."""
     claims: Sequence[Claim]
     session_ids: Sequence[str] = ()
 
@@ -53,3 +54,19 @@ def read_seals(keys: Keys, ids: Sequence[str], /) -> Command[dict[str, Seals]]:
         return {i: seals_of(0, raw) for i, raw in zip(ids, reply, strict=True)}
 
     return Command(_read_seals, (keys.seals,), (pack([*ids]),), parse, repeatable=True)
+
+
+_note_deletion = load_script("note_deletion")
+
+
+def note_deletion(keys: Keys, char_id: int, /) -> Command[bool]:
+    """Note that a deletion has begun, and end a claim: its snapshot does not know of it.
+
+    False if it was noted before.
+
+    A row that is deleted without such a note is of a history that Redis has forgotten.
+    """
+    args = (char_id,)
+    script_keys = (keys.core(char_id), keys.dirty, keys.claimed, keys.since, keys.seals)
+    # Repeatable: the second time, it was noted before, so the note is not taken back.
+    return Command(_note_deletion, script_keys, args, bool, char_id, repeatable=True)

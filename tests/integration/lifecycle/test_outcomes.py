@@ -80,7 +80,7 @@ def test_deletion_is_no_play_on_a_deleted_id(
     assert not orchestrator.hot.pending(limit=9).characters
 
 
-def test_deleted_member_does_not_keep_its_group_from_being_saved(
+def test_group_of_a_deleted_member_is_saved_when_the_deletion_is_run_again(
     orchestrator: Orchestrator, engine: Engine, full_core: FullCore, raw: Any, keys: Keys
 ) -> None:
     hot = orchestrator.hot
@@ -91,11 +91,12 @@ def test_deleted_member_does_not_keep_its_group_from_being_saved(
     hot.note_deletion(1)
     scalar(engine, "UPDATE characters SET deleted_at = now() WHERE id = 1 RETURNING 1")
     hot.close_session("combat", fight, {"turn": "2"})
-    assert outcomes(sweep_once(orchestrator)) == {1: "deleted", 2: "saved"}
+    assert outcomes(sweep_once(orchestrator)) == {1: "quarantined", 2: "quarantined"}
+    assert orchestrator.delete(1).outcome == "deleted"
     assert scalar(engine, "SELECT payload->>'turn' FROM sessions") == "2"
     assert not raw.exists(keys.session("combat", str(fight)))
     assert hot.get(2).sessions == {}
-    assert hot.status().claimed == 0
+    assert (hot.status().claimed, hot.status().quarantined) == (0, 0)
 
 
 # Counters
