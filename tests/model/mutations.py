@@ -85,7 +85,7 @@ BROKEN: dict[str, tuple[str, Configuration]] = {
         (1, 1, Budget(bare=2, expiries=1, redis=1), {"absent": 1}),
     ),
     "no saved version of a session": (
-        "no_false_alarm",
+        "all_settles",
         (2, 1, Budget(meetings=1, rounds=1, postgres=1), {"sessions": 1}),
     ),
     "save who traded with a deleted one": (
