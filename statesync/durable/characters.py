@@ -35,7 +35,7 @@ from statesync.durable.results import (
     Unknown,
     WentBack,
 )
-from statesync.durable.rows import CharacterRow, from_row, to_row, to_stats_row
+from statesync.durable.rows import CoreRows, from_row
 from statesync.durable.tables import (
     STATS,
     character_stats,
@@ -43,7 +43,7 @@ from statesync.durable.tables import (
     session_characters,
 )
 from statesync.errors import CorruptState
-from statesync.state.characters import CORE_FIELDS, Character
+from statesync.state.characters import Character
 from statesync.state.seals import Seals
 
 __all__ = [
@@ -53,7 +53,6 @@ __all__ = [
     "decide",
     "load",
     "load_each",
-    "overwrite",
     "same",
     "versions",
     "write",
@@ -163,7 +162,7 @@ LOAD_ALONE = LOAD.where(ANY_MEMBERSHIP.is_(None))
 
 def decide(
     connection: Connection,
-    snapshots: Iterable[Character],
+    snapshots: Iterable[CoreRows],
     seals: Mapping[Any, Seals],
     *,
     wait: bool = True,
@@ -190,11 +189,7 @@ def decide(
     compared = [
         i for i, v in verdicts.items() if _needs_comparison(v, by_id[i], rows.get(i), seals[i])
     ]
-    found_same = same(
-        connection,
-        [to_row(by_id[i], None) for i in compared],
-        [to_stats_row(by_id[i]) for i in compared if by_id[i].stats is not None],
-    )
+    found_same = same(connection, [by_id[char_id] for char_id in compared])
     for char_id, verdict in verdicts.items():
         is_same = char_id in found_same
         decided[char_id] = _decision(verdict, rows.get(char_id), seals[char_id], is_same=is_same)
@@ -212,7 +207,7 @@ def _lock(connection: Connection, char_ids: Sequence[int], *, wait: bool) -> dic
 
 
 def _needs_comparison(
-    verdict: Verdict, snapshot: Character, row: RowHead | None, seals: Seals
+    verdict: Verdict, snapshot: CoreRows, row: RowHead | None, seals: Seals
 ) -> bool:
     """Return whether it matters that the row holds the same state.
 
@@ -248,39 +243,23 @@ def _decision(
 
 def write(
     connection: Connection,
-    new: Sequence[Character],
-    over: Sequence[Character],
-    seals: Mapping[Any, Seals],
+    new: Sequence[CoreRows],
+    over: Sequence[CoreRows],
 ) -> dict[int, Saved]:
     """Write what ``decide`` has accepted, in its transaction; durable when the caller commits.
 
-    ``over`` are snapshots whose rows exist. Each row gets the seal of its snapshot. Raises Raced if
-    another worker made one of the ``new`` rows meanwhile.
+    ``over`` are snapshots whose rows exist, and are locked. Raises Raced if another worker made one
+    of the ``new`` rows meanwhile, or if one of the others is not written.
     """
-    rows = [to_row(c, seals[c.char_id].own) for c in new]
-    if rows and connection.execute(_INSERT, {"rows": rows}).rowcount < len(rows):
-        raise Raced
-    _write_stats(connection, [to_stats_row(c) for c in new if c.stats is not None])
-    overwrite(
-        connection,
-        [to_row(c, seals[c.char_id].own) for c in over],
-        [to_stats_row(c) for c in over if c.stats is not None],
-    )
-    return {
-        c.char_id: Saved(c.version, changed=True, seal=seals[c.char_id].own) for c in (*new, *over)
-    }
-
-
-def overwrite(connection: Connection, rows: Sequence[CharacterRow], stats: Sequence[Any]) -> None:
-    """Write over rows that exist and are locked. Raises Raced if one is not written."""
-    if rows and connection.execute(_UPDATE, {"rows": rows}).rowcount < len(rows):
-        raise Raced
-    _write_stats(connection, stats)
-
-
-def _write_stats(connection: Connection, stats: Sequence[Any]) -> None:
+    for statement, snapshots in ((_INSERT, new), (_UPDATE, over)):
+        rows = {"rows": [snapshot.row for snapshot in snapshots]}
+        if snapshots and connection.execute(statement, rows).rowcount < len(snapshots):
+            raise Raced
+    written = [*new, *over]
+    stats = [snapshot.stats for snapshot in written if snapshot.stats]
     if stats:
         connection.execute(_UPSERT_STATS, {"rows": stats})
+    return {row.id: Saved(row.version, changed=True, seal=row.seal) for row, *_ in written}
 
 
 def load(
@@ -347,21 +326,22 @@ def deleted_at(connection: Connection, char_id: int) -> str | None:
     return connection.execute(query).scalar()
 
 
-def same(connection: Connection, rows: Sequence[CharacterRow], stats: Sequence[Any]) -> set[int]:
+def same(connection: Connection, snapshots: Sequence[CoreRows]) -> set[int]:
     """Return the ids of those that hold what their rows in PostgreSQL, which are locked, hold."""
-    if not rows:
+    if not snapshots:
         return set()
-    found = set(connection.execute(_SAME, {"rows": rows}).scalars())
-    with_stats = [one for one in stats if one.character_id in found]
-    if with_stats:
-        same_stats = set(connection.execute(_SAME_STATS, {"rows": with_stats}).scalars())
-        found -= {one.character_id for one in with_stats} - same_stats
+    rows = {"rows": [snapshot.row for snapshot in snapshots]}
+    found = set(connection.execute(_SAME, rows).scalars())
+    stats = [one.stats for one in snapshots if one.stats and one.char_id in found]
+    if stats:
+        same_stats = set(connection.execute(_SAME_STATS, {"rows": stats}).scalars())
+        found -= {one.character_id for one in stats} - same_stats
     return found
 
 
 def _incomplete(
     connection: Connection,
-    snapshots: Mapping[int, Character],
+    snapshots: Mapping[int, CoreRows],
     verdicts: Mapping[int, Verdict],
     decided: Mapping[int, CharacterDecision],
 ) -> dict[int, Incomplete]:
@@ -369,18 +349,14 @@ def _incomplete(
     field that the row has. Raises Rejected if a row cannot be read."""
     stumps = {i for i, verdict in verdicts.items() if verdict is Verdict.STUMP}
     accepted = {i for i, d in decided.items() if isinstance(d, Accepted) and not d.new}
-    suspects = stumps | {
-        i for i in accepted if any(getattr(snapshots[i], name) is None for name in CORE_FIELDS)
-    }
+    suspects = stumps | {char_id for char_id in accepted if snapshots[char_id].absent}
     if not suspects:
         return {}
     incomplete = {}
     for char_id, row in load_each(connection, suspects).items():
         if isinstance(row, CorruptState):
             raise Rejected(f"the row that it would overwrite cannot be read: {row}", locked=False)
-        snapshot = snapshots[char_id]
-        pairs = [(getattr(snapshot, name), getattr(row, name)) for name in CORE_FIELDS]
-        lacks = any(in_snapshot is None and in_row is not None for in_snapshot, in_row in pairs)
+        lacks = any(getattr(row, name) is not None for name in snapshots[char_id].absent)
         if lacks or char_id in stumps:
             incomplete[char_id] = Incomplete(row, is_stump=char_id in stumps)
     return incomplete

@@ -15,10 +15,12 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from msgspec.structs import astuple
 
-from statesync.durable.rows import CharacterRow, StatsRow, to_row, to_stats_row
+from statesync.durable.rows import CharacterRow, CoreRows, StatsRow, core_rows
 from statesync.durable.tables import STATS
 from statesync.state.characters import CORE_FIELDS, decode_character
 from statesync.state.fields import TIE_FIELD, InvalidValue
+from statesync.state.references import is_session_uuid
+from statesync.state.session_types import reference_fields
 
 __all__ = ["rows_of"]
 
@@ -53,18 +55,17 @@ _PLAIN_NUMBER = re.compile("[0-9]{1,15}")
 _OURS = frozenset((*CORE_FIELDS, "version", "saved_version"))
 
 
-def rows_of(
-    char_id: int, version: int, seal: int, core: Mapping[str, str]
-) -> tuple[CharacterRow, Any]:
-    """Return the two rows of a core that has every core field. Raises CorruptState."""
+def rows_of(char_id: int, version: int, seal: int, core: Mapping[str, str]) -> CoreRows:
+    """Return what is to be saved of a core under a seal. Raises CorruptState."""
     try:
+        _check_no_nul(core)
         location, bio, stats, vitals = _decode(core)
+        saved_version = _saved_version(core)
         extra = _extra(core)
-    except (InvalidValue, ValueError, RecursionError):
+    except (InvalidValue, ValueError, KeyError, RecursionError):
         raw = {name.encode(): value.encode() for name, value in core.items()}
         raw[b"version"] = b"%d" % version
-        character = decode_character(char_id, raw)
-        return to_row(character, seal), to_stats_row(character)
+        return core_rows(decode_character(char_id, raw), seal)
     row = CharacterRow(
         char_id,
         version,
@@ -79,18 +80,33 @@ def rows_of(
         vitals,
         extra,
     )
-    return row, StatsRow(char_id, *astuple(stats))
+    return CoreRows(row, StatsRow(char_id, *astuple(stats)), saved_version)
 
 
 def _decode(core: Mapping[str, str]) -> tuple[_Location, _Bio, Any, dict[str, _Vital]]:
-    """Decode the fields that have columns. Raises ValueError if one does not fit, InvalidValue."""
+    """Decode the fields that have columns. Raises what is no fault but another form."""
     location, bio = _location(core["location"]), _bio(core["bio"])
     # If no column holds anything, only the general codec tells that from an absent field.
     holds = (location.current or location.prev) and (bio.name or bio.gender)
-    fits = 1 <= len(core["state"]) <= 200 and _PLAIN_NUMBER.fullmatch(core["saved_version"])
-    if not (holds and fits and _is_utc(bio.created_at)):
+    if not (holds and 1 <= len(core["state"]) <= 200 and _is_utc(bio.created_at)):
         raise ValueError
     return location, bio, _stats(core["stats"]), _vitals(core["vitals"])
+
+
+def _check_no_nul(core: Mapping[str, str]) -> None:
+    """Raise ValueError if a text may have a NUL, which PostgreSQL cannot store."""
+    texts = "".join(core.values())
+    if "\0" in texts or "\\u0000" in texts:
+        raise ValueError
+
+
+def _saved_version(core: Mapping[str, str]) -> int | None:
+    saved = core.get("saved_version")
+    if saved is None:
+        return None
+    if not _PLAIN_NUMBER.fullmatch(saved):
+        raise ValueError
+    return int(saved)
 
 
 def _is_utc(moment: str | UnsetType) -> bool:
@@ -102,10 +118,16 @@ def _is_utc(moment: str | UnsetType) -> bool:
 
 
 def _extra(core: Mapping[str, str]) -> dict[str, str]:
-    """Return the fields without columns. Raises ValueError if one has another name in the game."""
+    """Return the fields without columns. Raises ValueError if one needs a closer look."""
     if len(core) == len(_OURS):
         return {}
     extra = {name: core[name] for name in core.keys() - _OURS}
-    if any(name.startswith("own:") or name == TIE_FIELD for name in extra):
-        raise ValueError
+    references = reference_fields()
+    for name, value in extra.items():
+        if name in references:
+            fits = not value or is_session_uuid(value)
+        else:
+            fits = name != TIE_FIELD and not name.startswith("own:") and "\0" not in name
+        if not fits:
+            raise ValueError
     return extra

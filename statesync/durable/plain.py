@@ -7,14 +7,14 @@ knows. The others are left to the save of groups.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import Connection, bindparam, func, select
 
 from statesync.durable import characters, receipts, tables
-from statesync.durable.rows import CharacterRow
+from statesync.durable.rows import CoreRows
 
-__all__ = ["PlainRow", "PlainSaved", "save"]
+__all__ = ["PlainSaved", "save"]
 
 _rows = tables.characters
 _LOCK = (
@@ -30,16 +30,6 @@ _LOCK = (
 )
 
 
-class PlainRow(NamedTuple):
-    """What is to be saved of one plain character."""
-
-    row: CharacterRow
-    stats: Any
-    """The ``StatsRow``."""
-    entry: str
-    """The seals that Redis knew."""
-
-
 class PlainSaved(NamedTuple):
     """What PostgreSQL holds now; each is a place among the rows."""
 
@@ -48,27 +38,29 @@ class PlainSaved(NamedTuple):
     """The row held the same already, and was not touched."""
 
 
-def save(connection: Connection, rows: Sequence[PlainRow], nonces: Sequence[str]) -> PlainSaved:
+def save(
+    connection: Connection,
+    snapshots: Sequence[CoreRows],
+    entries: Sequence[str],
+    nonces: Sequence[str],
+) -> PlainSaved:
     """Save those that may be, in the transaction of ``connection``.
 
-    ``nonces`` are those of the durable changes that each holds, separated by a space. Raises Raced.
+    ``entries`` are the seals that Redis knew of each, ``nonces`` those of the durable changes that
+    it holds, both separated by a space. Raises Raced.
     """
-    places = {one.row.id: place for place, one in enumerate(rows)}
+    places = {snapshot.char_id: place for place, snapshot in enumerate(snapshots)}
     written: list[int] = []
     unchanged: list[int] = []
     for char_id, version, seal in connection.execute(_LOCK, {"ids": [*places]}):
         place = places[char_id]
-        row, _, entry = rows[place]
-        if entry == str(seal) and version < row.version:
-            (unchanged if version == row.version - 1 else written).append(place)
-    if unchanged:
-        tried = [rows[place] for place in unchanged]
-        same = characters.same(connection, [r.row for r in tried], [r.stats for r in tried])
-        written += [place for place in unchanged if rows[place].row.id not in same]
-        unchanged = [place for place in unchanged if rows[place].row.id in same]
-    characters.overwrite(
-        connection, [rows[i].row for i in written], [rows[i].stats for i in written]
-    )
-    saved = [word for i in (*written, *unchanged) for word in nonces[i].split()]
+        newer_by = snapshots[place].version - version
+        if newer_by > 0 and entries[place] == str(seal):
+            (unchanged if newer_by == 1 else written).append(place)
+    same = characters.same(connection, [snapshots[place] for place in unchanged])
+    written += [place for place in unchanged if snapshots[place].char_id not in same]
+    unchanged = [place for place in unchanged if snapshots[place].char_id in same]
+    characters.write(connection, [], [snapshots[place] for place in written])
+    saved = [word for place in (*written, *unchanged) for word in nonces[place].split()]
     receipts.record(connection, saved)
     return PlainSaved(written, unchanged)

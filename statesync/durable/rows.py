@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -16,10 +16,10 @@ from sqlalchemy import RowMapping
 
 from statesync.durable.tables import STATS
 from statesync.errors import CorruptState
-from statesync.state.characters import Character, parse_time
+from statesync.state.characters import CORE_FIELDS, Character, parse_time
 from statesync.state.fields import json_type
 
-__all__ = ["CharacterRow", "StatsRow", "from_row", "to_row", "to_stats_row"]
+__all__ = ["CharacterRow", "CoreRows", "StatsRow", "core_rows", "from_row"]
 
 
 class CharacterRow(Struct):
@@ -50,7 +50,35 @@ StatsRow: Any = msgspec.defstruct(
 """A row of ``character_stats``, as a save sends it; what is not set is NULL."""
 
 
-def to_row(character: Character, seal: int | None) -> CharacterRow:
+class CoreRows(NamedTuple):
+    """What is to be saved of a core."""
+
+    row: CharacterRow
+    stats: Any = None
+    """The ``StatsRow``; None if the core has no stats."""
+    saved_version: int | None = None
+    absent: tuple[str, ...] = ()
+    """The core fields that it lacks."""
+
+    @property
+    def char_id(self) -> int:
+        """Whose it is."""
+        return self.row.id
+
+    @property
+    def version(self) -> int:
+        """That of the snapshot."""
+        return self.row.version
+
+
+def core_rows(character: Character, seal: int | None) -> CoreRows:
+    """Return what is to be saved of a character under a seal."""
+    absent = tuple(name for name in CORE_FIELDS if getattr(character, name) is None)
+    stats = None if character.stats is None else _to_stats_row(character)
+    return CoreRows(_to_row(character, seal), stats, character.saved_version, absent)
+
+
+def _to_row(character: Character, seal: int | None) -> CharacterRow:
     """Return the row of ``characters``, as it is saved under a seal."""
     bio, more_bio = _split(character.bio, {"name": str, "gender": str, "created_at": _utc})
     location, more_location = _split(character.location, {"current": str, "prev": str})
@@ -96,7 +124,7 @@ def _utc(moment: object) -> str:
     return parse_time(moment).isoformat()
 
 
-def to_stats_row(character: Character) -> Any:
+def _to_stats_row(character: Character) -> Any:
     """Return the ``StatsRow``."""
     stats = dict(character.stats or {})
     known = {name: stats.pop(name, None) for name in STATS}

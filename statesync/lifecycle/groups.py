@@ -30,8 +30,8 @@ from statesync.durable.results import (
     Unknown,
     WentBack,
 )
+from statesync.durable.rows import CoreRows
 from statesync.sessions.base import HeldElsewhere, SessionOrchestrator, pass_on
-from statesync.state.characters import Character
 from statesync.state.fields import dump_json
 from statesync.state.seals import Seals
 from statesync.state.sessions import Session
@@ -43,7 +43,7 @@ __all__ = ["Group", "GroupResult", "save"]
 class Group:
     """A group as one snapshot read it; one transaction commits it."""
 
-    characters: dict[int, Character]
+    characters: dict[int, CoreRows]
     sessions: dict[UUID, Session] = field(default_factory=dict)
     references: dict[int, dict[str, str]] = field(default_factory=dict)
     """By character: the ids that its core points at, by type; also of sessions that are gone."""
@@ -187,7 +187,7 @@ def save(
     saveable = [group for group in groups if decided.can_save(group)]
     held = _held_elsewhere(connection, saveable, decided, types)
     accepted = [group for group in saveable if not held[id(group)]]
-    written = _write_characters(connection, accepted, decided, seals)
+    written = _write_characters(connection, accepted, decided)
     _end_memberships(connection, accepted, written, types)
     _write_sessions(connection, accepted, decided, types, seals)
     # Of a group with a deleted character not all is saved.
@@ -251,15 +251,14 @@ def _write_characters(
     connection: Connection,
     accepted: Sequence[Group],
     decided: _Decided,
-    seals: Mapping[int | UUID, Seals],
 ) -> dict[int, Saved]:
-    new: list[Character] = []
-    over: list[Character] = []
+    new: list[CoreRows] = []
+    over: list[CoreRows] = []
     for character in (c for group in accepted for c in group.characters.values()):
         decision = decided.characters[character.char_id]
         if isinstance(decision, Accepted):
             (new if decision.new else over).append(character)
-    return durable.characters.write(connection, new, over, seals)
+    return durable.characters.write(connection, new, over)
 
 
 def _write_sessions(

@@ -16,8 +16,9 @@ from sqlalchemy import Engine
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.columns import rows_of
-from statesync.durable.plain import PlainRow, PlainSaved
+from statesync.durable.plain import PlainSaved
 from statesync.durable.results import Raced
+from statesync.durable.rows import CoreRows
 from statesync.errors import CorruptState, StatesyncError
 from statesync.hot.commands.backup import CoreAck, GroupAck
 from statesync.hot.commands.claims import Claim
@@ -66,7 +67,8 @@ class _Batch:
         self.seal = seal
         self.at_ms = 0
         self.claims: list[Claim] = []
-        self.rows: list[PlainRow] = []
+        self.rows: list[CoreRows] = []
+        self.entries: list[str] = []
         self.nonces: list[str] = []
         self.withdrawn: list[Claim] = []
         """May have a snapshot, of which nothing is committed for certain."""
@@ -88,21 +90,22 @@ class _Batch:
         columns = zip(plain.claims, plain.versions, plain.cores, plain.entries, strict=True)
         for (claim, version, core, entry), nonces in zip(columns, plain.nonces, strict=True):
             try:
-                row, stats = rows_of(claim.char_id, version, self.seal, core)
+                rows = rows_of(claim.char_id, version, self.seal, core)
             except CorruptState:  # the snapshot of its group says so too
-                row = None
-            if row is None or (row.extra and unknown_references(row.extra)):
+                rows = None
+            if rows is None or (rows.row.extra and unknown_references(rows.row.extra)):
                 self.withdrawn.append(claim)
             else:
                 self.claims.append(claim)
-                self.rows.append(PlainRow(row, stats, entry))
+                self.rows.append(rows)
+                self.entries.append(entry)
                 self.nonces.append(nonces)
 
     def commit(self, engine: Engine) -> PlainSaved:
         """Save in one transaction what may be. If PostgreSQL refuses it, nothing is saved."""
         try:
             with database.transaction(engine) as connection, noting_loss():
-                saved = durable.plain.save(connection, self.rows, self.nonces)
+                saved = durable.plain.save(connection, self.rows, self.entries, self.nonces)
                 failpoint("written")
             failpoint("committed")
         except ConnectionLost:  # it may be committed all the same
@@ -125,9 +128,9 @@ class _Batch:
             )
             written[row.id] = row.version
         for i in saved.unchanged:
-            row, _, entry = self.rows[i]
+            row, seal = self.rows[i].row, int(self.entries[i])
             before = row.version - 1
-            acks.append(CoreAck(self.claims[i], row.version, before, int(entry), self.nonces[i]))
+            acks.append(CoreAck(self.claims[i], row.version, before, seal, self.nonces[i]))
             unchanged[row.id] = before
         by_outcome = {BackupOutcome.SAVED: written, BackupOutcome.UNCHANGED: unchanged}
         self.report.outcomes = {outcome: found for outcome, found in by_outcome.items() if found}

@@ -10,7 +10,9 @@ from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
+from statesync.durable.columns import rows_of
 from statesync.durable.results import Busy, Deleted, HeldBack, Saved, Unknown, WentBack
+from statesync.durable.rows import CoreRows, core_rows
 from statesync.errors import CorruptState, InvalidField
 from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SessionAck
 from statesync.hot.commands.claims import Claim
@@ -140,7 +142,7 @@ def add(snapshots: dict[int | UUID, Snapshot], new: Snapshot) -> None:
 def decode(raw: RawSnapshot) -> Group:
     """Decode a snapshot. Raises CorruptState, which names the character and the field."""
     characters = {
-        char_id: decode_character(char_id, core) for char_id, core in raw.cores.items() if core
+        char_id: _rows(char_id, core, raw.seal) for char_id, core in raw.cores.items() if core
     }
     sessions: dict[UUID, Session] = {}
     for (session_type, session_id), (log_length, fields) in raw.sessions.items():
@@ -167,6 +169,15 @@ def decode(raw: RawSnapshot) -> Group:
     )
 
 
+def _rows(char_id: int, core: Mapping[bytes, bytes], seal: int) -> CoreRows:
+    """Return what is to be saved of a core. Raises CorruptState."""
+    try:
+        texts = {name.decode(): value.decode() for name, value in core.items()}
+    except UnicodeDecodeError:
+        return core_rows(decode_character(char_id, core), seal)
+    return rows_of(char_id, int(core[b"version"]), seal, texts)
+
+
 def _member(name: str) -> int | UUID:
     return int(name) if name.isdigit() else UUID(name)
 
@@ -174,16 +185,17 @@ def _member(name: str) -> int | UUID:
 def undecoded(raw: RawSnapshot) -> Group:
     """Return a group that cannot be decoded: only who is in it, at which versions."""
     return Group(
-        {char_id: _head(char_id, core) for char_id, core in raw.cores.items() if core},
+        {i: _head(i, core, raw.seal) for i, core in raw.cores.items() if core},
         absent=frozenset(char_id for char_id, core in raw.cores.items() if not core),
         seals={_member(name): seals for name, seals in raw.seals.items()},
     )
 
 
-def _head(char_id: int, core: Mapping[bytes, bytes]) -> Character:
+def _head(char_id: int, core: Mapping[bytes, bytes], seal: int) -> CoreRows:
     saved = core.get(b"saved_version", b"")
     saved_version = int(saved) if saved.isdigit() else None
-    return Character(char_id, version=int(core[b"version"]), saved_version=saved_version)
+    version = int(core[b"version"])
+    return core_rows(Character(char_id, version=version, saved_version=saved_version), seal)
 
 
 def unknown_sessions(raw: RawSnapshot) -> list[SessionRef]:
@@ -215,7 +227,7 @@ def _decode_session(
     ref: SessionRef,
     fields: Mapping[bytes, bytes],
     log_length: int,
-    characters: Mapping[int, Character],
+    characters: Mapping[int, CoreRows],
 ) -> Session:
     """Decode a session and find its members: those that point at it or, not loaded, are named."""
     inside = _pointing_at(raw, ref)

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, text
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.results import CharacterResult, Deleted, Incomplete, Raced, Saved, Unknown
+from statesync.durable.rows import core_rows
 from statesync.lifecycle import groups
 from statesync.lifecycle.groups import Group
 from statesync.state.characters import Character
@@ -34,9 +35,16 @@ def seals(version: int) -> Seals:
     return Seals(version, (CREATED, *map(str, range(1, version))))
 
 
+def group(snapshot: Character, known: Seals) -> Group:
+    """Make the group of one."""
+    return Group(
+        {snapshot.char_id: core_rows(snapshot, known.own)}, seals={snapshot.char_id: known}
+    )
+
+
 def save(engine: Engine, *snapshots: Character) -> dict[int, CharacterResult]:
     with database.transaction(engine) as connection:
-        todo = [Group({s.char_id: s}, seals={s.char_id: seals(s.version)}) for s in snapshots]
+        todo = [group(snapshot, seals(snapshot.version)) for snapshot in snapshots]
         outcomes = groups.save(connection, todo, {})
     return {char_id: r for outcome in outcomes for char_id, r in outcome.characters.items()}
 
@@ -134,7 +142,7 @@ def test_older_version_is_refused(engine: Engine, full_core: FullCore) -> None:
 
 def test_same_version_of_another_history_is_refused(engine: Engine, full_core: FullCore) -> None:
     save(engine, character(full_core(gold="a"), 10))
-    other = Group({1: character(full_core(gold="b"), 10)}, seals={1: Seals(77, (CREATED,))})
+    other = group(character(full_core(gold="b"), 10), Seals(77, (CREATED,)))
     with database.transaction(engine) as connection:
         (result,) = groups.save(connection, [other], {})
     assert result.characters == {1: Unknown(10, 10)}
@@ -208,7 +216,7 @@ def test_new_row_raced(engine: Engine, full_core: FullCore) -> None:
 
     thread = threading.Thread(target=second)
     with database.transaction(engine) as first:
-        durable.characters.write(first, [character(full_core(gold="new"), 9)], [], {1: seals(9)})
+        durable.characters.write(first, [core_rows(character(full_core(gold="new"), 9), 9)], [])
         thread.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         waiting += " AND datname = current_database()"

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, text
 
 from statesync import durable
 from statesync.durable import database
+from statesync.durable.rows import core_rows
 from statesync.lifecycle import deletion
 from statesync.state.characters import Character
 from statesync.state.seals import Seals
@@ -50,10 +51,10 @@ def holds_later_row(engine: Engine, table: str, first: Any, last: Any, decide: D
 
 
 def test_characters(engine: Engine) -> None:
-    pair = [Character(char_id, version=1) for char_id in (2, 1)]
+    pair = [core_rows(Character(char_id, version=1), 1) for char_id in (2, 1)]
     for one in pair:  # one by one, so that the table holds 2 before 1
         with database.transaction(engine) as connection:
-            durable.characters.write(connection, [one], [], {one.char_id: Seals(1)})
+            durable.characters.write(connection, [one], [])
 
     def decide(connection: Connection) -> object:
         return durable.characters.decide(connection, pair, dict.fromkeys((1, 2), Seals(2)))

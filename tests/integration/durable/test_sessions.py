@@ -11,6 +11,7 @@ from sqlalchemy import Engine, text
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.results import Busy, Raced
+from statesync.durable.rows import core_rows
 from statesync.state.characters import Character
 from statesync.state.seals import Seals
 from statesync.state.sessions import Session
@@ -31,7 +32,7 @@ def test_new_row_raced(engine: Engine) -> None:
 def test_memberships_of_unknown_types_are_left_alone(engine: Engine) -> None:
     session = Session("combat", uuid4(), {}, 1, members=(1,))
     with database.transaction(engine) as connection:
-        durable.characters.write(connection, [Character(1, version=1)], [], {1: Seals(1)})
+        durable.characters.write(connection, [core_rows(Character(1, version=1), 1)], [])
         durable.sessions.write(
             connection, [session], [], {session.id: {}}, saved=[1], seals={session.id: Seals(1)}
         )

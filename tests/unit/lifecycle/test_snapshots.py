@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 from statesync.durable.results import Behind, Busy, HeldBack
+from statesync.durable.rows import core_rows
 from statesync.hot.commands.backup import RawSnapshot
 from statesync.lifecycle.groups import Group, GroupResult
 from statesync.lifecycle.snapshots import Snapshot, add, merge
@@ -43,7 +44,7 @@ def test_same_id_of_another_type_is_another_session() -> None:
 def snapshot(**versions: int) -> Snapshot:
     """Make a snapshot of characters, named ``c1``, ``c2``, …, at versions."""
     characters = {int(name[1:]): version for name, version in versions.items()}
-    group = Group({i: Character(i, version=version) for i, version in characters.items()})
+    group = Group({i: core_rows(Character(i, version=v), 0) for i, v in characters.items()})
     return Snapshot(min(characters), RawSnapshot(0, {}, {}, {}, {}, {}, {}, 0, {}), group)
 
 
