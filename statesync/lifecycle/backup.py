@@ -9,13 +9,20 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine
 
-from statesync.errors import CorruptState, LeaseLost, StatesyncError, UnknownSessionType
+from statesync.errors import (
+    CorruptState,
+    LeaseLost,
+    ServerUnavailable,
+    StatesyncError,
+    UnknownSessionType,
+)
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
 from statesync.hot.commands.backup import GroupAck, Later, NeedsKeys, RawSnapshot, SealsFull
 from statesync.hot.commands.claims import Claim
@@ -103,6 +110,7 @@ class Backup:
             try:
                 batch.run()
             except BaseException:  # whatever ends it, no claim has to wait for its lease
+                batch.abandon()
                 release(self.hot, [*batch.pending.values(), *claims[end:]])
                 raise
             reports |= batch.pending.reports
@@ -131,6 +139,7 @@ class _Batch:
         )
         self.pending = Pending(self.hot, claims, clean, lease_us=backup.lease_us)
         self.deleting = deleting
+        self.under_way: Sequence[Snapshot] = ()
         self.known_members: dict[int, frozenset[str]] = {}
         """By character: the members of its group that are known so far."""
         self.unknown_types: Counter[str] = Counter()
@@ -180,6 +189,7 @@ class _Batch:
         waiting = list(self.pending)
         while waiting:
             snapshots, later = self.take_snapshots(waiting)
+            self.under_way = snapshots
             failpoint("snapshot")
             self.lost.look_at_corrupt(snapshots)
             look_at_gone(self.hot, self.engine, snapshots)
@@ -295,6 +305,11 @@ class _Batch:
         ]
         if withdrawn:
             self.hot.withdraw(withdrawn)
+
+    def abandon(self) -> None:
+        """Withdraw what an outage has ended, if Redis is there."""
+        with suppress(ServerUnavailable):
+            self.withdraw([snapshot for snapshot in self.under_way if not snapshot.saved])
 
     def leave_unknown(self, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         """Give back the groups with a live session of a type that is not registered here.

@@ -124,6 +124,8 @@ class Commit:
             if laid := [group.laid_at for group, result in saved if group.laid_at and result.saved]:
                 durable.servers.remember_redis(connection, self._key_prefix, max(laid))
             failpoint("written")
+            _set_in_doubt(snapshots, True)  # until PostgreSQL answers to the commit
+        _set_in_doubt(snapshots, False)
         failpoint("committed")
         return results
 
@@ -139,6 +141,7 @@ class Commit:
 
         Note the reason if one snapshot is left, or if a lock was waited for already.
         """
+        _set_in_doubt(snapshots, False)
         if error.locked and (wait or len(snapshots) == 1):
             for snapshot in snapshots:
                 locked = {char_id: Busy() for char_id in snapshot.group.characters}
@@ -161,8 +164,6 @@ class Commit:
 
         One snapshot is tried once more: a restart of PostgreSQL closes connections as well.
         """
-        for snapshot in snapshots:
-            snapshot.in_doubt = True
         log.warning("PostgreSQL closed the connection on a save of %d: %s", len(snapshots), error)
         if len(snapshots) > 1:
             for half in _halves(snapshots):
@@ -178,6 +179,11 @@ class Commit:
             snapshots[0].corrupt = CorruptState(snapshots[0].anchor, "", reason)
         except database.Rejected as rejected:
             self._isolate(snapshots, rejected, wait=wait, short_wait=short_wait)
+
+
+def _set_in_doubt(snapshots: Sequence[Snapshot], in_doubt: bool) -> None:
+    for snapshot in snapshots:
+        snapshot.in_doubt = in_doubt
 
 
 def _halves(snapshots: Sequence[Snapshot]) -> tuple[Sequence[Snapshot], Sequence[Snapshot]]:

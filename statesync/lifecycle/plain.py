@@ -8,6 +8,7 @@ it was, for the backup of groups.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from statesync.durable.columns import rows_of
 from statesync.durable.plain import PlainSaved
 from statesync.durable.results import Raced
 from statesync.durable.rows import CoreRows
-from statesync.errors import CorruptState, StatesyncError
+from statesync.errors import CorruptState, ServerUnavailable, StatesyncError
 from statesync.hot.commands.backup import CoreAck, GroupAck
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.plain import PLAIN_STEP, Plain
@@ -102,16 +103,27 @@ class _Batch:
                 self.nonces.append(nonces)
 
     def commit(self, engine: Engine) -> PlainSaved:
-        """Save in one transaction what may be. If PostgreSQL refuses it, nothing is saved."""
+        """Save in one transaction what may be. If PostgreSQL refuses it, nothing is saved.
+
+        Raises ServerUnavailable, after withdrawing what was certainly not committed.
+        """
+        in_doubt = False
+        saved = PlainSaved((), ())
         try:
             with database.transaction(engine) as connection, noting_loss():
-                saved = durable.plain.save(connection, self.rows, self.entries, self.nonces)
+                found = durable.plain.save(connection, self.rows, self.entries, self.nonces)
                 failpoint("written")
+                in_doubt = True  # until PostgreSQL answers to the commit
+            saved = found
             failpoint("committed")
-        except ConnectionLost:  # it may be committed all the same
-            return PlainSaved((), ())
-        except (database.Rejected, Raced):
-            saved = PlainSaved((), ())
+        except (database.Rejected, Raced, ConnectionLost):
+            pass
+        except ServerUnavailable:
+            if not in_doubt:
+                self.withdrawn += self.claims
+            with suppress(ServerUnavailable):
+                self.withdraw()
+            raise
         decided = {*saved.written, *saved.unchanged}
         if len(decided) < len(self.rows):
             self.withdrawn += [c for i, c in enumerate(self.claims) if i not in decided]

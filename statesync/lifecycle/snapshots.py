@@ -55,7 +55,7 @@ class Snapshot:
     locked: str | None = None
     """Why the group cannot be saved now, if another transaction holds a lock."""
     in_doubt: bool = False
-    """Whether a commit of it ended without an answer, so that it may still be made."""
+    """Whether a commit of it is under way or ended without an answer, so that it may be made."""
 
     @property
     def saved(self) -> bool:

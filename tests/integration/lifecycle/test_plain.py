@@ -399,20 +399,6 @@ def test_nonces_are_recorded(
     assert not raw.exists(keys.nonces)
 
 
-def test_commit_without_an_answer_keeps_its_seal(
-    saved: HotStore, engine: Engine, raw: Any, keys: Keys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It may still be made: then Redis has to know the row."""
-    saved.update(1, gold=50)
-
-    def ends(connection: Any, *_: Any) -> Any:
-        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
-
-    monkeypatch.setattr(durable.plain, "save", ends)
-    plain.backup_plain(saved, engine, [saved.claim(1, lease_us=10**8).claim])
-    assert len(raw.hget(keys.seals, 1).split()) == 2
-
-
 def test_who_is_in_a_session_of_an_unknown_type_is_left(
     orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, raw: Any, keys: Keys
 ) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from statesync.durable import database
+from statesync.errors import DatabaseUnavailable
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import groups
 from statesync.lifecycle.groups import Group
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.snapshots import decode
+from statesync.settings import Settings
 from statesync.state.seals import FULL_BYTES
 from tests.conftest import FullCore
 from tests.integration.lifecycle.test_backup import row, scalar
@@ -118,3 +121,56 @@ def test_whole_group_gets_room(
     assert [len(entry(raw, keys, member)) for member in (*PARTY, fight)] == [1, 1, 2]
     assert recorded(engine) == []
     assert saved.status()[:3] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_outage_before_the_commit_leaves_no_seal(
+    orchestrator: GameStateOrchestrator,
+    settings: Settings,
+    saved: HotStore,
+    full_core: FullCore,
+    raw: Any,
+    keys: Keys,
+    is_new: bool,
+) -> None:
+    """PostgreSQL was not reached, so nothing is in doubt, however often that is tried."""
+    char_id = 9 if is_new else 1
+    if is_new:
+        saved.create(9, **full_core(9))
+    before = entry(raw, keys, char_id)
+    nowhere = "postgresql+psycopg2://bob@/x?host=/nowhere"
+    with GameStateOrchestrator.from_settings(replace(settings, database_url=nowhere)) as away:
+        for _ in range(3):
+            saved.update(char_id, gold="5")
+            with pytest.raises(DatabaseUnavailable):
+                away.backup_full_state(char_id)
+    assert entry(raw, keys, char_id) == before
+    assert orchestrator.backup_full_state(char_id).outcome == "saved"
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_commit_without_an_answer_keeps_its_seal(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    full_core: FullCore,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    is_new: bool,
+) -> None:
+    """It may still be made: then Redis has to know the row."""
+    char_id = 9 if is_new else 1
+    if is_new:
+        saved.create(9, **full_core(9))
+    saved.update(char_id, gold="5")
+    before = entry(raw, keys, char_id)
+
+    def ends(connection: Any) -> None:
+        connection.exec_driver_sql("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    event.listen(orchestrator.engine, "commit", ends, once=True)
+    with pytest.raises(DatabaseUnavailable):
+        orchestrator.backup_full_state(char_id)
+    assert len(entry(raw, keys, char_id)) == len(before) + 1
+    assert orchestrator.backup_full_state(char_id).outcome == "saved"
+    assert recorded(engine) == []
