@@ -40,7 +40,12 @@ from statesync.lifecycle.lost import Lost
 from statesync.lifecycle.pending import Pending
 from statesync.lifecycle.plain import backup_plain
 from statesync.lifecycle.plans import Planner
-from statesync.lifecycle.reports import BackupReport, saved_report, tell_not_acknowledged
+from statesync.lifecycle.reports import (
+    BackupReport,
+    saved_report,
+    tell_left_to_others,
+    tell_not_acknowledged,
+)
 from statesync.lifecycle.seals import make_room
 from statesync.lifecycle.snapshots import (
     Snapshot,
@@ -172,7 +177,7 @@ class _Batch:
         self.pending.give_back(list(self.pending))
         self.hot.run_many(self.pending.count())
         if self.unknown_types:
-            log.warning("%s", _left_to_others(self.unknown_types))
+            tell_left_to_others(self.unknown_types)
 
     def save_plain(self) -> None:
         """Save those that are in no session and no tie, which most are."""
@@ -392,11 +397,3 @@ class _Batch:
         """Quarantine the characters of a snapshot that cannot be saved."""
         if snapshot.corrupt:
             self.pending.quarantine(snapshot.group.characters, snapshot.corrupt)
-
-
-def _left_to_others(unknown_types: Mapping[str, int]) -> str:
-    listed = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown_types.items()))
-    return (
-        "characters in sessions of types that are not registered in this worker are left to one "
-        f"that knows them: {listed}"
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from uuid import UUID
@@ -16,7 +16,7 @@ from statesync.state.fields import listed, printable
 from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.references import SessionRef
 
-__all__ = ["BackupReport", "saved_report", "tell_not_acknowledged"]
+__all__ = ["BackupReport", "saved_report", "tell_left_to_others", "tell_not_acknowledged"]
 
 log = logging.getLogger(__name__)
 
@@ -71,3 +71,13 @@ def _is_changed(result: GroupResult, ref: SessionRef) -> bool:
 def tell_not_acknowledged(char_ids: Sequence[int], error: StatesyncError) -> None:
     """Log that PostgreSQL holds characters, and Redis could not be told."""
     log.error("characters %s are saved, not acknowledged: %s", listed(char_ids), printable(error))
+
+
+def tell_left_to_others(unknown_types: Mapping[str, int]) -> None:
+    """Log how many characters wait for a worker that knows their session type, by type."""
+    counts = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown_types.items()))
+    log.warning(
+        "characters in sessions of types that are not registered in this worker are left to one "
+        "that knows them: %s",
+        counts,
+    )
