@@ -24,8 +24,9 @@ def release(hot: HotStore, claims: Iterable[Claim]) -> None:
     """
     given_back = list(claims)
     try:
-        hot.run_many([hot.commands.release(claim) for claim in given_back])
-        _mark_unsaved(hot, [claim.char_id for claim in given_back])
+        replies = hot.run_many([hot.commands.release(claim) for claim in given_back])
+        ours = [claim for claim, reply in zip(given_back, replies, strict=True) if reply is True]
+        _mark_loaded(hot, [claim.char_id for claim in ours])
     except ServerUnavailable as error:
         log.warning("claims could not be given back, their lease will end: %s", error)
 
@@ -36,10 +37,10 @@ def requeue(hot: HotStore, *, include_unexpired: bool = False) -> int:
     Characters with unsaved changes are dirty again. Raises RedisUnavailable.
     """
     ended = hot.requeue(_REQUEUE_STEP, include_unexpired=include_unexpired)
-    _mark_unsaved(hot, ended.clean)
+    _mark_loaded(hot, ended.clean)
     return ended.dirty + len(ended.clean)
 
 
-def _mark_unsaved(hot: HotStore, char_ids: Sequence[int]) -> None:
-    """Mark those of some characters whose cores are not as saved, although they have no mark."""
+def _mark_loaded(hot: HotStore, char_ids: Sequence[int]) -> None:
+    """Mark those that are loaded and have no mark: a comparison has left them to their claim."""
     hot.run_many([hot.commands.mark_unsaved(char_id) for char_id in char_ids])

@@ -142,18 +142,18 @@ def mark_unsaved(
     *,
     head: CoreHead | None = None,
 ) -> Command[bool]:
-    """Mark a character that has no mark, though its core or session ``unsaved`` is not saved.
+    """Mark a character that is loaded, has no mark, and may not be saved.
 
-    With ``head``, also if the core is still as it was read there: it is not as its row. False if
-    there was nothing to do.
+    If it was compared with its row, only if that is still so: with ``unsaved``, if it points at
+    that session, which is not saved; with ``head``, if the core is as it was read there, which is
+    not as its row. False if there was nothing to do.
     """
-    reference = ("", "")
-    if unsaved:
-        session_type, session_id = unsaved
-        reference = (reference_field(session_type), session_id)
+    args: list[str | int | bytes] = [char_id]
+    if unsaved or head:
+        session_type, session_id = unsaved or ("", "")
+        args += [reference_field(session_type) if unsaved else "", session_id]
+        args += [part if part is not None else "" for part in head or ()]
     script_keys = [*_core_and_marks(keys, char_id), keys.seals]
-    as_read = (part if part is not None else "" for part in head or ())
-    args = (char_id, *reference, *as_read)
     # Repeatable: a mark that is not needed is harmless.
     return Command(_mark_unsaved, script_keys, args, bool, char_id, repeatable=True)
 

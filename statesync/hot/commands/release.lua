@@ -1,5 +1,5 @@
 -- Gives a claim back: if the character has unsaved changes it is dirty again, and any sweep may claim
--- it. A character that was claimed clean stays clean.
+-- it. One that was claimed clean gets its mark from mark_unsaved.lua, if it is loaded.
 -- Uses: types
 -- KEYS: 1 dirty, 2 claimed, 3 since
 -- ARGV: 1 char_id, 2 token

@@ -158,9 +158,10 @@ def test_an_iterator_that_is_left_closes_its_connection(
 ) -> None:
     with GameStore(settings) as store:
         reverts = store.reverts()
-        threading.Thread(
-            target=publish, args=(raw, keys, {"char_ids": [1], "sessions": []})
-        ).start()
+        message = {"char_ids": [1], "sessions": []}
+        publisher = threading.Thread(target=publish, args=(raw, keys, message))
+        publisher.start()
         assert next(reverts) == Reverted((1,), ())
+        publisher.join()
         reverts.close()  # type: ignore[attr-defined]
         assert store._client.hot()._listener._connections == set()

@@ -13,7 +13,7 @@ from statesync.errors import BrokerUnavailable, DatabaseUnavailable
 from statesync.hot.commands.claims import Claim
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
-from statesync.lifecycle.claims import release
+from statesync.lifecycle.claims import release, requeue
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.sweep import drain, sweep
 from statesync.settings import Settings
@@ -291,3 +291,31 @@ def test_drain_outlives_an_outage(
     report = drain(orchestrator, settings, 30)
     assert orchestrator.backup_claims == backup_claims
     assert (report.complete, report.outcomes) == (True, {BackupOutcome.SAVED: 1})
+
+
+@pytest.mark.parametrize("ends", ["lease", "release"])
+def test_claim_that_ends_without_a_snapshot_leaves_a_mark(
+    orchestrator: GameStateOrchestrator, hot: HotStore, full_core: FullCore, ends: str
+) -> None:
+    """A comparison of everything live has left the character to its claim."""
+    hot.create(1, **full_core())
+    orchestrator.backup_full_state(1)
+    claim = hot.claim(1, lease_us=1).claim
+    gone = hot.claim(2, lease_us=1).claim  # not loaded: nothing is lost
+    if ends == "lease":
+        requeue(hot)
+    else:
+        release(hot, [claim, gone])
+    assert hot.sync_state(1).dirty
+    assert not hot.sync_state(2).dirty
+    assert orchestrator.backup_full_state(1).outcome == "unchanged"
+
+
+def test_claim_that_has_ended_before_is_given_back_without_a_mark(
+    orchestrator: GameStateOrchestrator, hot: HotStore, full_core: FullCore
+) -> None:
+    hot.create(1, **full_core())
+    claim = hot.claim(1, lease_us=10**8).claim
+    orchestrator.backup_claims([claim])
+    release(hot, [claim])
+    assert not hot.sync_state(1).dirty
