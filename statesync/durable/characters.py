@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     Connection,
@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from statesync.durable import database
 from statesync.durable.database import UNREADABLE, Rejected
 from statesync.durable.fence import Head, RowHead, Verdict, judge
 from statesync.durable.recordset import recordset
@@ -57,6 +58,8 @@ __all__ = [
     "versions",
     "write",
 ]
+
+T = TypeVar("T")
 
 _TEXT_COLUMNS = ("name", "gender", "created_at", "game_stage", "location_id", "prev_location_id")
 _CONTENT = (*_TEXT_COLUMNS, "vitals", "extra")
@@ -134,16 +137,19 @@ _UPSERT_STATS = _insert_stats.on_conflict_do_update(
     set_={name: _insert_stats.excluded[name] for name in _STATS_CONTENT},
 )
 
+_JSON = ("vitals", "extra")
+# As text: to have the driver decode it takes longer than to read the row.
 LOAD = (
     select(
-        characters,
+        *(column for column in characters.c if column.name not in (*_JSON, "deleted_at")),
+        *(cast(characters.c[name], Text).label(name) for name in _JSON),
         *(character_stats.c[name].label(f"stat_{name}") for name in STATS),
-        character_stats.c.extra.label("stats_extra"),
-        character_stats.c.character_id.label("has_stats"),
+        cast(character_stats.c.extra, Text).label("stats_extra"),
     )
     .outerjoin(character_stats, character_stats.c.character_id == characters.c.id)
     .where(characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None))
 )
+_LOADED = LOAD.selected_columns.keys()
 
 # A scalar, because PostgreSQL turns NOT EXISTS into a join, which might read all memberships.
 ANY_MEMBERSHIP = (
@@ -157,7 +163,7 @@ ANY_MEMBERSHIP = (
 )
 """Of the character of a query on ``characters``: a session that it is in, or NULL."""
 LOAD_ALONE = LOAD.where(ANY_MEMBERSHIP.is_(None))
-"""A query for ``load``: only characters that are in no session."""
+"""Only characters that are in no session."""
 
 
 def decide(
@@ -262,15 +268,13 @@ def write(
     return {row.id: Saved(row.version, changed=True, seal=row.seal) for row, *_ in written}
 
 
-def load(
-    connection: Connection, char_ids: Iterable[int], query: Select[Any] = LOAD
-) -> dict[int, Character]:
+def load(connection: Connection, char_ids: Iterable[int]) -> dict[int, Character]:
     """Load the characters that exist and are not deleted, as they were last saved, by id.
 
-    ``query`` is LOAD or LOAD_ALONE. Raises CorruptState if a row cannot be read.
+    Raises CorruptState if a row cannot be read.
     """
     loaded: dict[int, Character] = {}
-    for char_id, row in load_each(connection, char_ids, query).items():
+    for char_id, row in load_each(connection, char_ids, LOAD, from_row).items():
         if isinstance(row, CorruptState):
             raise row
         loaded[char_id] = row
@@ -278,22 +282,29 @@ def load(
 
 
 def load_each(
-    connection: Connection, char_ids: Iterable[int], query: Select[Any] = LOAD
-) -> dict[int, Character | CorruptState]:
-    """Load characters as ``load`` does; the result for a row that cannot be read is its error."""
+    connection: Connection,
+    char_ids: Iterable[int],
+    query: Select[Any],
+    read: Callable[[Mapping[str, Any]], T],
+) -> dict[int, T | CorruptState]:
+    """Load characters as ``load`` does, each as ``read`` reads a row of ``query``.
+
+    The result for a row that cannot be read is its error.
+    """
     ids = list(char_ids)
     try:
-        rows = connection.execute(query, {"ids": ids}).mappings().all()
+        rows = database.fetch(connection, query, {"ids": ids})
     except UNREADABLE:
         if len(ids) == 1:
             return {ids[0]: _unreadable_column(connection, ids[0], query)}
         middle = len(ids) // 2
-        first = load_each(connection, ids[:middle], query)
-        return first | load_each(connection, ids[middle:], query)
-    loaded: dict[int, Character | CorruptState] = {}
-    for row in rows:
+        first = load_each(connection, ids[:middle], query, read)
+        return first | load_each(connection, ids[middle:], query, read)
+    loaded: dict[int, T | CorruptState] = {}
+    for values in rows:
+        row = dict(zip(_LOADED, values, strict=True))
         try:
-            loaded[row["id"]] = from_row(row)
+            loaded[row["id"]] = read(row)
         except CorruptState as error:
             loaded[row["id"]] = error
     return loaded
@@ -353,7 +364,7 @@ def _incomplete(
     if not suspects:
         return {}
     incomplete = {}
-    for char_id, row in load_each(connection, suspects).items():
+    for char_id, row in load_each(connection, suspects, LOAD, from_row).items():
         if isinstance(row, CorruptState):
             raise Rejected(f"the row that it would overwrite cannot be read: {row}", locked=False)
         lacks = any(getattr(row, name) is not None for name in snapshots[char_id].absent)

@@ -8,13 +8,15 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import psycopg2.extensions
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, Select, create_engine, event
+from sqlalchemy.engine import Compiled
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -30,6 +32,7 @@ __all__ = [
     "UNREADABLE",
     "Rejected",
     "connect",
+    "fetch",
     "ping",
     "statement",
     "transaction",
@@ -269,6 +272,36 @@ def statement(engine: Engine, *, answer_seconds: float | None = None) -> Iterato
         _autocommit(connection.connection.dbapi_connection),
     ):
         yield connection
+
+
+def fetch(
+    connection: Connection, query: Select[Any], parameters: Mapping[str, Any]
+) -> list[tuple[Any, ...]]:
+    """Return the rows of a query as the driver reads them.
+
+    For one row, SQLAlchemy's own way takes twice as long, and a player waits for it. Raises
+    DBAPIError, and whatever the driver raises on a value that it cannot read.
+    """
+    compiled = _compiled(query, connection.dialect)
+    driver_connection: Any = connection.connection.dbapi_connection
+    try:
+        with driver_connection.cursor() as cursor:
+            values = {**compiled.params, **parameters}
+            told = (cursor, compiled.string, values, None, False)
+            connection.dispatch.before_cursor_execute(connection, *told)
+            cursor.execute(compiled.string, values)
+            connection.dispatch.after_cursor_execute(connection, *told)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+            return rows
+    except psycopg2.Error as error:
+        if driver_connection.closed:
+            connection.invalidate(error)
+        raise DBAPIError(None, None, error) from None
+
+
+@lru_cache(maxsize=16)
+def _compiled(query: Select[Any], dialect: Dialect) -> Compiled:
+    return query.compile(dialect=dialect)
 
 
 @contextmanager

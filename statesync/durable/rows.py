@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
-from sqlalchemy import RowMapping
 
 from statesync.durable.tables import STATS
 from statesync.errors import CorruptState
 from statesync.state.characters import CORE_FIELDS, Character, parse_time
-from statesync.state.fields import json_type
+from statesync.state.fields import json_type, load_json
 
 __all__ = ["CharacterRow", "CoreRows", "StatsRow", "core_rows", "from_row"]
 
@@ -131,13 +130,13 @@ def _to_stats_row(character: Character) -> Any:
     return StatsRow(character.char_id, **known, extra=stats)
 
 
-def from_row(row: RowMapping) -> Character:
-    """Return the character of a row of the query ``characters.LOAD``.
+def from_row(row: Mapping[str, Any]) -> Character:
+    """Return the character of a row of the query ``characters.LOAD``, which gives JSON as text.
 
     Raises CorruptState, which names the column, if another program wrote what is no character.
     """
     char_id = row["id"]
-    extra = dict(_object(char_id, "extra", row["extra"]))
+    extra = _object(char_id, "extra", _decoded(row, "extra"))
     created_at: datetime | None = row["created_at"]
     bio = _present(
         name=row["name"],
@@ -151,8 +150,8 @@ def from_row(row: RowMapping) -> Character:
         state=row["game_stage"],
         location=_joined(char_id, "extra.location", location, more_location),
         bio=_joined(char_id, "extra.bio", bio, more_bio),
-        stats=None if row["has_stats"] is None else _stats(row),
-        vitals=None if row["vitals"] is None else _vitals(char_id, row["vitals"]),
+        stats=None if row["stats_extra"] is None else _stats(row),
+        vitals=None if row["vitals"] is None else _vitals(char_id, _decoded(row, "vitals")),
         fields=extra,
         version=row["version"],
         saved_version=row["version"],
@@ -160,8 +159,8 @@ def from_row(row: RowMapping) -> Character:
     )
 
 
-def _stats(row: RowMapping) -> dict[str, int]:
-    more = _object(row["id"], "stats.extra", row["stats_extra"])
+def _stats(row: Mapping[str, Any]) -> dict[str, int]:
+    more = _object(row["id"], "stats.extra", _decoded(row, "stats_extra"))
     for name, value in more.items():
         if type(value) is not int:
             reason = f"must be an integer, not {json_type(value)}, in PostgreSQL"
@@ -174,6 +173,15 @@ def _vitals(char_id: int, vitals: object) -> dict[str, dict[str, Any]]:
     for name, vital in found.items():
         _object(char_id, f"vitals.{name}", vital)
     return found
+
+
+def _decoded(row: Mapping[str, Any], column: str) -> Any:
+    """Return the value of a column of JSON. Raises CorruptState."""
+    try:
+        return load_json(row[column])
+    except (ValueError, RecursionError) as error:
+        reason = f"cannot be read from PostgreSQL: {error}"
+        raise CorruptState(row["id"], column, reason) from None
 
 
 def _object(char_id: int, field: str, value: Any) -> dict[str, Any]:

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Text, bindparam, case, cast, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    select,
+)
 
+from statesync.durable import database
 from statesync.durable.tables import character_stats, characters, session_characters, sessions
 
 __all__ = ["of_characters"]
@@ -23,7 +34,7 @@ def _bytes(column: ColumnElement[Any]) -> ColumnElement[int]:
 
 
 _of_sessions = (
-    select(func.sum(_bytes(sessions.c.payload)))
+    select(cast(func.sum(_bytes(sessions.c.payload)), BigInteger))
     .join(session_characters, session_characters.c.session_id == sessions.c.id)
     .where(
         session_characters.c.character_id == characters.c.id,
@@ -52,5 +63,4 @@ def of_characters(connection: Connection, char_ids: Collection[int]) -> dict[int
 
     Without what session types keep in tables of their own.
     """
-    rows = connection.execute(_SIZES, {"ids": list(char_ids)})
-    return {char_id: int(size) for char_id, size in rows}
+    return dict(database.fetch(connection, _SIZES, {"ids": list(char_ids)}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -12,13 +11,13 @@ from sqlalchemy import Connection, Engine
 
 from statesync import durable
 from statesync.durable import database
+from statesync.durable.cores import Core
 from statesync.durable.database import QUICK_SECONDS
 from statesync.errors import CorruptState
 from statesync.hot.command import Command
 from statesync.hot.commands.transfer import RestoreItem, staged_name
 from statesync.hot.store import Commands, unwrap
 from statesync.sessions.base import SessionOrchestrator, check_loaded
-from statesync.state.characters import Character, write_character
 from statesync.state.fields import dump_json
 from statesync.state.references import reference_field
 from statesync.state.sessions import Session
@@ -31,33 +30,20 @@ _LOG_STEP = 1000
 """How many log entries one script writes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What a character's core and sessions are to be."""
 
-    core: Mapping[str, Any]
-    version: int | None
-    """None if the core is live and only its sessions are to be restored."""
-    sessions: dict[str, Session] = field(default_factory=dict)
-    """By the name under which the log is staged."""
-    seals: Mapping[int | UUID, int] = field(default_factory=dict)
-    """The seals of the rows, by id; only of rows that have one."""
+    item: RestoreItem
+    """What restores them."""
     ended: tuple[str, ...] = ()
     """The types of sessions that the core pointed at and of which nothing is left."""
     fallback_from: str | None = None
-    changed: bool = False
-    """The core is not what its row says, so it is to be saved."""
-
-    def item(self, char_id: int) -> RestoreItem:
-        """Return what restores it."""
-        core = write_character(self.core)
-        return RestoreItem(char_id, self.version, core, self.sessions, self.changed, self.seals)
 
 
 class Loaded(NamedTuple):
     """What PostgreSQL held of some characters at one instant."""
 
-    rows: dict[int, Character | CorruptState]
+    rows: dict[int, Core | CorruptState]
     """By character; of one whose row cannot be read, why not."""
     sessions: Mapping[str, Mapping[int, Session]] = {}
     """The open sessions, by type and character."""
@@ -81,6 +67,7 @@ class Planner:
         # Core and sessions are read in several statements, which must see one instant.
         self._one_instant = engine.execution_options(isolation_level="REPEATABLE READ")
         self._types = types
+        self._references = {session_type: reference_field(session_type) for session_type in types}
         self._type_of_state = {
             state: session_type for session_type, t in types.items() for state in t.states
         }
@@ -101,7 +88,7 @@ class Planner:
         Raises Rejected if a session type cannot load its sessions, and DatabaseUnavailable.
         """
         with database.transaction(self._one_instant, answer_seconds=QUICK_SECONDS) as connection:
-            rows = durable.characters.load_each(connection, char_ids)
+            rows = durable.cores.load(connection, char_ids)
             in_session = durable.memberships.having_open(connection, [*rows, *also_sessions_of])
             rows |= _of_unknown_types(in_session, rows, self._types)
             sessions = self._load_sessions(connection, in_session)
@@ -136,48 +123,47 @@ class Planner:
                 fail(char_id, error)
         return plans
 
-    def _plan(self, row: Character, loaded: Loaded) -> Plan:
+    def _plan(self, core: Core, loaded: Loaded) -> Plan:
         """Return what a character's core and sessions are to be. Raises CorruptState."""
-        core = row.core()
+        fields = dict(core.fields)
         sessions: dict[str, Session] = {}
         ended = []
-        changed = False
-        for session_type in self._types:
-            reference = reference_field(session_type)
-            session = loaded.sessions.get(session_type, {}).get(row.char_id)
-            if session:
-                sessions[staged_name(session)] = session
-                changed |= core.get(reference) != str(session.id)
-                core[reference] = str(session.id)
-            elif core.get(reference):
-                ended.append(session_type)
-                del core[reference]
-                changed = True
+        # Most characters are in no session.
+        if loaded.sessions or not fields.keys().isdisjoint(self._references.values()):
+            for session_type, reference in self._references.items():
+                session = loaded.sessions.get(session_type, {}).get(core.char_id)
+                if session:
+                    sessions[staged_name(session)] = session
+                    fields[reference] = str(session.id)
+                elif fields.get(reference):
+                    ended.append(session_type)
+                    del fields[reference]
         fallback_from = None
-        needed_type = self._type_of_state.get(row.state or "")
+        needed_type = self._type_of_state.get(fields.get("state", ""))
         if needed_type and needed_type not in {s.session_type for s in sessions.values()}:
-            fallback_from = row.state
-            core["state"] = self._fallback_state
-            changed = True
-        if row.vitals is None and row.stats:
-            core["vitals"] = self._derive_vitals(row.char_id, row.stats)
-        seals = _seals(row, sessions.values(), loaded.seals)
-        return Plan(core, row.version, sessions, seals, tuple(ended), fallback_from, changed)
+            fallback_from = fields["state"]
+            fields["state"] = self._fallback_state
+        changed = fields != core.fields
+        if core.stats:
+            fields["vitals"] = self._derive_vitals(core.char_id, core.stats)
+        seals = _seals(core, sessions.values(), loaded.seals)
+        item = RestoreItem(core.char_id, core.version, fields, sessions, changed, seals)
+        return Plan(item, tuple(ended), fallback_from)
 
-    def _derive_vitals(self, char_id: int, stats: Mapping[str, int]) -> Mapping[str, Any]:
+    def _derive_vitals(self, char_id: int, stats: Mapping[str, int]) -> str:
         try:
-            return self._vitals(stats)
+            return dump_json(self._vitals(stats))
         except Exception as error:
             reason = f"the game cannot derive it from the stats: {type(error).__name__}: {error}"
             raise CorruptState(char_id, "vitals", reason) from error
 
 
 def _seals(
-    row: Character, sessions: Iterable[Session], seals: Mapping[UUID, int]
+    core: Core, sessions: Iterable[Session], seals: Mapping[UUID, int]
 ) -> dict[int | UUID, int]:
-    found: dict[int | UUID, int] = {s.id: seals[s.id] for s in sessions if s.id in seals}
-    if row.seal is not None:
-        found[row.char_id] = row.seal
+    found: dict[int | UUID, int] = {} if core.seal is None else {core.char_id: core.seal}
+    if seals:
+        found |= {s.id: seals[s.id] for s in sessions if s.id in seals}
     return found
 
 
@@ -190,7 +176,7 @@ def plan_sessions(references: Mapping[str, str], loaded: Loaded, char_id: int) -
         and str(session.id) == session_id
     }
     seals: dict[int | UUID, int] = {s: seal for s, seal in loaded.seals.items()}  # noqa: C416
-    return Plan({}, None, sessions, seals)
+    return Plan(RestoreItem(char_id, None, {}, sessions, seals=seals))
 
 
 def stage_logs(commands: Commands, plans: Iterable[Plan]) -> list[Command[Any]]:
@@ -200,7 +186,7 @@ def stage_logs(commands: Commands, plans: Iterable[Plan]) -> list[Command[Any]]:
     """
     staging: list[Command[Any]] = []
     staged = set()
-    for name, session in chain.from_iterable(plan.sessions.items() for plan in plans):
+    for name, session in chain.from_iterable(plan.item.sessions.items() for plan in plans):
         if not session.log or name in staged:
             continue
         staged.add(name)

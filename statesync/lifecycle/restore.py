@@ -148,7 +148,7 @@ class Restore:
     def _restore_round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
         """Restore what can be restored; returns the characters whose rows were read too early."""
         with database.statement(self._engine, answer_seconds=QUICK_SECONDS) as connection:
-            rows = durable.characters.load_each(connection, ids, durable.characters.LOAD_ALONE)
+            rows = durable.cores.load(connection, ids, durable.characters.LOAD_ALONE)
         failpoint("loaded")
         plans = self._plan_all(Loaded(rows), reports)
         too_early = self._send(plans, reports)
@@ -215,7 +215,7 @@ class Restore:
 
     def _send(self, plans: Mapping[int, Plan], reports: _Reports) -> list[int]:
         """Restore what is planned and report it; returns those whose rows were read too early."""
-        items = [plan.item(char_id) for char_id, plan in plans.items()]
+        items = [plan.item for plan in plans.values()]
         staging = stage_logs(self._commands, plans.values())
         scripts = packed(items, lambda item: 1 + len(item.sessions), SCRIPT_MEMBERS)
         commands: list[Command[Any]] = [*staging, *map(self._commands.restore, scripts)]
@@ -233,22 +233,21 @@ class Restore:
 
     def _report(self, char_id: int, plan: Plan, result: RestoreResult, reports: _Reports) -> None:
         """Report what the script answered: for the core, and for each session of the plan."""
-        outcome_text, session_texts = result
-        outcomes = zip(plan.sessions.values(), map(SessionOutcome, session_texts), strict=True)
-        sessions: dict[str, SessionOutcome] = {
-            session.session_type: outcome
-            for session, outcome in outcomes
-            if outcome is not SessionOutcome.LEFT
-        }
-        if plan.version is None:
+        (outcome_text, session_outcomes), (item, ended, fallback_from) = result, plan
+        sessions: dict[str, SessionOutcome] = {}
+        for session, session_outcome in zip(item.sessions.values(), session_outcomes, strict=True):
+            if session_outcome is not SessionOutcome.LEFT:
+                sessions[session.session_type] = session_outcome
+        if item.version is None:
             before = reports[char_id]
             reports[char_id] = replace(before, sessions=before.sessions | sessions)
             return
         outcome = RestoreOutcome(outcome_text)
         reports.counted.add(char_id)
-        sessions |= dict.fromkeys(plan.ended, SessionOutcome.ENDED)
-        fallback_from = plan.fallback_from if outcome is RestoreOutcome.RESTORED else None
-        reports[char_id] = RestoreReport(char_id, outcome, plan.version, sessions, fallback_from)
+        sessions |= dict.fromkeys(ended, SessionOutcome.ENDED)
+        if outcome is not RestoreOutcome.RESTORED:
+            fallback_from = None
+        reports[char_id] = RestoreReport(char_id, outcome, item.version, sessions, fallback_from)
 
 
 def _checked(char_id: int, peek: Peek | None) -> Peek | None:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.conflicts import LostState
+from statesync.durable.cores import Core
 from statesync.durable.results import Unknown
 from statesync.errors import CorruptState, LeaseLost, StatesyncError
 from statesync.hot.commands.revert import Dropped, DroppedHash
@@ -24,7 +25,6 @@ from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.plans import Loaded, Plan, Planner, stage_logs
 from statesync.lifecycle.snapshots import Snapshot
-from statesync.state.characters import Character
 from statesync.state.fields import MAX_VERSION, listed
 from statesync.state.references import SessionRef
 
@@ -106,7 +106,7 @@ def _revert_one(
     group = RevertedGroup(
         snapshot.raw.members(),
         {char_id: claim.token for char_id, claim in snapshot.raw.claims.items()},
-        [plan.item(char_id) for char_id, plan in plans.items()],
+        [plan.item for plan in plans.values()],
         _row_versions(snapshot, loaded),
         _dropped(snapshot),
         is_recovering=snapshot.raw.is_recovering,
@@ -125,13 +125,13 @@ def _session_ids(snapshot: Snapshot) -> list[UUID]:
 
 def _row_versions(snapshot: Snapshot, loaded: Loaded) -> dict[str, int]:
     """Return the versions of rows by the names of members."""
-    rows = {str(i): row.version for i, row in loaded.rows.items() if isinstance(row, Character)}
+    rows = {str(i): row.version for i, row in loaded.rows.items() if isinstance(row, Core)}
     refs = {UUID(ref.id): ref.member for ref in snapshot.raw.sessions}
     return rows | {refs[i]: version for i, version in loaded.open_versions.items()}
 
 
 def _version(plans: Mapping[int, Plan], char_id: int) -> int | None:
-    return plans[char_id].version if char_id in plans else None
+    return plans[char_id].item.version if char_id in plans else None
 
 
 def _dropped(snapshot: Snapshot) -> Dropped:

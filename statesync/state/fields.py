@@ -60,6 +60,7 @@ _LISTED = 20
 _MAX_DIGITS = len(str(MAX_ID))
 _ID_TEXT = re.compile(rf"[1-9][0-9]{{0,{_MAX_DIGITS - 1}}}")
 _json = msgspec.json.Decoder()
+_encode = msgspec.json.Encoder().encode
 
 
 # Ids
@@ -98,7 +99,7 @@ def load_json(raw: bytes | str) -> Any:
 
 def dump_json(value: Any) -> str:
     """Return ``value`` as compact JSON; TypeError if it has no such form."""
-    return msgspec.json.encode(value).decode()
+    return _encode(value).decode()
 
 
 def encode_json(value: Any, read: Callable[[bytes], T]) -> tuple[str, T]:

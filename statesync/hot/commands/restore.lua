@@ -21,18 +21,10 @@
 local stats, servers = KEYS[3], KEYS[5]
 local marks = {dirty = KEYS[1], since = KEYS[2], seals = KEYS[4], nonces = KEYS[6]}
 local items = cmsgpack.unpack(ARGV[1])
-local counts = {}
 
 local refused = marks_error(1, 'set', 'zset') or marks_error(4, 'hash', 'hash', 'hash')
 if refused then return refused end
 if redis.call('HEXISTS', servers, 'recovering') == 1 then return redis.error_reply('WENTBACK') end
-local replies, number = {}, 7
-for i, item in ipairs(items) do
-  local version, sessions = item[2], item[5]
-  local outcome
-  replies[i], outcome = restore(marks, number, item)
-  if outcome and version ~= '' then counts[outcome] = (counts[outcome] or 0) + 1 end
-  number = number + 2 + 4 * #sessions
-end
+local replies, counts = restore_all(marks, 7, items)
 for outcome, count in pairs(counts) do redis.pcall('HINCRBY', stats, outcome, count) end
 return replies

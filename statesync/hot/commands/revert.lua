@@ -100,11 +100,7 @@ for _, char_id in ipairs(characters) do
 end
 for _, session in ipairs(sessions) do redis.call('HDEL', seals, id_of(session)) end
 
-number = first_item
-for _, item in ipairs(args.items) do
-  restore(marks, number, item)
-  number = number + 2 + 4 * #item[5]
-end
+restore_all(marks, first_item, args.items)
 redis.pcall('HINCRBY', stats, 'reverted', #characters)
 redis.call('PUBLISH', args.channel, args.message)
 return 1

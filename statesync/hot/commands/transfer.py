@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -223,7 +224,7 @@ class RestoreResult(NamedTuple):
     """What became of one RestoreItem."""
 
     core: CoreOutcome
-    sessions: list[SessionOutcome]
+    sessions: Sequence[SessionOutcome]
     """``RESTORED``, ``LIVE``, or ``LEFT`` if the core does not point at it; none if stale."""
 
 
@@ -243,17 +244,23 @@ def restore(
         script_keys += item_keys(keys, item)
 
     def parse(reply: Raw) -> list[RestoreResult | errors.StatesyncError]:
-        return [read(item.char_id, text.decode()) for item, text in zip(todo, reply, strict=True)]
-
-    def read(char_id: int, text: str) -> RestoreResult | errors.StatesyncError:
-        core, *sessions = text.split()
-        if core.isupper():
-            return error_of(text, script_keys, char_id)
-        return RestoreResult(CoreOutcome(core), [*map(SessionOutcome, sessions)])
+        return [
+            _result(text) or error_of(text.decode(), script_keys, item.char_id)
+            for item, text in zip(todo, reply, strict=True)
+        ]
 
     # Repeatable: what is there by then is left alone.
     packed_items = pack([*map(packed_item, todo)])
     return Command(_restore, script_keys, (packed_items,), parse, repeatable=True)
+
+
+@cache
+def _result(text: bytes) -> RestoreResult | None:
+    """Return what the script says of a character; None if it is an error."""
+    core, *sessions = text.decode().split()
+    if core.isupper():
+        return None
+    return RestoreResult(CoreOutcome(core), [*map(SessionOutcome, sessions)])
 
 
 def item_keys(keys: Keys, item: RestoreItem) -> list[str]:
@@ -268,7 +275,7 @@ def item_keys(keys: Keys, item: RestoreItem) -> list[str]:
 def packed_item(item: RestoreItem) -> tuple[Any, ...]:
     """Return an item as ``shared/restore.lua`` reads it."""
     version = "" if item.version is None else str(item.version)
-    fields = list_writes({"version": version, "saved_version": version, **item.core})
+    fields = (flat({"version": version, "saved_version": version, **item.core}),)
     sessions = [
         (
             reference_field(session.session_type),

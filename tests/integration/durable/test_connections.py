@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, func, literal, select, text
 from sqlalchemy.exc import DBAPIError
 
 from statesync import Settings
@@ -47,6 +47,19 @@ def test_statement_alone_leaves_later_transactions_whole(engine: Engine) -> None
         connection.exec_driver_sql("SELECT 1 / 0")
     with database.transaction(engine) as connection:
         assert not connection.exec_driver_sql("SELECT 1 FROM characters").all()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_fetch_fails_as_any_statement_does(engine: Engine, alone: bool) -> None:
+    run = database.statement if alone else database.transaction
+    with pytest.raises(Rejected, match="division by zero"), run(engine) as connection:
+        database.fetch(connection, select(literal(1) / 0), {})
+    with engine.begin() as connection, pytest.raises(DatabaseUnavailable), run(engine) as other:
+        ((pid,),) = database.fetch(other, select(func.pg_backend_pid()), {})
+        connection.exec_driver_sql(f"SELECT pg_terminate_backend({pid}, 5000)")
+        database.fetch(other, select(literal(1)), {})
+    with run(engine) as connection:
+        assert database.fetch(connection, select(literal(1)), {}) == [(1,)]
 
 
 def test_nothing_lasts_longer_than_the_limits(engine: Engine, settings: Settings) -> None:

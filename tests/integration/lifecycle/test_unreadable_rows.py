@@ -176,3 +176,13 @@ def test_vitals_that_the_game_cannot_derive_fail_alone(
     assert reports[2].outcome == "failed"
     assert "vitals" in (reports[2].error or "")
     assert {reports[i].outcome for i in (1, 3, 4)} == {"restored"}
+
+
+def test_vitals_that_are_no_json_fail_alone(saved: GameStateOrchestrator, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE characters SET vitals = NULL WHERE id = 2"))
+    game = GameStateOrchestrator(saved.hot, engine, vitals=lambda _: {"hp": object()})
+    reports = {r.char_id: r for r in game.restore_many(PARTY)}
+    assert reports[2].outcome == "failed"
+    assert "field 'vitals'" in (reports[2].error or "")
+    assert {reports[i].outcome for i in (1, 3, 4)} == {"restored"}

@@ -16,9 +16,9 @@ local function has_left(session, char_id)
   return true
 end
 
-local function is_older(version, tombstone)
-  local evicted_version = redis.pcall('GET', tombstone)
-  return type(evicted_version) == 'string' and tonumber(evicted_version) > tonumber(version)
+-- Returns whether what a tombstone holds, false if there is none, is above a row's version.
+local function is_newer(evicted_version, version)
+  return evicted_version and tonumber(evicted_version) > tonumber(version)
 end
 
 -- Returns which of a character's sessions are live; or nothing and why it is refused.
@@ -32,7 +32,9 @@ local function find_live(number, sessions)
       if redis.call('TYPE', session).ok ~= 'hash' then
         return nil, 'WRONGTYPE ' .. (number + 4 * n - 2)
       end
-    elseif is_older(version, tombstone) or redis.pcall('LLEN', staged) ~= log_length then
+    elseif is_newer(redis.call('MGET', tombstone)[1], version)
+      or redis.pcall('LLEN', staged) ~= log_length
+    then
       return nil, 'stale'
     end
   end
@@ -81,11 +83,10 @@ end
 
 -- Restores the character whose core is KEYS[number]. Returns what became of the core, and of it and
 -- its sessions as one text.
-local function restore(marks, number, item)
-  local char_id, version, is_changed, fields, sessions, seal = unpack(item)
-  local core, tombstone = KEYS[number], KEYS[number + 1]
-  local was_live = redis.call('EXISTS', core) == 1
-  if not was_live and (version == '' or is_older(version, tombstone)) then
+local function restore(marks, number, item, was_live, evicted_version)
+  local char_id, version, is_changed, fields, sessions = unpack(item)
+  local core = KEYS[number]
+  if not was_live and (version == '' or is_newer(evicted_version, version)) then
     return drop_staged(number, sessions, 'stale')
   end
   if was_live and #sessions > 0 and redis.call('TYPE', core).ok ~= 'hash' then
@@ -97,14 +98,43 @@ local function restore(marks, number, item)
   local outcome = was_live and 'live' or 'restored'
   if not was_live then
     write_fields(core, fields)
-    local words = words_of_row(redis.call('HGET', marks.seals, char_id), seal)
-    write_entry(marks.seals, char_id, words)
-    redis.call('HDEL', marks.nonces, char_id) -- of changes that were lost with the core
     if is_changed then mark(marks.dirty, marks.since, char_id) end
   end
+  if #sessions == 0 then return outcome, outcome end
   local outcomes = {outcome}
   for n, session in ipairs(sessions) do
     outcomes[n + 1] = restore_session(marks, number, char_id, was_live, n, is_live[n], session)
   end
   return table.concat(outcomes, ' '), outcome
+end
+
+-- Restores characters; the keys of the first begin at KEYS[number]. Returns what became of each, as
+-- one text, and how many cores had which outcome.
+local function restore_all(marks, number, items)
+  if #items == 0 then return {}, {} end
+  local ids, numbers, cores, tombstones = {}, {}, {}, {}
+  for i, item in ipairs(items) do
+    ids[i], numbers[i] = item[1], number
+    cores[i], tombstones[i] = KEYS[number], KEYS[number + 1]
+    number = number + 2 + 4 * #item[5]
+  end
+  local any_live = redis.call('EXISTS', unpack(cores)) > 0
+  local evicted_versions = redis.call('MGET', unpack(tombstones))
+  local words_before = read_fields(marks.seals, ids)
+  local texts, counts, restored, words_of = {}, {}, {}, {}
+  for i, item in ipairs(items) do
+    local was_live = any_live and redis.call('EXISTS', cores[i]) == 1
+    local outcome
+    texts[i], outcome = restore(marks, numbers[i], item, was_live, evicted_versions[i])
+    if outcome and item[2] ~= '' then counts[outcome] = (counts[outcome] or 0) + 1 end
+    if outcome == 'restored' then
+      restored[#restored + 1] = ids[i]
+      words_of[ids[i]] = words_of_row(words_before[i], item[6])
+    end
+  end
+  if #restored > 0 then
+    write_words(marks.seals, words_of)
+    in_parts('HDEL', marks.nonces, restored) -- of changes that were lost with the cores
+  end
+  return texts, counts
 end
