@@ -10,7 +10,7 @@ from functools import cache
 
 from celery import Celery
 from celery.loaders.app import AppLoader
-from celery.signals import worker_process_init, worker_shutdown
+from celery.signals import worker_before_create_process, worker_process_init, worker_shutdown
 
 from statesync.errors import ServerUnavailable
 from statesync.hot.store import HotStore
@@ -69,6 +69,13 @@ def _configuration() -> tuple[Settings, CelerySettings]:
 def orchestrator() -> GameStateOrchestrator:
     """Return the orchestrator of this process, made when its first task runs: after any fork."""
     return GameStateOrchestrator.from_settings(settings())
+
+
+@worker_before_create_process.connect
+def freeze(**_: object) -> None:
+    """Have a fork share with the parent what is loaded: the collector would write to each object."""
+    gc.collect()
+    gc.freeze()
 
 
 @worker_process_init.connect
