@@ -7,6 +7,7 @@ gone back in time.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from sqlalchemy import Engine
 
@@ -123,7 +124,9 @@ class Lost:
         """Return whether Redis has forgotten the history of a group's rows."""
         if snapshot.corrupt:
             return False
-        if snapshot.shows_older_postgresql and not snapshot.is_lost:
+        if snapshot.shows_older_postgresql and not (
+            snapshot.is_lost and (snapshot.raw.is_recovering or not self._not_set_aside(snapshot))
+        ):
             note_postgresql_went_back(self._hot, self._engine, snapshot.group.characters)
             raise DatabaseWentBack
         return snapshot.is_lost
@@ -138,8 +141,16 @@ class Lost:
         if not (snapshot.shows_older_postgresql or is_recovering):
             return False
         snapshot.corrupt = CorruptState(snapshot.anchor, "", _BOTH_WENT_BACK)
-        self._add_costs(quarantined=len(snapshot.group.characters))
+        if count := self._not_set_aside(snapshot):
+            with suppress(DatabaseWentBack):  # which is known: it is being recovered
+                note_redis_went_back(self._hot, self._engine)
+            self._add_costs(quarantined=count)
         return True
+
+    def _not_set_aside(self, snapshot: Snapshot) -> int:
+        """Return how many characters of a group are not in quarantine."""
+        commands = [self._hot.commands.sync_state(i) for i in snapshot.group.characters]
+        return sum(unwrap(state).quarantine is None for state in self._hot.run_many(commands))
 
     def _add_costs(self, **counts: int) -> None:
         """Put on record what a loss has cost."""
@@ -193,5 +204,5 @@ class Lost:
             elif isinstance(result, dict):
                 for char_id, version in result.items():
                     pending.report(char_id, BackupOutcome.CONFLICT, version)
-                if snapshot in losses:
+                if snapshot in losses or snapshot.raw.is_settling:
                     self._add_costs(reverted=len(result))

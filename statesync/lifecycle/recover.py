@@ -72,7 +72,7 @@ class SettledPage:
 
 @dataclass(slots=True)
 class RecoveryReport:
-    """What a recovery by hand found and did."""
+    """What a recovery by hand found and did; the numbers are those of its last round."""
 
     characters: int = 0
     sessions: int = 0
@@ -85,8 +85,14 @@ class RecoveryReport:
     losses: list[Loss] = field(default_factory=list)
     """Which server went back, how that was found, and what it has cost; the last one first."""
 
+    _is_whole: bool = False
+
     def add(self, page: SettledPage) -> None:
-        """Add a page."""
+        """Add a page; the first one of another round begins anew."""
+        if self._is_whole:
+            self.characters = self.sessions = self.differing = 0
+            self.outcomes.clear()
+        self._is_whole = page.is_last
         self.characters += page.characters
         self.sessions += page.sessions
         self.differing += page.differing

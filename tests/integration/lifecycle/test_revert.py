@@ -11,8 +11,10 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync.durable import conflicts
+from statesync.errors import DatabaseWentBack
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
+from statesync.lifecycle import recover, servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.revert import record_dropped
 from tests.conftest import FullCore
@@ -288,9 +290,15 @@ def test_group_in_which_both_servers_went_back_is_quarantined(
     older = "version = version - 1, seal = 5, seal_version = version - 1"
     scalar(engine, f"UPDATE characters SET {older} WHERE id = 2 RETURNING 1")
     before = scalar(engine, "SELECT array_agg((version, extra)::text ORDER BY id) FROM characters")
-    reports = orchestrator.backup_many(PARTY)
-    assert {r.outcome for r in reports} == {"quarantined"}
-    assert all("both servers went back" in (r.error or "") for r in reports)
+    with pytest.raises(DatabaseWentBack):  # that side is on record first: nothing is restored now
+        orchestrator.backup_many(PARTY)
+    for _ in range(2):  # each counts once
+        recover.recover(orchestrator, lease_us=60_000_000)
+        _, found = hot.list_quarantine()
+        assert sorted(one.name for one in found) == ["1", "2"]
+        assert all("both servers went back" in one.error for one in found)
+        both, postgresql = servers.losses(hot, engine)
+        assert (both.side, both.quarantined, postgresql.side) == ("both", 2, "postgresql")
     after = scalar(engine, "SELECT array_agg((version, extra)::text ORDER BY id) FROM characters")
     assert (after, recorded(engine)) == (before, [])
     assert hot.get(1).fields["gold"] == "live"
