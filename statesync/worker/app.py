@@ -73,7 +73,7 @@ def orchestrator() -> GameStateOrchestrator:
 
 @worker_before_create_process.connect
 def freeze(**_: object) -> None:
-    """Have a fork share with the parent what is loaded: the collector would write to each object."""
+    """Have a fork share what is loaded: the collector would write to every object."""
     gc.collect()
     gc.freeze()
 
