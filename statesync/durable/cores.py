@@ -14,14 +14,17 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy import Connection, Select
 
-from statesync.durable import characters
+from statesync.durable import characters, sizes
 from statesync.durable.rows import from_row
 from statesync.durable.tables import STATS
 from statesync.errors import CorruptState
 from statesync.state.characters import CORE_FIELDS, write_character
 from statesync.state.fields import dump_json
 
-__all__ = ["Core", "core_of", "load"]
+__all__ = ["SMALL_ALONE", "Core", "core_of", "load"]
+
+SMALL_ALONE = characters.LOAD_ALONE.where(sizes.OF_ROWS < 16_000)
+"""Only small characters that are in no session: 500 of them have at most 8 MB."""
 
 
 class Core(NamedTuple):
@@ -61,7 +64,7 @@ def load(
 ) -> dict[int, Core | CorruptState]:
     """Load the cores of the characters that exist and are not deleted, by id.
 
-    ``query`` is LOAD or LOAD_ALONE. The result for a row that cannot be read is its error.
+    ``query`` is LOAD, LOAD_ALONE or SMALL_ALONE. If a row cannot be read, its error is the result.
     """
     return characters.load_each(connection, char_ids, query, core_of)
 

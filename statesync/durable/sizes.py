@@ -20,7 +20,7 @@ from sqlalchemy import (
 from statesync.durable import database
 from statesync.durable.tables import character_stats, characters, session_characters, sessions
 
-__all__ = ["of_characters"]
+__all__ = ["OF_ROWS", "of_characters"]
 
 _SMALL_BYTES = 2000
 """What takes less space than this is not unpacked to be measured: it is small in any case, or
@@ -44,15 +44,15 @@ _of_sessions = (
     .scalar_subquery()
 )
 _TEXTS = ("name", "gender", "game_stage", "location_id", "prev_location_id")
+OF_ROWS: ColumnElement[int] = (
+    _bytes(characters.c.extra)
+    + _bytes(characters.c.vitals)
+    + _bytes(character_stats.c.extra)
+    + sum((func.coalesce(func.octet_length(characters.c[name]), 0) for name in _TEXTS), 0)
+)
+"""About how many bytes the rows of a character have, in a query on both tables."""
 _SIZES = (
-    select(
-        characters.c.id,
-        _bytes(characters.c.extra)
-        + _bytes(characters.c.vitals)
-        + _bytes(character_stats.c.extra)
-        + sum((func.coalesce(func.octet_length(characters.c[name]), 0) for name in _TEXTS), 0)
-        + func.coalesce(_of_sessions, 0),
-    )
+    select(characters.c.id, OF_ROWS + func.coalesce(_of_sessions, 0))
     .outerjoin(character_stats, character_stats.c.character_id == characters.c.id)
     .where(characters.c.id == func.any(bindparam("ids")), characters.c.deleted_at.is_(None))
 )

@@ -1,7 +1,7 @@
 """Owns the way from PostgreSQL to Redis: characters and their sessions, if they are absent there.
 
-Most characters are absent and in no session: one statement loads them and one script restores them.
-The others are peeked at in Redis first.
+Most characters are absent, small and in no session: one statement loads them and one script
+restores them. The others are peeked at in Redis first.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _BATCH_BYTES = 8 * 1024 * 1024
 """About how much is read at once, a second over 100 Mbit/s."""
+_MANY = 500
+"""At most so many small characters are read at once; each is less than 16 kB."""
 _FEW = 8
 """So many characters are read at once whatever their size, which has its own bound."""
 _REREAD_ROUNDS = 4
@@ -92,17 +94,17 @@ class Restore:
         self._commands = hot.commands
         self._engine = engine
         self._planner = planner
-        self._batch_size = batch_size
+        self._at_once = min(batch_size, _MANY)
 
     def run(self, ids: Sequence[int], progress: Callable[[int], object]) -> list[RestoreReport]:
         """Restore characters that are absent. Raises ServerUnavailable."""
         reports = _Reports()
         done = 0
-        for start in range(0, len(ids), self._batch_size):
-            for batch in self._by_bytes(ids[start : start + self._batch_size]):
-                self._restore_batch(batch, reports)
-                done += len(batch)
-                progress(done)
+        for start in range(0, len(ids), self._at_once):
+            batch = ids[start : start + self._at_once]
+            self._restore_batch(batch, reports)
+            done += len(batch)
+            progress(done)
         if uncounted := reports.keys() - reports.counted:
             self._hot.count(Counter(reports[char_id].outcome for char_id in uncounted))
         return [reports[char_id] for char_id in ids]
@@ -113,7 +115,7 @@ class Restore:
         A few characters, such as one that logs in, are not measured.
         """
         if len(ids) <= _FEW:
-            return [ids]
+            return [ids] if ids else []
         with database.statement(self._engine, answer_seconds=QUICK_SECONDS) as connection:
             sizes = durable.sizes.of_characters(connection, ids)
         return packed(ids, lambda char_id: sizes.get(char_id, 0), _BATCH_BYTES)
@@ -147,17 +149,21 @@ class Restore:
 
     def _restore_round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
         """Restore what can be restored; returns the characters whose rows were read too early."""
+        few = len(ids) <= _FEW
+        query = durable.characters.LOAD_ALONE if few else durable.cores.SMALL_ALONE
         with database.statement(self._engine, answer_seconds=QUICK_SECONDS) as connection:
-            rows = durable.cores.load(connection, ids, durable.characters.LOAD_ALONE)
+            rows = durable.cores.load(connection, ids, query)
         failpoint("loaded")
         plans = self._plan_all(Loaded(rows), reports)
         too_early = self._send(plans, reports)
         failpoint("restored")
         others = [char_id for char_id in reports.undecided(ids) if char_id not in too_early]
-        return too_early + self._restore_others(others, reports) if others else too_early
+        for part in self._by_bytes(others):
+            too_early += self._restore_others(part, reports)
+        return too_early
 
     def _restore_others(self, ids: Sequence[int], reports: _Reports) -> list[int]:
-        """Restore characters that are in sessions, and the lost sessions of live characters.
+        """Restore large characters, those in sessions, and the lost sessions of live characters.
 
         Returns the characters whose rows were read too early.
         """
