@@ -20,6 +20,7 @@ from redis.exceptions import BusyLoadingError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
+from statesync.hot.command import packed
 from statesync.hot.trouble import is_replica
 
 __all__ = [
@@ -49,6 +50,9 @@ _OPTIONS: Any = {"health_check_interval": _REST_SECONDS, "max_connections": 50, 
 """With protocol 3, redis-py expects messages at any time, and so does not see that a connection at
 rest is closed."""
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1)
+
+_PART_KEYS = 64
+"""Keys of the requests that are sent at once: one script for many characters."""
 
 Request = tuple[str | bytes | int, ...]
 _PyConnection = Any
@@ -150,14 +154,20 @@ class Wire(_Wire):
     ) -> list[Any]:
         """Send requests, read their replies, and give the connection back.
 
-        An error that Redis replies is one of the replies. What comes in goes on coming in, however
+        Redis does all that has come in on a connection before it turns to another one. So of many
+        requests no more than two parts are on their way: others wait for no more than these. An
+        error that Redis replies is one of the replies. What comes in goes on coming in, however
         long it takes.
         """
+        replies: list[Any] = []
+        sent = 0
         try:
             _limit(connection, deadline)
-            packed = connection.pack_commands(requests)
-            connection.send_packed_command(packed, check_health=False)
-            replies = [_read_reply(connection) for _ in requests]
+            for part in packed(requests, _keys_of, _PART_KEYS):
+                connection.send_packed_command(connection.pack_commands(part), check_health=False)
+                replies += [_read_reply(connection) for _ in range(sent - len(replies))]
+                sent += len(part)
+            replies += [_read_reply(connection) for _ in range(sent - len(replies))]
             if any(map(is_replica, replies)):
                 connection.disconnect()
         except BaseException:  # replies are under way that nobody will read
@@ -166,6 +176,11 @@ class Wire(_Wire):
         finally:
             self.pool.release(connection)
         return replies
+
+
+def _keys_of(request: Request) -> int:
+    """Return how many keys a script has, by which it takes its time; any other request is short."""
+    return int(request[2]) if request[0] == "EVALSHA" else 1
 
 
 def _limit(connection: _PyConnection, deadline: float) -> None:
@@ -209,8 +224,9 @@ class AsyncWire(_Wire):
         seconds = _left(deadline)
         try:
             async with asyncio.timeout(seconds):
-                packed = connection.pack_commands(requests)
-                await connection.send_packed_command(packed, check_health=False)
+                await connection.send_packed_command(
+                    connection.pack_commands(requests), check_health=False
+                )
             replies = [await _read_reply_async(connection, seconds) for _ in requests]
             if any(map(is_replica, replies)):
                 await connection.disconnect()
