@@ -31,6 +31,8 @@ _SUMMARY = [
     *(column for column in state_conflicts.c if column.name not in ("state", "recorded_at")),
     _RECORDED,
 ]
+# Not read as JSON: it is as a game wrote it.
+_PARTICIPANTS = literal_column("state #>> '{session,participants}'", Text)
 _ConflictId = click.IntRange(1, MAX_ID)
 
 
@@ -39,9 +41,10 @@ def conflicts() -> None:
     """Sides that lost a conflict: list, show.
 
     If Redis went back in time, what was live and PostgreSQL did not know is recorded whole, and the
-    characters are set to what PostgreSQL holds. An entry is a character, or a session with one of
-    its participants. The divergence names the save that Redis had forgotten: all that was set back
-    in one step has the same. A crash may leave many divergences.
+    characters are set to what PostgreSQL holds. An entry is a character, or a session; that stands
+    under one of its participants, and --character finds it by each. The divergence names the save
+    that Redis had forgotten: all that was set back in one step has the same. A crash may leave many
+    divergences.
 
     \b
     Examples:
@@ -51,7 +54,7 @@ def conflicts() -> None:
 
 
 @conflicts.command("list")
-@click.option("--character", "char_id", type=CharId(), help="Of this character only.")
+@click.option("--character", "char_id", type=CharId(), help="Of it and its sessions only.")
 @click.option("--before", type=_ConflictId, help="Older than this one: the next page.")
 @click.option(
     "--limit",
@@ -72,7 +75,8 @@ def list_(char_id: int | None, before: int | None, limit: int, as_json: bool) ->
     """
     query = select(*_SUMMARY).order_by(state_conflicts.c.id.desc()).limit(limit + 1)
     if char_id is not None:
-        query = query.where(state_conflicts.c.character_id == char_id)
+        is_participant = _PARTICIPANTS.regexp_match(rf"\y{char_id}\y")
+        query = query.where((state_conflicts.c.character_id == char_id) | is_participant)
     if before is not None:
         query = query.where(state_conflicts.c.id < before)
     with connected() as (orchestrator, _), database.transaction(orchestrator.engine) as connection:
@@ -82,13 +86,13 @@ def list_(char_id: int | None, before: int | None, limit: int, as_json: bool) ->
         print_json({"conflicts": page, "next": next_before})
         return
     names = ("id", "character_id", "session_id", "version", "divergence")
-    listed = table(
-        "conflict", "character", "session", "version", "divergence", "recorded", "reason"
-    )
+    listed = table("conflict", "character", "session", "version", "divergence", "recorded")
     for row in page:
         numbers = ("-" if row[name] is None else str(row[name]) for name in names)
-        listed.add_row(*numbers, _recorded(row), row["reason"])
+        listed.add_row(*numbers, _recorded(row))
     console.print(listed if page else "There are no conflicts.")
+    if page:
+        console.print("All that was live, and why it lost: `statesync conflicts show CONFLICT`")
     if next_before:
         console.print(f"There are older ones: --before {next_before}")
 

@@ -56,7 +56,8 @@ __all__ = ["inspect", "status"]
 def status(watch: bool, as_json: bool) -> None:
     """Show how much is unsaved and since when, what waits in the queues, and the counters.
 
-    Exit status 1 if a server cannot be reached.
+    Exit status 1 if there are problems: a server cannot be reached, the tables are not up to date,
+    or PostgreSQL went back in time and is not recovered yet.
 
     \b
     Examples:
@@ -176,16 +177,15 @@ class _Side:
     character: Character | None = None
     sessions: dict[str, Session] = field(default_factory=dict)
 
-    def rows(self) -> dict[str, str]:
+    def rows(self) -> dict[str, object]:
         """Return what to show, by the name of the row."""
         if self.character is None:
             return {}
-        rows = {name: _text(value) for name, value in self.character.core().items()}
-        rows["version"] = str(self.character.version)
+        rows = self.character.core() | {"version": self.character.version}
         for session_type, session in self.sessions.items():
             for name, value in session.fields.items():
-                rows[f"{session_type}: {name}"] = _text(value)
-            rows[f"{session_type}: version"] = str(session.version)
+                rows[f"{session_type}: {name}"] = value
+            rows[f"{session_type}: version"] = session.version
             if session.log_length:
                 rows[f"{session_type}: log"] = f"{session.log_length} entries"
         return rows
@@ -308,7 +308,7 @@ def _print_inspected(found: _Inspected) -> None:
     redis, postgresql = found.redis.rows(), found.postgresql.rows()
     for name in dict.fromkeys([*redis, *postgresql]):
         values = redis.get(name, "-"), postgresql.get(name, "-")
-        compared.add_row(name, *values, "" if values[0] == values[1] else "differs")
+        compared.add_row(name, *map(_text, values), "" if _is_same(*values) else "differs")
     if redis or postgresql:
         console.print(compared)
     elif found.deleted_at:
@@ -323,6 +323,15 @@ def _print_inspected(found: _Inspected) -> None:
     if sync_state.quarantine:
         field_name, error = sync_state.quarantine.field, sync_state.quarantine.error
         say(f"Quarantined: {field_name}: {error}" if field_name else f"Quarantined: {error}")
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Return whether two values are the same JSON; PostgreSQL has its own order of keys."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def _text(value: object) -> str:

@@ -27,6 +27,7 @@ from statesync.lifecycle.plans import Loaded, Plan, Planner, stage_logs
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.fields import MAX_VERSION, listed
 from statesync.state.references import SessionRef
+from statesync.state.sessions import read_participants
 
 __all__ = ["members_to_join", "record_dropped", "revert"]
 
@@ -187,8 +188,18 @@ def _lost_state(dropped: Dropped, name: str, found: DroppedHash) -> LostState:
     else:
         state = {"session_type": ref.session_type, "session": fields}
         state["log"] = [_text(entry) for entry in found.log]
-        char_id, session_id = min(dropped.char_ids), UUID(ref.id)
+        char_id, session_id = _participant(dropped, ref, found), UUID(ref.id)
     return LostState(char_id, session_id, version, dropped.divergence, _REASON, state)
+
+
+def _participant(dropped: Dropped, ref: SessionRef, found: DroppedHash) -> int:
+    """Return the first participant of a session; of its group, if it names none that is in it."""
+    first = min(dropped.char_ids)
+    try:
+        named = read_participants(ref.label, first, found.fields.get(b"participants", b""))
+    except CorruptState:
+        return first
+    return min({*named} & {*dropped.char_ids}, default=first)
 
 
 def _text(raw: bytes) -> str:

@@ -66,12 +66,13 @@ def test_conflicts(
     assert {row["character_id"] for row in listed} == {1, 2, 3}
     assert [row["id"] for row in listed] == sorted((row["id"] for row in listed), reverse=True)
     (of_two,) = run_json(settings, "conflicts", "list", "--character", "2")["conflicts"]
-    assert "Redis went back in time" in run(settings, "conflicts", "list")
+    assert "conflicts show CONFLICT" in run(settings, "conflicts", "list")
 
     shown = run_json(settings, "conflicts", "show", str(of_two["id"]))
     assert shown["state"]["core"]["gold"] == "1"
     assert json.loads(shown["state"]["core"]["stats"])["luck"] == 7
-    assert '"gold": "1"' in run(settings, "conflicts", "show", str(of_two["id"]))
+    as_text = run(settings, "conflicts", "show", str(of_two["id"]))
+    assert all(part in as_text for part in ('"gold": "1"', "Redis went back in time"))
     assert "there is no conflict 99999" in run(settings, "conflicts", "show", "99999", status=1)
     run(settings, "conflicts", "show", "0", status=2)
     run(settings, "conflicts", "list", "--limit", "0", status=2)
@@ -106,6 +107,32 @@ def test_conflicts_show_what_was_set_back_together(
         assert text_ in listed
 
 
+def test_conflicts_of_a_character_are_those_of_its_sessions_too(
+    settings: Settings, hot: HotStore, rewind: Rewind, orchestrator: GameStateOrchestrator
+) -> None:
+    party = [1, 2, 13]
+    for char_id in party:
+        hot.create(char_id, **FULL)
+    fight = hot.open_session("combat", party, {})
+    bag = hot.open_session("inventory", [13], {"items": []})
+    orchestrator.backup_many(party)
+    before = rewind.moment()
+    hot.update_session("combat", fight, {"turn": 1})
+    orchestrator.backup_many(party)
+    rewind.to(before)
+    hot.update_session("combat", fight, {"turn": 2})
+    assert "Drained: 3 set to their rows (conflict)." in run(settings, "drain")
+
+    def of(char_id: int) -> set[tuple[int, str | None]]:
+        found = run_json(settings, "conflicts", "list", "--character", str(char_id))
+        return {(entry["character_id"], entry["session_id"]) for entry in found["conflicts"]}
+
+    assert of(1) == {(1, None), (1, str(fight))}
+    assert of(2) == {(2, None), (1, str(fight))}
+    assert of(13) == {(13, None), (1, str(fight)), (13, str(bag))}
+    assert of(3) == set()
+
+
 def test_conflict_that_holds_what_python_cannot(
     settings: Settings, orchestrator: GameStateOrchestrator
 ) -> None:
@@ -117,14 +144,28 @@ def test_conflict_that_holds_what_python_cannot(
     deep = "[" * 2000 + "1" + "]" * 2000
     with orchestrator.engine.begin() as connection:
         _, number = connection.execute(insert, {"deep": deep}).scalars()
-    listed = run(settings, "conflicts", "list")
-    assert "before" in listed
-    assert "20000-01-01 00:00:00 UTC" in listed
+    assert "20000-01-01 00:00:00 UTC" in run(settings, "conflicts", "list")
     times = [row["recorded_at"] for row in run_json(settings, "conflicts", "list")["conflicts"]]
     assert times[0] == "20000-01-01T00:00:00+00:00"
     assert datetime.fromisoformat(times[1]).tzinfo
     assert f'"state":{deep}' in run(settings, "conflicts", "show", str(number), "--json")
     assert "reason: deep" in run(settings, "conflicts", "show", str(number))
+
+
+def test_inspect_compares_by_value(
+    settings: Settings, hot: HotStore, orchestrator: GameStateOrchestrator
+) -> None:
+    vitals = {"stamina": {"max": 9, "cur": 9}, "hp": {"max": 2, "cur": 1}}
+    hot.create(1, **FULL | {"vitals": vitals})
+    items = [{"quantity": 1, "kind": "blade", "item_id": "sword", "runes": [{"z": 1, "a": True}]}]
+    bag = hot.open_session("inventory", [1], {"items": items, "filters": {"z": 1, "a": 2}})
+    orchestrator.backup_full_state(1)
+    assert "differs" not in run(settings, "inspect", "1")
+    items[0]["runes"] = [{"z": 1, "a": 1}]
+    hot.update_session("inventory", bag, {"items": items})
+    shown = run(settings, "inspect", "1")
+    [line] = [line for line in shown.splitlines() if line.startswith("inventory: items")]
+    assert line.endswith("differs")
 
 
 def test_inspect_of_a_row_that_holds_what_python_cannot(

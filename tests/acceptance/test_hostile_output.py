@@ -89,7 +89,6 @@ def test_conflicts(settings: Settings, hot: HotStore, orchestrator: GameStateOrc
     state = json.dumps({"guild": HOSTILE})
     with orchestrator.engine.begin() as connection:
         number = connection.execute(insert, {"reason": HOSTILE, "state": state}).scalar_one()
-    check(run(settings, "conflicts", "list"))
     check_json(run(settings, "conflicts", "list", "--json"))
     shown = run(settings, "conflicts", "show", str(number))
     check(shown)
