@@ -19,6 +19,7 @@ from statesync.errors import InvalidCharId
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 from statesync.state.fields import dump_json, load_json, parse_char_id, printable
+from statesync.state.outcomes import BackupOutcome
 
 __all__ = [
     "CharId",
@@ -27,6 +28,7 @@ __all__ = [
     "connected",
     "console",
     "counts_of",
+    "counts_of_backups",
     "list_types",
     "print_json",
     "progress_bar",
@@ -44,6 +46,11 @@ console = Console(
 progress_console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 Outcome = TypeVar("Outcome", bound=StrEnum)
+
+_BACKUPS = {
+    BackupOutcome.CONFLICT: "set to their rows (conflict)",
+    BackupOutcome.UNCHANGED: "as their rows by now",
+}
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
@@ -112,6 +119,12 @@ def counts_of(outcomes: Mapping[Outcome, int]) -> str:
     """Return counts by outcome in words."""
     counts = sorted(outcomes.items())
     return ", ".join(f"{number} {outcome}" for outcome, number in counts) or "nothing to do"
+
+
+def counts_of_backups(outcomes: Mapping[BackupOutcome, int]) -> str:
+    """Return counts by what has become of characters, in words."""
+    counts = ((_BACKUPS.get(outcome, outcome), n) for outcome, n in sorted(outcomes.items()))
+    return ", ".join(f"{number} {words}" for words, number in counts) or "nothing to do"
 
 
 def list_types(counts: Mapping[str, int]) -> str:

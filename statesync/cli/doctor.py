@@ -122,7 +122,8 @@ def _postgresql(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Ch
     yield checked("postgresql", f"PostgreSQL {version}", fail=advice)
     revision, head = migrations.revision(orchestrator.engine), migrations.head()
     advice = "" if revision == head else f"run `statesync migrate`: the newest is {head}"
-    yield checked("migrations", f"revision {revision}", fail=advice)
+    found = f"revision {revision}" if revision else "no tables yet"
+    yield checked("migrations", found, fail=advice)
     with database.transaction(orchestrator.engine) as connection:
         grants = missing_grants(connection)
     found = f"{len(grants)} are missing" if grants else "all that a worker needs"

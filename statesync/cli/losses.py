@@ -26,6 +26,11 @@ __all__ = [
 
 _RECENT = timedelta(seconds=RETENTION_SECONDS)
 """For so long `status` shows a loss, and the doctor warns of it."""
+_FOUND_BY = {
+    "sweep": "the counters of the two servers show",
+    "backup": "the save of a character showed",
+}
+_SETTLING = "the sweeps settle it; `statesync recover` does it at once"
 _LISTED = 20
 """More characters than this are counted, not listed; --json has all."""
 
@@ -47,13 +52,13 @@ def describe_loss(loss: Loss) -> str:
     """Say in one line which server went back, when and by what that was found, and what it cost."""
     found_at = loss.found_at.astimezone(UTC)
     found = f"{found_at:%Y-%m-%d %H:%M:%S} UTC: {loss.side.servers} went back in time"
-    found += f", as a {loss.found_by} found"
+    found += f", as {_FOUND_BY[loss.found_by]}"
     for pair, name, other in (
         (loss.redis_sweeps, "Redis", "PostgreSQL"),
         (loss.postgresql_sweeps, "PostgreSQL", "Redis"),
     ):
         found += f"; {name} counts {pair[1]} sweeps, {other} remembers {pair[0]}" if pair else ""
-    return f"{found}. {_costs(loss)}{'' if loss.recovered_at else ' It is being settled still.'}"
+    return f"{found}. {_costs(loss)}"
 
 
 def _costs(loss: Loss) -> str:
@@ -65,6 +70,9 @@ def _costs(loss: Loss) -> str:
         "left unsaved": len(loss.left),
     }
     costs = "; ".join(f"{what}: {number}" for what, number in counts.items() if number)
+    if not loss.recovered_at:
+        so_far = f"Characters so far {costs}. " if costs else ""
+        return f"{so_far}Not settled yet: who is affected is not known before that."
     return f"Characters {costs}." if costs else "No character is known to be affected."
 
 
@@ -104,13 +112,12 @@ def check_losses(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[C
         recent = [loss for loss in losses(orchestrator.hot, orchestrator.engine) if is_recent(loss)]
     except (ServerUnavailable, NotMigrated):  # the checks of that server say so
         return
-    settling = "the sweeps do it; `statesync recover` does it at once"
     if status.recovering:
         found = "all that is live is being saved again; nothing is restored until that is done"
-        yield checked("losses", found, fail=settling)
+        yield checked("losses", found, fail=_SETTLING)
     elif status.comparing:
         found = "a server went back in time or has started: all that is live is being compared"
-        yield checked("losses", found, warn=settling)
+        yield checked("losses", found, warn=_SETTLING)
     elif not recent:
         yield checked("losses", "no server went back in time in the last seven days")
     for loss in recent:
@@ -133,4 +140,6 @@ def _advice(loss: Loss) -> str:
         "see what players have lost: `statesync conflicts list`": loss.reverted,
     }
     needed = [what for what, characters in advice.items() if characters]
+    if not loss.recovered_at:
+        needed.insert(0, _SETTLING)
     return "; ".join(needed) or "nothing is left to do; this is shown for seven days"

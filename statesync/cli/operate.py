@@ -15,6 +15,7 @@ from statesync.cli.common import (
     connected,
     console,
     counts_of,
+    counts_of_backups,
     print_json,
     progress_bar,
     say,
@@ -175,7 +176,7 @@ def drain(timeout: float, as_json: bool) -> None:
     if as_json:
         print_json(asdict(report) | {"unknown_types": unknown, "done": report.complete})
     else:
-        console.print(f"Saved: {counts_of(report.outcomes)}.")
+        console.print(f"Drained: {counts_of_backups(report.outcomes)}.")
         if not report.complete:
             console.print(
                 f"Left: {report.dirty} dirty, {report.claimed} claimed by workers. They are safe "

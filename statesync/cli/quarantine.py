@@ -87,6 +87,10 @@ def show(name: str, as_json: bool) -> None:
     else:
         for key, value in _shown(entry).items():
             say(f"{key}: {value}")
+        say(
+            f"do: repair it in Redis, then `statesync quarantine retry {name}`; what else an error "
+            "may ask for stands in docs/operations.md, under Quarantine"
+        )
 
 
 @quarantine.command()

@@ -146,7 +146,9 @@ def test_quarantine(
         raw.hset(f"{settings.key_prefix}ac:{i}", "stats", "{")
         orchestrator.backup_full_state(i)
     assert [e["name"] for e in run_json(settings, "quarantine", "list")] == ["1", "2"]
-    assert "stats" in run(settings, "quarantine", "show", "1")
+    shown = run(settings, "quarantine", "show", "1")
+    assert "field: stats" in shown
+    assert "`statesync quarantine retry 1`" in shown
     assert "not in quarantine" in run(settings, "quarantine", "retry", "3", status=1)
     raw.hset(f"{settings.key_prefix}ac:1", "stats", "{}")
     assert run_json(settings, "quarantine", "retry", "1")["done"] == ["1"]

@@ -142,6 +142,7 @@ def test_tables_that_are_not_there(settings: Settings, new_database: NewDatabase
     found = examine(replace(settings, database_url=url), "postgresql", status=1)
     assert statuses(found) == {"postgresql": "ok", "migrations": "fail", "rights": "ok"}
     assert "statesync migrate" in found["migrations"]["do"]
+    assert found["migrations"]["found"] == "no tables yet"
 
 
 def test_rights_that_are_missing(settings: Settings, engine: Engine) -> None:

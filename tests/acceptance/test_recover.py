@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -56,7 +57,9 @@ def test_recover_says_what_went_back_and_saves_what_is_live(
     assert "statesync recover" in str(status["problems"])
     now, loss = run_json(settings, "doctor", "--only", "losses", status=1)
     assert (now["status"], "statesync recover" in now["do"]) == ("fail", True)
-    assert "It is being settled still" in loss["found"]
+    assert "Not settled yet: who is affected is not known before that." in loss["found"]
+    assert "statesync recover" in loss["do"]
+    assert "nothing is left" not in loss["do"]
     run(settings, "drain", "--timeout", "0", status=1)
 
     found = run_json(settings, "recover")
@@ -67,12 +70,12 @@ def test_recover_says_what_went_back_and_saves_what_is_live(
     assert [(c["char_id"], c["row_version"]) for c in loss["not_live"]] == [(3, None)]
 
     costs = (
-        "PostgreSQL went back in time, as a sweep found; PostgreSQL counts 1 sweeps, Redis "
-        "remembers 2. Characters saved again: 2; not live: 1."
+        "PostgreSQL went back in time, as the counters of the two servers show; PostgreSQL counts "
+        "1 sweeps, Redis remembers 2. Characters saved again: 2; not live: 1."
     )
     shown = run(settings, "recover")
     assert costs in shown
-    assert "Not as in PostgreSQL: 0 characters" in shown
+    assert "Not as in PostgreSQL: 0 characters.\nNo new loss.\nOn record before" in shown
     assert "3: left at version" in shown
     status = run_json(settings, "status")
     assert (status["recovering"], status["losses"]) == (False, [loss])
@@ -80,6 +83,26 @@ def test_recover_says_what_went_back_and_saves_what_is_live(
     (check,) = run_json(settings, "doctor", "--only", "losses")
     assert (check["status"], check["found"].endswith("Who is not live: 3.")) == ("warn", True)
     assert "statesync recover" in check["do"]
+
+
+def test_recover_says_what_is_new_and_what_became_of_each(
+    settings: Settings, played: GameStateOrchestrator, engine: Engine, raw: Any
+) -> None:
+    hot = played.hot
+    fight = hot.open_session("combat", [1, 2], {})
+    played.backup_many([1, 2, 3])
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM sessions WHERE id = '{fight}'")
+        connection.exec_driver_sql("UPDATE server_counters SET sweeps = 1")
+    played.evict(3)
+    raw.hset(hot.keys.core(3), "gold", "1")  # by a bare writer
+    shown = run(settings, "recover")
+    undecided = "1 dirty: the next sweep decides, or `statesync drain` now"
+    assert f"Not as in PostgreSQL: 3 characters (2 saved, {undecided})." in shown
+    assert "Characters saved again: 2." in shown
+    assert not any(words in shown for words in ("No new loss", "On record before", "Not settled"))
+    hot.update(1, gold=1)
+    assert "Drained: 2 saved." in run(settings, "drain")
 
 
 def test_recover_without_a_loss(settings: Settings, played: GameStateOrchestrator) -> None:
