@@ -173,7 +173,7 @@ class Settings:
     queue_prefix: str = _setting(_matching(_NAME, _NAME_IS), "")
     """Comes before the name of every queue."""
     sync_seconds: int = _setting(_whole(1, 86_400), 60)
-    """How often beat sends a sweep of the dirty list."""
+    """How long a change waits until it is saved, at most: the dirty list is swept once in it."""
     scrub_seconds: int = _setting(_whole(0, 86_400), 900)
     """How often a scrub searches all of Redis for unsaved changes without a mark; 0 is never."""
     lease_seconds: int = _setting(_whole(1, 86_400), 120)
@@ -249,6 +249,16 @@ class Settings:
     def lease_us(self) -> int:
         """The lease in microseconds, the unit of a claim's token."""
         return self.lease_seconds * 1_000_000
+
+    @property
+    def slice_seconds(self) -> float:
+        """How often beat sends a slice of a sweep: sixty in an interval, at most four a second."""
+        return max(0.25, self.sync_seconds / 60)
+
+    @property
+    def round_ms(self) -> int:
+        """How long the slices take for everything: two less than the interval, so none is late."""
+        return round(1000 * (self.sync_seconds - 2 * self.slice_seconds))
 
     def queue(self, name: str) -> str:
         """Return the real name of a queue: the prefix and ``name``."""

@@ -30,13 +30,23 @@ from statesync.lifecycle.servers import count_sweep
 from statesync.settings import Settings
 from statesync.state.outcomes import BackupOutcome
 
-__all__ = ["Dispatch", "DrainReport", "SweepReport", "drain", "scheduled_sweep", "sweep"]
+__all__ = [
+    "Dispatch",
+    "DrainReport",
+    "SweepReport",
+    "catch_up",
+    "drain",
+    "scheduled_sweep",
+    "sweep",
+]
 
 Dispatch = Callable[[Sequence[Claim]], object]
 """Sends claims to the workers; raises BrokerUnavailable if it cannot."""
 
-_CLAIM_STEP = 100
-"""Small enough that no script holds Redis for more than about a millisecond."""
+_CLAIM_STEP = 50
+"""Small enough that no script holds Redis for more than some tenths of a millisecond."""
+_LATE_SLICES = 2
+"""So many slices late is a backlog: the next slice may only be on its way."""
 _DRAIN_PAUSE_SECONDS = 0.05
 _DRAIN_PAUSE_CAP_SECONDS = 1.0
 _SETTLE_SECONDS = 5.0
@@ -55,13 +65,18 @@ class SweepReport:
     batches: int
     """Messages that carry several claims; 0 if each character got a task of its own."""
     left: int
-    """Still dirty: in flight already, or more than may be in flight."""
+    """Still dirty: not due yet, in flight already, or more than may be in flight."""
     comparing: bool = False
     """Whether everything live is being compared, and the next sweep should go on at once."""
 
 
 def scheduled_sweep(
-    orchestrator: GameStateOrchestrator, settings: Settings, one: Dispatch, batch: Dispatch
+    orchestrator: GameStateOrchestrator,
+    settings: Settings,
+    one: Dispatch,
+    batch: Dispatch,
+    *,
+    whole: bool = True,
 ) -> SweepReport:
     """Do what the schedule asks for: find out whether a server went back, sweep, settle a loss.
 
@@ -74,7 +89,7 @@ def scheduled_sweep(
     status = hot.status()
     report = SweepReport(0, 0, 0, status.dirty)
     if not status.recovering:
-        report = sweep(hot, settings, one, batch)
+        report = sweep(hot, settings, one, batch, whole=whole)
     record_dropped(hot, orchestrator.engine)  # of workers that died after a revert
     with database.transaction(orchestrator.engine) as connection:
         durable.receipts.purge(connection)
@@ -84,20 +99,37 @@ def scheduled_sweep(
     return replace(report, comparing=goes_on)
 
 
-def sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:
+def sweep(
+    hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch, *, whole: bool = True
+) -> SweepReport:
     """Make characters with expired claims dirty again, claim dirty characters, and dispatch them.
 
-    A backlog of more than ``batch_above`` goes to ``batch``, ``batch_size`` claims at a time; a
-    smaller one goes to ``one``, claim by claim. Memory does not grow with the backlog. Raises
-    DatabaseWentBack, RedisUnavailable, or BrokerUnavailable after giving back what was not
-    dispatched.
+    Claims everything that is dirty, or without ``whole`` a slice of it: what is due by now, so that
+    all of it comes once in an interval. A backlog of more than ``batch_above`` goes to ``batch``,
+    up to ``batch_size`` claims at a time; a smaller one goes to ``one``, claim by claim. Memory
+    does not grow with the backlog. Raises DatabaseWentBack, RedisUnavailable, or BrokerUnavailable
+    after giving back what was not dispatched.
     """
-    report = _sweep(hot, settings, one, batch)
+    report = _sweep(hot, settings, one, batch, whole=whole)
     hot.count({"sweeps": 1})
     return report
 
 
-def _sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) -> SweepReport:
+def catch_up(hot: HotStore, settings: Settings, batch: Dispatch) -> None:
+    """Claim and dispatch what a slice should have claimed before this: a backlog.
+
+    A worker does it at the end of each batch, so a backlog drains at the speed of the workers and
+    not of the schedule. Raises as ``sweep`` does.
+    """
+    late_ms = round(1000 * _LATE_SLICES * settings.slice_seconds)
+    claimed, _ = _claim_and_dispatch(hot, settings, batch, settings.batch_size, late_ms=late_ms)
+    if claimed:
+        hot.count({"claimed": claimed})
+
+
+def _sweep(
+    hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch, *, whole: bool
+) -> SweepReport:
     """Sweep once, as ``sweep`` does, and count what is claimed and requeued."""
     status = hot.status()
     if status.recovering:
@@ -107,52 +139,45 @@ def _sweep(hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch) ->
         requeued += ended
         status = hot.status()
     in_batches = status.dirty > settings.batch_above
-    claimed, messages = _claim_and_dispatch(
-        hot,
-        batch if in_batches else one,
-        size=settings.batch_size if in_batches else 1,
-        lease_us=settings.lease_us,
-        max_in_flight=_max_in_flight(settings, status),
-    )
+    dispatch, size = (batch, settings.batch_size) if in_batches else (one, 1)
+    claimed, messages = _claim_and_dispatch(hot, settings, dispatch, size, whole=whole)
     left = hot.status().dirty
     if claimed or requeued:
         hot.count({"claimed": claimed, "requeued": requeued})
     return SweepReport(requeued, claimed, messages if in_batches else 0, left)
 
 
-def _max_in_flight(settings: Settings, status: Status) -> int:
-    """Return how many characters may be claimed now.
-
-    If the backlog does not fit, a later sweep goes on with the rest. The limit leaves it a rest
-    that is worth batches.
-    """
-    limit = settings.max_in_flight
-    if status.dirty + status.claimed > limit:
-        return max(settings.batch_size, limit - settings.batch_above)
-    return limit
-
-
 def _claim_and_dispatch(
-    hot: HotStore, dispatch: Dispatch, *, size: int, lease_us: int, max_in_flight: int
+    hot: HotStore,
+    settings: Settings,
+    dispatch: Dispatch,
+    size: int,
+    *,
+    whole: bool = False,
+    late_ms: int = 0,
 ) -> tuple[int, int]:
-    """Claim every character that is dirty now, and dispatch ``size`` claims at a time.
+    """Claim every character that is due now, and dispatch ``size`` claims at a time.
 
     Returns how many claims and how many dispatches these were.
     """
     undispatched: list[Claim] = []
     claimed, dispatched = 0, 0
-    last_pass, finished = None, False
+    goes_on = True
     try:
-        while not finished:
+        while goes_on:
             step = hot.claim_dirty(
-                lease_us=lease_us, max_in_flight=max_in_flight, count=_CLAIM_STEP
+                lease_us=settings.lease_us,
+                max_in_flight=settings.max_in_flight,
+                count=_CLAIM_STEP,
+                round_ms=settings.round_ms,
+                late_ms=late_ms,
+                whole=whole,
             )
-            last_pass = min(last_pass or step.last, step.last)  # its number may be lost meanwhile
-            finished = step.passes is None or step.passes >= last_pass
+            goes_on, whole = step.goes_on, False  # what is marked from now on comes in its turn
             claimed += len(step.claims)
             undispatched += step.claims
             failpoint("swept")
-            while len(undispatched) >= size or (undispatched and finished):
+            while len(undispatched) >= size or (undispatched and not goes_on):
                 dispatch(undispatched[:size])
                 del undispatched[:size]
                 dispatched += 1
@@ -244,7 +269,7 @@ class _Drain:
         """Claim and save what is dirty; take over the claims of others if they stand still."""
         self.of_round.clear()
         with suppress(_TimeIsUp):
-            _sweep(self.hot, self.settings, self.save, self.save)
+            _sweep(self.hot, self.settings, self.save, self.save, whole=True)
         status = self.hot.status()
         self.progress(status)
         if status.dirty or status.claimed != self.claimed:

@@ -17,6 +17,7 @@ from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 from statesync.worker.config import CelerySettings, celery_settings
+from statesync.worker.names import QueueName
 from statesync.worker.overrides import read_overrides
 
 __all__ = ["Loader", "app", "orchestrator", "protect_flower", "settings"]
@@ -24,6 +25,8 @@ __all__ = ["Loader", "app", "orchestrator", "protect_flower", "settings"]
 log = logging.getLogger(__name__)
 
 _BATCH_OBJECTS = 100_000
+_NICE = 10
+"""How far a worker that saves stands back for the game and the servers, which have 0."""
 
 
 class Loader(AppLoader):
@@ -86,6 +89,13 @@ def tune_gc(**_: object) -> None:
     """
     gc.freeze()
     gc.set_threshold(_BATCH_OBJECTS, 20, 20)
+
+
+@worker_process_init.connect
+def yield_to_the_game(**_: object) -> None:
+    """Let others on this machine go first, if this process saves; one for logins alone does not."""
+    if settings().queue(QueueName.BACKUP) in app.amqp.queues.consume_from:
+        os.nice(_NICE)
 
 
 @worker_shutdown.connect

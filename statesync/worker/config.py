@@ -59,7 +59,7 @@ def _routing(settings: Settings) -> CelerySettings:
         # With a queue prefix, messages of other applications on the same broker are left alone.
         "task_queues": [Queue(settings.queue(name)) for name in QueueName],
         "task_routes": {
-            TaskName.SYNC_DIRTY.value: {"queue": settings.queue(QueueName.SYNC)},
+            "statesync.sync_*": {"queue": settings.queue(QueueName.SYNC)},
             # Bulk work: a login that arrives meanwhile finds its own queue empty.
             TaskName.RESTORE_BATCH.value: {"queue": backup},
             "statesync.restore_*": {"queue": settings.queue(QueueName.RESTORE)},
@@ -103,9 +103,12 @@ def _stopping(settings: Settings) -> CelerySettings:
 
 def _schedule(settings: Settings) -> CelerySettings:
     """Return what beat sends. It keeps nothing on disk: an early or a second sweep does no harm."""
-    schedule = {"sync-dirty": _every(settings.sync_seconds, TaskName.SYNC_DIRTY)}
+    # A slice that waits long is of use all the same; and the clocks of two machines may differ.
+    slices = _every(settings.slice_seconds, TaskName.SYNC_SLICE, expires=settings.sync_seconds)
+    schedule = {"sync-slice": slices}
     if settings.scrub_seconds:
-        schedule["scrub"] = _every(settings.scrub_seconds, TaskName.SCRUB)
+        scrub_seconds = settings.scrub_seconds
+        schedule["scrub"] = _every(scrub_seconds, TaskName.SCRUB, expires=scrub_seconds)
     return {
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_max_loop_interval": min(settings.sync_seconds, 60),
@@ -113,9 +116,9 @@ def _schedule(settings: Settings) -> CelerySettings:
     }
 
 
-def _every(seconds: int, task: TaskName) -> dict[str, Any]:
+def _every(seconds: float, task: TaskName, *, expires: int) -> dict[str, Any]:
     return {
         "task": task.value,
         "schedule": float(seconds),
-        "options": {"expires": seconds, "ignore_result": True},
+        "options": {"expires": expires, "ignore_result": True},
     }

@@ -22,7 +22,9 @@ class TaskName(StrEnum):
     RESTORE_BATCH = "statesync.restore_batch"
     """Load many characters into Redis if they are absent."""
     SYNC_DIRTY = "statesync.sync_dirty"
-    """Sweep the dirty list once."""
+    """Sweep all of the dirty list."""
+    SYNC_SLICE = "statesync.sync_slice"
+    """Sweep what is due of the dirty list."""
     SCRUB = "statesync.scrub"
     """Mark unsaved characters that have no mark."""
 

@@ -19,7 +19,7 @@ from celery.utils.log import get_task_logger
 
 from statesync.errors import DatabaseForbidden, InvalidInput, ServerUnavailable, StatesyncError
 from statesync.lifecycle.scrub import scrub_pages
-from statesync.lifecycle.sweep import scheduled_sweep, sweep
+from statesync.lifecycle.sweep import catch_up, scheduled_sweep
 from statesync.state.fields import printable
 from statesync.state.outcomes import BackupOutcome
 from statesync.worker.app import app, orchestrator, settings
@@ -39,6 +39,7 @@ __all__ = [
     "restore_full_state",
     "scrub",
     "sync_dirty",
+    "sync_slice",
 ]
 
 log = get_task_logger(__name__)
@@ -79,15 +80,13 @@ def backup_full_state(self: Task[Any, Any], char_id: int, token: int | None = No
 def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     """Save characters that a sweep has claimed: ``[[char_id, token], …]``.
 
-    Returns counts by outcome. If a backlog is left, it sweeps again: a backlog drains at the speed
-    of the workers and not of the schedule. If nothing could be saved, or PostgreSQL went back, the
-    schedule goes on.
+    Returns counts by outcome. If a backlog is left, it claims the next batch. If nothing could be
+    saved, or PostgreSQL went back, the schedule goes on.
     """
     reports = orchestrator().backup_claims(read_claims(claims))
     released = all(report.outcome is BackupOutcome.RELEASED for report in reports)
-    status = orchestrator().hot.status()
-    if not released and not status.recovering and status.dirty > settings().batch_above:
-        sweep(orchestrator().hot, settings(), dispatch_one, dispatch_batch)
+    if not released and not orchestrator().hot.status().recovering:
+        catch_up(orchestrator().hot, settings(), dispatch_batch)
     return _count(report.outcome for report in reports)
 
 
@@ -116,16 +115,26 @@ def restore_batch(self: Task[Any, Any], char_ids: list[int]) -> dict[str, int]:
 
 @app.task(base=_Task, name=TaskName.SYNC_DIRTY.value, throws=_EXPECTED)
 def sync_dirty() -> Json:
-    """Sweep the dirty set once: ``{"requeued", "claimed", "batches", "left", "comparing"}``.
+    """Sweep all that is dirty now: ``{"requeued", "claimed", "batches", "left", "comparing"}``.
 
     While PostgreSQL is away it claims nothing: the backlog waits in Redis, and is safe there. While
     everything live is being compared, it sends a message to go on with that. A lost one costs
     time: the schedule goes on as well.
     """
+    return _scheduled_sweep(TaskName.SYNC_DIRTY, whole=True)
+
+
+@app.task(base=_Task, name=TaskName.SYNC_SLICE.value, throws=_EXPECTED)
+def sync_slice() -> Json:
+    """Sweep what is due by now, as beat asks for all the time; returns as ``sync_dirty`` does."""
+    return _scheduled_sweep(TaskName.SYNC_SLICE, whole=False)
+
+
+def _scheduled_sweep(name: TaskName, *, whole: bool) -> Json:
     orchestrator().hot.heartbeat()
-    report = scheduled_sweep(orchestrator(), settings(), dispatch_one, dispatch_batch)
+    report = scheduled_sweep(orchestrator(), settings(), dispatch_one, dispatch_batch, whole=whole)
     if report.comparing:
-        send(TaskName.SYNC_DIRTY)
+        send(name)
     return asdict(report)
 
 

@@ -226,3 +226,11 @@ def test_repr_and_errors_show_no_password() -> None:
 
 def test_queue_prefix_goes_before_the_queues() -> None:
     assert Settings(queue_prefix="eu1.").queue("backup") == "eu1.backup"
+
+
+@pytest.mark.parametrize("sync_seconds", [1, 5, 60, 86_400])
+def test_all_that_is_dirty_comes_within_an_interval(sync_seconds: int) -> None:
+    """A round, its 64th, by which a step may be late, and the wait for the next slice."""
+    settings = Settings(sync_seconds=sync_seconds)
+    assert settings.round_ms * 65 / 64 + 1000 * settings.slice_seconds <= 1000 * sync_seconds
+    assert settings.round_ms >= 500 * sync_seconds

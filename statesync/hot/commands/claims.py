@@ -56,36 +56,37 @@ _claim_dirty = load_script("claim_dirty")
 
 
 class ClaimStep(NamedTuple):
-    """One step of a pass over the dirty set."""
+    """One step of the pass over the dirty set that all sweeps share."""
 
     claims: list[Claim]
-    before: int
-    """How many passes were completed before it."""
-    passes: int | None
-    """How many are completed now; None if no more claims may be in flight."""
-    fresh: bool
-    """It was the first one of its pass."""
-
-    @property
-    def last(self) -> int:
-        """The pass that meets the last of those that were dirty at this step: this one if it began
-        here, else the next."""
-        return self.before + (1 if self.fresh else 2)
+    goes_on: bool
+    """Whether the next step may be due as well."""
 
 
 def claim_dirty(
-    keys: Keys, /, *, lease_us: int, max_in_flight: int, count: int
+    keys: Keys,
+    /,
+    *,
+    lease_us: int,
+    max_in_flight: int,
+    count: int,
+    round_ms: int,
+    late_ms: int = 0,
+    whole: bool = False,
 ) -> Command[ClaimStep]:
-    """Claim some dirty characters, looking at about ``count``; all sweeps share one pass."""
+    """Claim up to ``count`` dirty characters, if the pass over them is due.
+
+    The pass takes ``round_ms``; with ``late_ms``, a step is due only if it is as late. ``whole``
+    makes all due that is dirty now, for every sweep, until the pass has met it.
+    """
 
     def parse(reply: Raw) -> ClaimStep:
-        before, cursor, passes, *rest = reply
+        goes_on, *rest = reply
         claims = [Claim(int(i), int(t)) for i, t in zip(rest[::2], rest[1::2], strict=True)]
-        completed = None if passes == b"full" else int(passes)
-        return ClaimStep(claims, int(before), completed, cursor == b"0")
+        return ClaimStep(claims, bool(goes_on))
 
     script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.sweep)
-    args = (lease_us, max_in_flight, count)
+    args = (lease_us, max_in_flight, count, round_ms, late_ms, int(whole))
     # Repeatable: claims that nobody has heard of end with their lease, sent again or not.
     return Command(_claim_dirty, script_keys, args, parse, repeatable=True)
 

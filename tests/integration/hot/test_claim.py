@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from statesync.hot.commands.claims import Claim, Requeued
+from statesync.hot.commands.claims import Claim, ClaimStep, Requeued
 from statesync.hot.commands.operators import SyncState
 
 if TYPE_CHECKING:
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
 LEASE = 60_000_000
 
 
+def claim_step(store: Driver, *, most: int = 10_000, whole: bool = True) -> ClaimStep:
+    """Look at a page; one that is not the first of a whole sweep, if it is due."""
+    step: ClaimStep = store.claim_dirty(
+        lease_us=LEASE, max_in_flight=most, count=100, round_ms=3_600_000, whole=whole
+    )
+    return step
+
+
 def sweep_all(store: Driver, most: int = 1000) -> list[Claim]:
-    """Claim page by page to the end of the dirty set."""
-    claims: list[Claim] = []
-    last: int | None = None
-    while True:
-        step = store.claim_dirty(lease_us=LEASE, max_in_flight=most, count=10)
+    """Claim page by page what is dirty now."""
+    step = claim_step(store, most=most)
+    claims = [*step.claims]
+    while step.goes_on:
+        step = claim_step(store, most=most, whole=False)
         claims += step.claims
-        last = last or step.last
-        if step.passes is None or step.passes >= last:
-            return claims
+    return claims
 
 
 def mark(store: Driver, *char_ids: int | str | bytes) -> None:
@@ -84,16 +90,15 @@ def test_sweeps_share_one_pass(store: Driver) -> None:
     """A large backlog is passed once, however many sweeps it takes; the next pass meets what is
     marked behind it."""
     mark(store, *range(1, 2001))
-    first = store.claim_dirty(lease_us=LEASE, max_in_flight=10_000, count=100)
-    assert first.fresh
-    peeked = len(first.claims)
-    while not (step := store.claim_dirty(lease_us=LEASE, max_in_flight=10_000, count=100)).passes:
-        assert not step.fresh
+    step = claim_step(store)
+    met = len(step.claims)
+    while step.goes_on:
         assert step.claims, "no sweep looks again at what others have emptied"
-        peeked += len(step.claims)
-    assert peeked + len(step.claims) == 2000
+        step = claim_step(store, whole=False)
+        met += len(step.claims)
+    assert met == 2000
     mark(store, *range(3001, 5001))
-    store.claim_dirty(lease_us=LEASE, max_in_flight=10_000, count=100)
+    claim_step(store)
     claims = sweep_all(store, 10_000)  # goes on in the pass, and through the next
     assert len(claims) >= 1500
     assert store.status().dirty == 0

@@ -24,15 +24,17 @@ def test_status_skips_what_is_no_counter(store: Driver, name: str | bytes, value
     assert store.status().counters == {"saved": 2}
 
 
-@pytest.mark.parametrize("field", ["number", "cursor"])
+@pytest.mark.parametrize("field", ["number", "cursor", "began_ms", "paced_from", "entered_ms"])
 @pytest.mark.parametrize("text", ["zz", "-1", "", "9" * 30, "1.5"])
 def test_pass_that_is_none_begins_anew(store: Driver, field: str, text: str) -> None:
     for char_id in (1, 2):
         store.create(char_id)
     store.raw.hset(store.keys.sweep, field, text)
-    step = store.claim_dirty(lease_us=60_000_000, max_in_flight=9, count=100)
+    step = store.claim_dirty(
+        lease_us=60_000_000, max_in_flight=9, count=100, round_ms=60_000, whole=True
+    )
     assert {claim.char_id for claim in step.claims} == {1, 2}
-    assert (step.before, step.passes, step.fresh) == (0, 1, True)
+    assert store.raw.hget(store.keys.sweep, "number") == b"1"
 
 
 MARKS = ("dirty", "claimed", "since", "quarantine")

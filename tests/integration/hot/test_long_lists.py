@@ -35,7 +35,9 @@ def test_acknowledge_keeps_every_mark_that_was_set_since(store: Driver) -> None:
 
 def test_claim_dirty_claims_a_whole_page(store: Driver) -> None:
     store.raw.sadd(store.keys.dirty, *MANY)
-    step = store.claim_dirty(lease_us=60_000_000, max_in_flight=10_000, count=10_000)
+    step = store.claim_dirty(
+        lease_us=60_000_000, max_in_flight=10_000, count=10_000, round_ms=60_000, whole=True
+    )
     assert sorted(claim.char_id for claim in step.claims) == MANY
     assert not store.raw.exists(store.keys.dirty)
 

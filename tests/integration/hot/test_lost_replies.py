@@ -101,7 +101,9 @@ SAFE: dict[str, Callable[[Driver], Any]] = {
     "log": lambda game: game.update_session("combat", FIGHT, log=["hit"]),
     "close_session": lambda game: game.close_session("combat", FIGHT, {"turn_order": []}),
     "claim": lambda game: game.claim(1, lease_us=LEASE),
-    "claim_dirty": lambda game: game.claim_dirty(lease_us=LEASE, max_in_flight=9, count=9),
+    "claim_dirty": lambda game: game.claim_dirty(
+        lease_us=LEASE, max_in_flight=9, count=9, round_ms=60_000, whole=True
+    ),
     "status": lambda game: game.status(),
     "evict": lambda game: game.evict(1),
     "two in one call": lambda game: game.run_many(

@@ -66,7 +66,9 @@ WRITES: dict[str, Call] = {
     "join_session": lambda store, _: store.join_session("combat", FIGHT, 3),
     "leave_session": lambda store, _: store.leave_session("combat", FIGHT, 1),
     "claim": lambda store, _: store.claim(6, lease_us=LEASE),
-    "claim_dirty": lambda store, _: store.claim_dirty(lease_us=LEASE, max_in_flight=9, count=9),
+    "claim_dirty": lambda store, _: store.claim_dirty(
+        lease_us=LEASE, max_in_flight=9, count=9, round_ms=60_000, whole=True
+    ),
     "release": lambda store, claim: store.release(claim),
     "requeue": lambda store, _: store.requeue(9, include_unexpired=True),
     "quarantine": lambda store, claim: store.quarantine(claim, error="broken", field=""),

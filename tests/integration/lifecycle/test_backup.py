@@ -56,7 +56,7 @@ def outcomes(reports: list[BackupReport]) -> dict[int, str]:
 def sweep_once(orchestrator: Orchestrator) -> list[BackupReport]:
     """Claim what is dirty and save it, as one tick of the schedule and a worker do."""
     claims = orchestrator.hot.claim_dirty(
-        lease_us=60_000_000, max_in_flight=1000, count=1000
+        lease_us=60_000_000, max_in_flight=1000, count=1000, round_ms=60_000, whole=True
     ).claims
     return orchestrator.backup_claims(claims)
 
@@ -149,7 +149,9 @@ def test_superseded(orchestrator: Orchestrator, engine: Engine, full_core: FullC
 
 def test_same_message_twice(orchestrator: Orchestrator, full_core: FullCore) -> None:
     orchestrator.hot.create(1, **full_core())
-    claims = orchestrator.hot.claim_dirty(lease_us=60_000_000, max_in_flight=10, count=10).claims
+    claims = orchestrator.hot.claim_dirty(
+        lease_us=60_000_000, max_in_flight=10, count=10, round_ms=60_000, whole=True
+    ).claims
     assert outcomes(orchestrator.backup_claims(claims)) == {1: "saved"}
     assert outcomes(orchestrator.backup_claims(claims)) == {1: "superseded"}
 

@@ -133,7 +133,9 @@ def test_whatever_redis_holds(
         hot.create(SANE, gold=1)
         for char_id, player in enumerate(players, 1):
             put(raw, keys, char_id, player)
-        claims = hot.claim_dirty(lease_us=60_000_000, max_in_flight=1000, count=1000).claims
+        claims = hot.claim_dirty(
+            lease_us=60_000_000, max_in_flight=1000, count=1000, round_ms=60_000, whole=True
+        ).claims
         reports = {r.char_id: r for r in orchestrator.backup_claims(claims)}
         assert reports[SANE].outcome == "saved"
         assert {r.outcome for r in reports.values()} <= OUTCOMES

@@ -108,7 +108,9 @@ def test_what_is_acknowledged_is_counted_although_the_worker_dies_later(
     small = GameStateOrchestrator(orchestrator.hot, orchestrator.engine, batch_size=10)
     for char_id in range(1, 31):
         small.hot.create(char_id, **full_core(char_id))
-    claims = small.hot.claim_dirty(lease_us=60_000_000, max_in_flight=99, count=99).claims
+    claims = small.hot.claim_dirty(
+        lease_us=60_000_000, max_in_flight=99, count=99, round_ms=60_000, whole=True
+    ).claims
     counts = iter(range(9))
 
     def die(name: str) -> None:

@@ -165,7 +165,9 @@ def test_a_discarded_entry_is_forgotten_whole(
 ) -> None:
     raw.sadd(keys.dirty, 99)
     orchestrator.backup_claims(
-        hot.claim_dirty(lease_us=60_000_000, max_in_flight=100, count=100).claims
+        hot.claim_dirty(
+            lease_us=60_000_000, max_in_flight=100, count=100, round_ms=60_000, whole=True
+        ).claims
     )
     assert hot.sync_state(99).quarantine
     assert hot.discard_quarantined("99")

@@ -198,7 +198,11 @@ class AnyGame(RuleBasedStateMachine):
     @rule(lost=st.booleans())
     def sweep(self, *, lost: bool) -> None:
         claims = self.hot.claim_dirty(
-            lease_us=self.settings.lease_us, max_in_flight=1000, count=100
+            lease_us=self.settings.lease_us,
+            max_in_flight=1000,
+            count=100,
+            round_ms=60_000,
+            whole=True,
         ).claims
         if not lost:  # else the worker died at once
             outcomes = {report.outcome for report in self.game.backup_claims(claims)}
@@ -250,7 +254,11 @@ class AnyGame(RuleBasedStateMachine):
         for _ in range(5):
             self.leases_end()
             claims = self.hot.claim_dirty(
-                lease_us=self.settings.lease_us, max_in_flight=1000, count=1000
+                lease_us=self.settings.lease_us,
+                max_in_flight=1000,
+                count=1000,
+                round_ms=60_000,
+                whole=True,
             ).claims
             self.game.backup_claims(claims)
         status = self.hot.status()

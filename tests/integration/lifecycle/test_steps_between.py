@@ -58,7 +58,9 @@ def test_batches_that_have_not_begun_are_given_back(
     with GameStateOrchestrator.from_settings(replace(unreachable, batch_size=2)) as worker:
         for char_id in range(1, 6):
             worker.hot.create(char_id, **full_core(char_id))
-        step = worker.hot.claim_dirty(lease_us=LEASE, max_in_flight=10, count=10)
+        step = worker.hot.claim_dirty(
+            lease_us=LEASE, max_in_flight=10, count=10, round_ms=60_000, whole=True
+        )
         assert len(step.claims) == 5
         with pytest.raises(DatabaseUnavailable):
             worker.backup_claims(step.claims)

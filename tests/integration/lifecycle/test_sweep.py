@@ -15,7 +15,7 @@ from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle.claims import release, requeue
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.sweep import drain, sweep
+from statesync.lifecycle.sweep import catch_up, drain, sweep
 from statesync.settings import Settings
 from statesync.state.outcomes import BackupOutcome
 
@@ -90,13 +90,77 @@ def test_in_flight_is_bounded(hot: HotStore, raw: Any, keys: Keys, small: Settin
                 hot.acknowledge(claim)
 
     report = sweep(hot, bounded, batch, batch)
-    assert (report.claimed, report.left) == (30, 70)
+    assert (report.claimed, report.left) == (50, 50)
     assert sweep(hot, bounded, batch, batch).claimed == 0
     acknowledge()
-    assert sweep(hot, bounded, batch, batch).claimed == 30
-    acknowledge()
     last = sweep(hot, bounded, batch, batch)
-    assert (last.claimed, last.left) == (40, 0), "no rest that only the next beat would take"
+    assert (last.claimed, last.left) == (50, 0)
+
+
+def test_batch_that_ends_goes_on_with_a_sweep_that_did_not_fit(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings
+) -> None:
+    mark(raw, keys, range(1, 101))
+    bounded = replace(small, max_in_flight=50)
+    batch = Messages()
+    sweep(hot, bounded, batch, batch)
+    catch_up(hot, bounded, batch)
+    assert len(batch.ids) == 50, "no more may be in flight"
+    for claims in batch.sent[:2]:
+        for claim in claims:
+            hot.acknowledge(claim)
+    catch_up(hot, bounded, batch)
+    assert [len(claims) for claims in batch.sent] == [10] * 7
+    assert hot.status().counters["claimed"] == 70
+    raw.delete(keys.claimed)
+    catch_up(hot, bounded, batch)
+    assert batch.ids == list(range(1, 101)), "the last ones are not left to the schedule"
+    mark(raw, keys, [200])
+    catch_up(hot, bounded, batch)
+    assert hot.status().dirty == 1, "what is marked afterwards is"
+
+
+def late_by(raw: Any, keys: Keys, milliseconds: int) -> None:
+    """Put back when the round began."""
+    raw.hincrby(keys.sweep, "began_ms", -milliseconds)
+
+
+def test_slices_of_an_interval_take_each_once_and_evenly(
+    hot: HotStore, raw: Any, keys: Keys, settings: Settings
+) -> None:
+    slow = replace(settings, sync_seconds=86_400)
+    mark(raw, keys, range(1, 2001))
+    batch = Messages()
+    report = sweep(hot, slow, batch, batch, whole=False)
+    assert (report.claimed, report.left) == (0, 2000), "the round begins"
+    claimed = []
+    for _ in range(4):
+        late_by(raw, keys, slow.round_ms // 4 + 1)
+        report = sweep(hot, slow, batch, batch, whole=False)
+        claimed.append(report.claimed)
+    assert all(300 < some < 700 for some in claimed), claimed
+    assert batch.ids == list(range(1, 2001))
+    assert len(batch.sent) <= 8, "each slice goes out in batches, since the backlog is large"
+
+
+def test_batch_that_ends_goes_on_if_the_schedule_is_late(
+    hot: HotStore, raw: Any, keys: Keys, settings: Settings
+) -> None:
+    slow = replace(settings, sync_seconds=86_400)
+    mark(raw, keys, range(1, 2001))
+    batch = Messages()
+    sweep(hot, slow, batch, batch, whole=False)
+    catch_up(hot, slow, batch)
+    assert batch.ids == []
+    late_by(raw, keys, slow.round_ms // 4)
+    sweep(hot, slow, batch, batch, whole=False)
+    on_time = len(batch.ids)
+    late_by(raw, keys, round(1000 * slow.slice_seconds))
+    catch_up(hot, slow, batch)
+    assert len(batch.ids) == on_time, "the next slice may be on its way"
+    late_by(raw, keys, slow.round_ms // 4)
+    catch_up(hot, slow, batch)
+    assert on_time + 300 < len(batch.ids) < 1200
 
 
 @pytest.mark.parametrize("case", [(20, 3, 3), (100, 2, 20), (100, 0, 0)])
@@ -258,18 +322,6 @@ def test_a_sweep_that_is_interrupted_gives_its_claims_back(
     with pytest.raises(KeyboardInterrupt):
         sweep(hot, small, interrupt, interrupt)
     assert (hot.status().dirty, hot.status().claimed) == (100, 0)
-
-
-def test_limit_leaves_a_rest_that_is_worth_batches(
-    hot: HotStore, raw: Any, keys: Keys, small: Settings
-) -> None:
-    tight = replace(small, max_in_flight=45)
-    mark(raw, keys, range(1, 101))
-    batch = Messages()
-    assert sweep(hot, tight, Messages(), batch).claimed == 45 - tight.batch_above
-    raw.delete(keys.claimed)
-    tightest = replace(small, max_in_flight=25)
-    assert sweep(hot, tightest, Messages(), batch).claimed == tightest.batch_size
 
 
 def test_drain_outlives_an_outage(

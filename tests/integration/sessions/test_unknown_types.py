@@ -38,7 +38,9 @@ def raid(settings: Settings, full_core: FullCore) -> Iterator[str]:
 
 def save_with_a_worker_that_knows(settings: Settings) -> None:
     with registered(Raid), GameStateOrchestrator.from_settings(settings) as newer:
-        claims = newer.hot.claim_dirty(lease_us=60_000_000, max_in_flight=99, count=99).claims
+        claims = newer.hot.claim_dirty(
+            lease_us=60_000_000, max_in_flight=99, count=99, round_ms=60_000, whole=True
+        ).claims
         assert {r.outcome for r in newer.backup_claims(claims)} == {"saved"}
 
 
@@ -59,7 +61,9 @@ def test_older_worker_leaves_them_to_one_that_knows(
     forget_the_type: str, settings: Settings, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
     with GameStateOrchestrator.from_settings(settings) as older:
-        claims = older.hot.claim_dirty(lease_us=60_000_000, max_in_flight=99, count=99).claims
+        claims = older.hot.claim_dirty(
+            lease_us=60_000_000, max_in_flight=99, count=99, round_ms=60_000, whole=True
+        ).claims
         with caplog.at_level(logging.WARNING):
             reports = {r.char_id: r for r in older.backup_claims(claims)}
         assert {i: r.outcome.value for i, r in reports.items()} == {
@@ -120,7 +124,9 @@ def test_older_worker_leaves_what_is_only_tied_to_them(
     with GameStateOrchestrator.from_settings(settings) as older:
         tied = 1 if change is leave_it else 3
         older.hot.update(4, gold=7)
-        claims = older.hot.claim_dirty(lease_us=60_000_000, max_in_flight=99, count=99).claims
+        claims = older.hot.claim_dirty(
+            lease_us=60_000_000, max_in_flight=99, count=99, round_ms=60_000, whole=True
+        ).claims
         reports = {r.char_id: r for r in older.backup_claims(claims)}
         assert reports.pop(4).outcome == "saved"
         assert {r.outcome for r in reports.values()} == {"released"}

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from celery.app.defaults import SETTING_KEYS
+from celery.app.routes import MapRoute
 
 from statesync import Settings
 from statesync.worker.config import celery_settings
@@ -28,6 +30,33 @@ def test_the_queue_prefix_reaches_every_queue() -> None:
 def test_a_scrub_is_scheduled_unless_it_is_switched_off() -> None:
     assert "scrub" in celery_settings(Settings())["beat_schedule"]
     assert "scrub" not in celery_settings(Settings(scrub_seconds=0))["beat_schedule"]
+
+
+def test_a_slice_is_scheduled_sixty_times_in_an_interval_and_a_lost_one_is_made_up_for() -> None:
+    scheduled = celery_settings(Settings(sync_seconds=120))["beat_schedule"]["sync-slice"]
+    assert (scheduled["task"], scheduled["schedule"]) == ("statesync.sync_slice", 2.0)
+    assert scheduled["options"]["expires"] == 120
+    short = celery_settings(Settings(sync_seconds=1))["beat_schedule"]["sync-slice"]
+    assert short["schedule"] == 0.25
+
+
+@pytest.mark.parametrize("name", [TaskName.SYNC_DIRTY, TaskName.SYNC_SLICE])
+def test_sweeps_have_a_queue_of_their_own(name: TaskName) -> None:
+    routes = celery_settings(Settings())["task_routes"]
+    assert MapRoute(routes)(name.value) == {"queue": "sync"}
+
+
+@pytest.mark.parametrize(("queues", "nice"), [([], 10), (["backup"], 10), (["restore"], 0)])
+def test_process_that_saves_yields_to_the_game(queues: list[str], nice: int) -> None:
+    ran = subprocess.run(
+        [
+            sys.executable, "-c",
+            "import os\nfrom statesync.worker.app import app, yield_to_the_game\n"
+            f"app.amqp.queues.select({queues})\nyield_to_the_game()\nprint(os.nice(0))",
+        ],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.stdout.split() == [str(nice)], ran.stderr
 
 
 def test_every_task_has_its_name_and_no_other() -> None:
