@@ -27,9 +27,10 @@ def test_no_more_than_two_parts_are_on_their_way(
         return send(connection, commands)
 
     def reading(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        reply = read(connection, *args, **kwargs)
-        on_their_way.append(on_their_way[-1] - 1)
-        return reply
+        try:
+            return read(connection, *args, **kwargs)
+        finally:
+            on_their_way.append(on_their_way[-1] - 1)
 
     monkeypatch.setattr(AbstractConnection, "pack_commands", sending)
     monkeypatch.setattr(AbstractConnection, "read_response", reading)
