@@ -37,6 +37,7 @@ local function read_pass()
   number, cursor = tonumber(stored[1] or 0), stored[2] or '0'
   began_ms, paced_from = tonumber(stored[3] or nil), tonumber(stored[4] or 0)
   entered_ms = tonumber(stored[5] or nil)
+  if paced_from > number + 2 then paced_from = 0 end -- not ours either: no sweep would end
 end
 
 -- Returns the share of the set that is behind a cursor: SSCAN counts in reversed bits, so it is the

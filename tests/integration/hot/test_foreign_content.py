@@ -37,6 +37,12 @@ def test_pass_that_is_none_begins_anew(store: Driver, field: str, text: str) -> 
     assert store.raw.hget(store.keys.sweep, "number") == b"1"
 
 
+def test_pass_that_is_paced_from_never_ends_a_sweep(store: Driver) -> None:
+    store.raw.hset(store.keys.sweep, "paced_from", 10**17)
+    step = store.claim_dirty(lease_us=60_000_000, max_in_flight=9, count=100, round_ms=60_000)
+    assert not step.goes_on
+
+
 MARKS = ("dirty", "claimed", "since", "quarantine")
 
 
