@@ -103,7 +103,7 @@ def _differing(report: RecoveryReport) -> str:
     """Say how many characters were not as their rows, and what has become of them."""
     parts = [counts_of_backups(report.outcomes)] if report.outcomes else []
     if undecided := max(0, report.differing - report.outcomes.total()):
-        parts.append(f"{undecided} dirty: the next sweep decides, or `statesync drain` now")
+        parts.append(f"{undecided} left to the next sweep or `statesync drain`, if dirty")
     became = f" ({', '.join(parts)})" if parts else ""
     return f"Not as in PostgreSQL: {report.differing} characters{became}."
 

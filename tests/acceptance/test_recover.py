@@ -97,7 +97,7 @@ def test_recover_says_what_is_new_and_what_became_of_each(
     played.evict(3)
     raw.hset(hot.keys.core(3), "gold", "1")  # by a bare writer
     shown = run(settings, "recover")
-    undecided = "1 dirty: the next sweep decides, or `statesync drain` now"
+    undecided = "1 left to the next sweep or `statesync drain`, if dirty"
     assert f"Not as in PostgreSQL: 3 characters (2 saved, {undecided})." in shown
     assert "Characters saved again: 2." in shown
     assert not any(words in shown for words in ("No new loss", "On record before", "Not settled"))

@@ -189,6 +189,22 @@ def test_core_that_cannot_be_decoded_is_set_to_its_row(
     assert hot.list_quarantine() == (0, [])
 
 
+def test_session_whose_participants_nobody_can_read_is_recorded_all_the_same(
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+    fight: UUID,
+    engine: Engine,
+    before_it: Before,
+    raw: Any,
+    keys: Keys,
+) -> None:
+    session = keys.session("combat", str(fight))
+    before_it(lambda: raw.hset(session, "participants", "["))
+    assert orchestrator.backup_full_state(1).outcome == "conflict"
+    [lost] = [one for one in recorded(engine) if one.session_id]
+    assert (lost.char_id, lost.state["session"]["participants"]) == (1, "[")
+
+
 def test_core_that_is_no_hash_any_more_holds_up_no_record(
     orchestrator: GameStateOrchestrator,
     hot: HotStore,
