@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from statesync import durable
 from statesync.durable import database
-from statesync.durable.results import Busy, Raced
+from statesync.durable.results import Raced
 from statesync.errors import CorruptState
 from statesync.hot.command import packed
 from statesync.lifecycle import groups
@@ -144,8 +144,7 @@ class Commit:
         _set_in_doubt(snapshots, False)
         if error.locked and (wait or len(snapshots) == 1):
             for snapshot in snapshots:
-                locked = {char_id: Busy() for char_id in snapshot.group.characters}
-                snapshot.result = GroupResult(saved=False, characters={**locked}, sessions={})
+                snapshot.postpone()
         elif len(snapshots) == 1:
             snapshots[0].corrupt = CorruptState(snapshots[0].anchor, "", str(error))
         else:

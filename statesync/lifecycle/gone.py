@@ -1,6 +1,7 @@
-"""Owns what becomes of a bare write to a character whose row is gone from PostgreSQL.
+"""Owns what becomes of a bare write to a character that PostgreSQL has lost saves of.
 
-Its tombstone says that it was saved and has left; so PostgreSQL went back to before its first save.
+Its tombstone says at which version it was saved and has left; so PostgreSQL went back if its row is
+older, or gone.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from sqlalchemy import Engine
 
 from statesync import durable
 from statesync.durable import database
-from statesync.errors import CorruptState
+from statesync.errors import CorruptState, DatabaseWentBack
 from statesync.hot.store import HotStore
+from statesync.lifecycle.servers import note_postgresql_went_back
 from statesync.lifecycle.snapshots import Snapshot
+from statesync.state.fields import MAX_VERSION
 from statesync.state.seals import CREATED
 
 __all__ = ["look_at_gone"]
@@ -27,7 +30,8 @@ _REASON = (
 def look_at_gone(hot: HotStore, engine: Engine, snapshots: Sequence[Snapshot]) -> None:
     """Mark groups as ``corrupt`` in which a bare write would take the place of a lost character.
 
-    ``create`` says that it makes a new one, so that is none of these.
+    ``create`` says that it makes a new one, so that is none of these. If the row is only older, the
+    bare write waits until the recovery has put on record what is lost. Raises DatabaseWentBack.
     """
     bare = {
         char_id: snapshot
@@ -42,5 +46,11 @@ def look_at_gone(hot: HotStore, engine: Engine, snapshots: Sequence[Snapshot]) -
     with database.transaction(engine) as connection:
         rows = durable.heads.of_characters(connection, char_ids)
     for char_id in char_ids:
+        snapshot = bare[char_id]
         if char_id not in rows:
-            bare[char_id].corrupt = CorruptState(char_id, "", _REASON)
+            snapshot.corrupt = CorruptState(char_id, "", _REASON)
+        elif rows[char_id].version < int(left[char_id]) < MAX_VERSION:
+            if not snapshot.raw.is_recovering:
+                note_postgresql_went_back(hot, engine, [char_id])
+                raise DatabaseWentBack
+            snapshot.postpone()

@@ -184,6 +184,7 @@ def save(
     )
     for group in groups:
         decided.settle(group)
+    _check_logs(connection, groups, decided, types)
     saveable = [group for group in groups if decided.can_save(group)]
     held = _held_elsewhere(connection, saveable, decided, types)
     accepted = [group for group in saveable if not held[id(group)]]
@@ -194,6 +195,29 @@ def save(
     whole = [group for group in accepted if not decided.has_deleted(group)]
     durable.receipts.record(connection, [nonce for group in whole for nonce in group.nonces])
     return [_result(group, decided, written, held[id(group)]) for group in groups]
+
+
+def _check_logs(
+    connection: Connection,
+    groups: Sequence[Group],
+    decided: _Decided,
+    types: Mapping[str, SessionOrchestrator],
+) -> None:
+    """Have a session saved later whose rows lack what its log was read without.
+
+    PostgreSQL said how much it has before the rows were locked, and it may have gone back since:
+    the entries in between would be a hole for ever.
+    """
+    by_type: dict[str, list[Session]] = defaultdict(list)
+    for session in (s for group in groups for s in group.sessions.values()):
+        if session.log_start and isinstance(decided.sessions[session.id], Accepted):
+            by_type[session.session_type].append(session)
+    for session_type, sessions in by_type.items():
+        with work_of(f"the session type {session_type!r} cannot save it", connection):
+            ends = types[session_type].saved_log(connection, [session.id for session in sessions])
+        for session in sessions:
+            if ends.get(session.id, 0) < session.log_start:
+                decided.sessions[session.id] = Busy()
 
 
 def _held_elsewhere(

@@ -62,7 +62,10 @@ def _shows_loss(snapshot: Snapshot) -> bool:
             continue
         if not found.is_deleted or not seals.knows(found.seal):
             return True
-    return any(isinstance(found, Unknown) for found in snapshot.result.sessions.values())
+    return any(
+        isinstance(found, Unknown) and not snapshot.group.seals[session_id].is_bare
+        for session_id, found in snapshot.result.sessions.items()
+    )
 
 
 class Lost:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -106,13 +106,16 @@ def settle(orchestrator: GameStateOrchestrator, *, lease_us: int, seconds: float
     Does nothing if there is none, or another worker is at it. Raises ServerUnavailable.
     """
     deadline = time.monotonic() + seconds
-    for page in _Turn(orchestrator, lease_us).pages():
-        if page.is_last:
-            return False
-        if time.monotonic() > deadline:
-            return True
-        if not page.outcomes:
-            time.sleep(PAUSE_SECONDS)
+    try:
+        for page in _Turn(orchestrator, lease_us).pages():
+            if page.is_last:
+                return False
+            if time.monotonic() > deadline:
+                return True
+            if not page.outcomes:
+                time.sleep(PAUSE_SECONDS)
+    except DatabaseWentBack:  # this has found it, and it is noted: from now on it is recovered
+        return True
     return False
 
 
@@ -214,7 +217,7 @@ class _Turn:
         self.not_saved |= not_saved
         if taken.is_recovering:
             self.note_page(reports, not_saved, outcomes[BackupOutcome.SAVED])
-            self.release_evicted(found.evicted)
+        self.look_at_evicted(found.evicted, is_recovering=taken.is_recovering)
         is_last = found.cursor == 0
         return found, SettledPage(
             keys=found.keys,
@@ -255,44 +258,59 @@ class _Turn:
                 saved_again=saved,
             )
 
-    def release_evicted(self, evicted: Sequence[int | str]) -> None:
-        """Put on record who left at a newer version than PostgreSQL has, and let it be restored.
+    def look_at_evicted(self, evicted: Sequence[int | str], *, is_recovering: bool) -> None:
+        """Look whether somebody left at a newer version than PostgreSQL has.
 
-        Its row is all that there is now. Whoever was deleted is kept out as long as ever.
+        Then that went back, and if nobody knows, it is noted. In a recovery it is put on record,
+        and who left may be restored: the row is all that there is now. Whoever was deleted is kept
+        out as long as ever. Raises DatabaseWentBack.
         """
-        char_ids = [item for item in evicted if isinstance(item, int)]
-        session_ids = [item for item in evicted if isinstance(item, str)]
         if not evicted:
             return
+        char_ids = [item for item in evicted if isinstance(item, int)]
+        session_ids = [item for item in evicted if isinstance(item, str)]
         heads = self.hot.heads(char_ids, evicted=evicted)
         versions = {i: int(text) for i, text in heads.evicted.items() if text.isdigit()}
+        rows: dict[int | str, RowHead] = {}
         with database.transaction(self.orchestrator.engine) as connection:
-            rows: dict[int | str, RowHead] = {}
             rows.update(durable.heads.of_characters(connection, char_ids).items())
             rows.update(durable.heads.of_sessions(connection, session_ids).items())
-            behind = [
-                item
-                for item, version in versions.items()
-                if not _is_live(heads, item) and _is_behind(rows.get(item), version)
-            ]
-            not_live = [
+        behind = [
+            item
+            for item, version in versions.items()
+            if not _is_live(heads, item) and _is_behind(rows.get(item), version)
+        ]
+        lost = [item for item in behind if isinstance(item, int)]
+        if is_recovering:
+            self.note_not_live(
                 NotLive(
-                    item,
-                    evicted_version=None if versions[item] == MAX_VERSION else versions[item],
-                    row_version=rows[item].version if item in rows else None,
+                    char_id,
+                    evicted_version=None if versions[char_id] == MAX_VERSION else versions[char_id],
+                    row_version=rows[char_id].version if char_id in rows else None,
                 )
-                for item in behind
-                if isinstance(item, int)
-            ]
-            if not_live:
-                durable.losses.add_not_live(connection, self.hot.keys.prefix, not_live)
-                log.error(
-                    "characters %s are not live and were newer than PostgreSQL is now: they stay "
-                    "at what it has",
-                    listed(sorted(item.char_id for item in not_live)),
-                )
-        self.hot.drop_tombstones(
-            {i: heads.evicted[i] for i in behind if i in rows and versions[i] != MAX_VERSION}
+                for char_id in lost
+            )
+            self.hot.drop_tombstones(
+                {i: heads.evicted[i] for i in behind if i in rows and versions[i] != MAX_VERSION}
+            )
+        elif lost:
+            on_record = servers.losses(self.hot, self.orchestrator.engine)
+            known = {item.char_id for loss in on_record for item in loss.not_live}
+            if not known.issuperset(lost):
+                servers.note_postgresql_went_back(self.hot, self.orchestrator.engine, lost)
+                raise DatabaseWentBack
+
+    def note_not_live(self, lost: Iterable[NotLive]) -> None:
+        """Put on record who left at a newer version than PostgreSQL has."""
+        not_live = [*lost]
+        if not not_live:
+            return
+        with database.transaction(self.orchestrator.engine) as connection:
+            durable.losses.add_not_live(connection, self.hot.keys.prefix, not_live)
+        log.error(
+            "characters %s are not live and were newer than PostgreSQL is now: they stay at what "
+            "it has",
+            listed(sorted(item.char_id for item in not_live)),
         )
 
     def end(self, stands_at: str, *, leaves_some: bool) -> bool:

@@ -18,7 +18,7 @@ from sqlalchemy import Engine
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.database import QUICK_SECONDS
-from statesync.errors import CorruptState, StatesyncError
+from statesync.errors import CorruptState, DatabaseWentBack, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
 from statesync.hot.commands.transfer import Peek, RestoreResult
 from statesync.hot.store import HotStore, unwrap
@@ -176,6 +176,8 @@ class Restore:
             return []
         loaded = self._planner.load(absent, lost)
         not_found = [i for i in absent if i not in loaded.rows]
+        if not_found and self._hot.status().recovering:  # its row may be what is lost
+            raise DatabaseWentBack
         reports |= {i: RestoreReport(i, RestoreOutcome.NOT_FOUND) for i in not_found}
         plans = self._plan_all(loaded, reports)
         plans |= {i: plan_sessions(refs, loaded, i) for i, refs in lost.items()}

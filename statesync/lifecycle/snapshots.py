@@ -11,7 +11,15 @@ from sqlalchemy import Connection, Engine
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.columns import rows_of
-from statesync.durable.results import Busy, Deleted, HeldBack, Saved, Unknown, WentBack
+from statesync.durable.results import (
+    Busy,
+    CharacterResult,
+    Deleted,
+    HeldBack,
+    Saved,
+    Unknown,
+    WentBack,
+)
 from statesync.durable.rows import CoreRows, core_rows
 from statesync.errors import CorruptState, InvalidField
 from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SessionAck
@@ -96,6 +104,11 @@ class Snapshot:
     def is_busy(self) -> bool:
         """Whether PostgreSQL has refused the group because another transaction holds a lock."""
         return any(isinstance(result, Busy) for result in self._results())
+
+    def postpone(self) -> None:
+        """Leave the group to a later snapshot."""
+        busy: dict[int, CharacterResult] = {i: Busy() for i in self.group.characters}
+        self.result = GroupResult(saved=False, characters=busy, sessions={})
 
     def bytes(self) -> int:
         """Return how many bytes Redis held of the group, without the logs."""
@@ -269,7 +282,11 @@ def read_logs(
         if session.id in unreliable or start > session.log_length:
             start = 0
         try:
-            snapshot.group.sessions[session.id] = _with_log(hot, session, start)
+            with_entries = _with_log(hot, session, start, snapshot.raw.seal)
+            if with_entries:
+                snapshot.group.sessions[session.id] = with_entries
+            else:
+                snapshot.postpone()
         except InvalidField as error:
             field = f"{session.ref.label}.{error.field}"
             snapshot.corrupt = CorruptState(snapshot.anchor, field, error.reason)
@@ -312,8 +329,11 @@ def _saved_log(
         return ends
 
 
-def _with_log(hot: HotStore, session: Session, start: int) -> Session:
-    """Return a session with the entries of its log from ``start``. Raises InvalidField."""
+def _with_log(hot: HotStore, session: Session, start: int, seal: int) -> Session | None:
+    """Return a session with the entries of its log from ``start``. Raises InvalidField.
+
+    None if Redis has forgotten the snapshot: its log may be of another history by now.
+    """
     end = session.log_length
     pages = hot.run_many(
         [
@@ -324,6 +344,8 @@ def _with_log(hot: HotStore, session: Session, start: int) -> Session:
         ]
     )
     entries = tuple(entry for page in pages for entry in unwrap(page))
+    if not hot.read_seals([str(session.id)])[str(session.id)].knows(seal):
+        return None
     if len(entries) < end - start:
         raise InvalidField("log", "is shorter than it was: it may only be appended to")
     return replace(session, log=entries, log_start=start)

@@ -130,7 +130,9 @@ end
 local function acknowledge_core(
   key, at_ms, seal, char_id, token, snapshot_version, durable_version, durable_seal, durable_nonces)
   if durable_seal == true then durable_seal = seal end
-  local is_ours = token_of[char_id] == token
+  local words = words_of[char_id] or ''
+  local is_remembered = durable_version == '0' or is_last_word(words, seal) or has_word(words, seal)
+  local is_ours = is_remembered and token_of[char_id] == token
   if acknowledge_version(
     key, char_id, snapshot_version, durable_version, seal, durable_seal, is_ours, char_id) then
     redis.call('HSET', key, 'saved_version', durable_version)

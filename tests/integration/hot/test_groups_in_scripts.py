@@ -76,9 +76,15 @@ def test_broken_member_is_refused_when_its_group_is_known(traders: Driver) -> No
 
 def test_acknowledgement_of_several_groups_in_one_script(traders: Driver) -> None:
     claims, (group, alone) = both(traders)
-    first = GroupAck(1, [CoreAck(claims[0], 3, 3), CoreAck(group.claims[2], 3, 3)], (), group.ties)
+    first = GroupAck(
+        1,
+        [CoreAck(claims[0], 3, 3), CoreAck(group.claims[2], 3, 3)],
+        (),
+        group.ties,
+        seal=group.seal,
+    )
     version = int(alone.cores[3][b"version"])
-    then = GroupAck(1, [CoreAck(claims[1], version, version)])
+    then = GroupAck(1, [CoreAck(claims[1], version, version)], seal=alone.seal)
     assert traders.acknowledge_many([first, then]) == [True, True]
     assert traders.get(3).saved_version == version
     assert traders.status().claimed == 0

@@ -20,7 +20,8 @@ def test_acknowledge_ends_every_claim(store: Driver) -> None:
     store.raw.zadd(store.keys.claimed, {str(claim.char_id): claim.token for claim in claims})
     store.raw.zadd(store.keys.since, {str(char_id): 5 for char_id in MANY})
     store.raw.hset(store.keys.quarantine, mapping={str(char_id): "{}" for char_id in MANY})
-    assert store.acknowledge_many([GroupAck(9, [CoreAck(claim, 1, 1)]) for claim in claims])
+    store.raw.hset(store.keys.seals, mapping={str(char_id): "5" for char_id in MANY})
+    assert store.acknowledge_many([GroupAck(9, [CoreAck(claim, 1, 1)], seal=5) for claim in claims])
     assert not store.raw.exists(store.keys.claimed, store.keys.since, store.keys.quarantine)
 
 
@@ -28,7 +29,8 @@ def test_acknowledge_keeps_every_mark_that_was_set_since(store: Driver) -> None:
     claims = [Claim(char_id, 7) for char_id in MANY]
     store.raw.zadd(store.keys.claimed, {str(claim.char_id): claim.token for claim in claims})
     store.raw.sadd(store.keys.dirty, *MANY)
-    assert store.acknowledge_many([GroupAck(9, [CoreAck(claim, 1, 1)]) for claim in claims])
+    store.raw.hset(store.keys.seals, mapping={str(char_id): "5" for char_id in MANY})
+    assert store.acknowledge_many([GroupAck(9, [CoreAck(claim, 1, 1)], seal=5) for claim in claims])
     assert not store.raw.exists(store.keys.claimed)
     assert store.raw.zcount(store.keys.since, 9, 9) == len(MANY)
 

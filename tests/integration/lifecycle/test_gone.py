@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync.durable.losses import NotLive
+from statesync.errors import DatabaseWentBack
 from statesync.lifecycle import recover, servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.conftest import FullCore
@@ -102,3 +103,28 @@ def test_a_write_to_who_has_never_left_makes_a_character(
     write(raw, left, 9)
     reports = left.backup_many([1, 9])
     assert [report.outcome for report in reports] == ["saved", "saved"]
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_bare_write_waits_until_what_its_row_lacks_is_on_record(
+    left: GameStateOrchestrator, engine: Engine, raw: Any, is_known: bool
+) -> None:
+    """The row is older than what has left: laid over it, the write would hide what is lost."""
+    write(raw, left, 1)
+    with engine.begin() as connection:
+        older = "version = version - 1, location_id = 'cave'"
+        connection.exec_driver_sql(f"UPDATE characters SET {older} WHERE id = 1")
+    if is_known:
+        servers.note_postgresql_went_back(left.hot, engine, [3])
+        assert left.backup_full_state(1).outcome == "released"
+    else:
+        with pytest.raises(DatabaseWentBack):
+            left.backup_full_state(1)
+    assert left.hot.status().recovering
+    recover.recover(left, lease_us=LEASE_US)
+    [loss] = servers.losses(left.hot, engine)
+    assert [one.char_id for one in loss.not_live] == [1]
+    assert left.backup_full_state(1).outcome == "saved"
+    with engine.begin() as connection:
+        query = "SELECT location_id, extra->>'gold' FROM characters WHERE id = 1"
+        assert tuple(connection.exec_driver_sql(query).one()) == ("cave", "7")

@@ -11,6 +11,7 @@ from statesync.durable import database
 from statesync.durable.losses import NotLive
 from statesync.errors import DatabaseWentBack
 from statesync.hot.commands.servers import LossFlag
+from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import recover, servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
@@ -377,3 +378,49 @@ def test_a_core_without_a_history_in_a_fight_does_not_hold_up_a_recovery(
     assert flags(hot) == (False, False)
     assert locations(engine)[3] == "harbour"
     assert hot.get(6).fields["gold"] == "7"
+
+
+@pytest.mark.parametrize("who", ["left", "was deleted"])
+def test_who_is_not_live_shows_alone_that_postgresql_went_back(
+    played: GameStateOrchestrator,
+    settings: Settings,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    who: str,
+) -> None:
+    """PostgreSQL has lost less than a sweep, and nobody whose save it lost is loaded."""
+    if who == "left":
+        played.evict(2)
+        lost = "UPDATE characters SET version = version - 1, location_id = 'cave' WHERE id = 2"
+    else:
+        played.delete(2)
+        lost = "UPDATE characters SET deleted_at = NULL WHERE id = 2"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(lost)
+    raw.hset(keys.servers, "postgresql_run_id", "another")  # it has started
+    for _ in range(3):
+        sweep(played, settings)
+    [loss] = servers.losses(played.hot, engine)
+    assert (loss.side, [one.char_id for one in loss.not_live]) == ("postgresql", [2])
+    assert flags(played.hot) == (False, False)
+
+
+def test_eviction_and_deletion_alone_show_no_loss(
+    played: GameStateOrchestrator, settings: Settings, engine: Engine, raw: Any, keys: Keys
+) -> None:
+    played.evict(1)
+    played.delete(2)
+    raw.hset(keys.servers, "postgresql_run_id", "another")
+    for _ in range(3):
+        sweep(played, settings)
+    assert servers.losses(played.hot, engine) == []
+
+
+def test_login_of_who_is_not_found_waits_for_the_recovery(
+    played: GameStateOrchestrator,
+) -> None:
+    """Its row may be what is lost: a game that makes a new one would take its place."""
+    servers.note_postgresql_went_back(played.hot, played.engine, [1])
+    with pytest.raises(DatabaseWentBack):
+        played.restore_full_state(99)
