@@ -47,7 +47,8 @@ def test_snapshot_that_redis_has_forgotten_ends_no_claim(
         orchestrator.backup_full_state(1)
     raw.hset(keys.core(1), "gold", 1)
     raw.sadd(keys.dirty, 1)
-    [claim] = saved.claim_dirty(lease_us=10**8, max_in_flight=9, count=9).claims
+    claim = saved.claim(1, lease_us=10**8).claim
+    assert not saved.sync_state(1).dirty
     kept = rewind.moment()
     raw.hset(keys.core(1), "gold", 0)
 
