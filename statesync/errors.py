@@ -293,7 +293,7 @@ class NotDurable(StatesyncError):
     """A change is not known to be in PostgreSQL; ``args`` are (char_ids, reason).
 
     It is in Redis and marked dirty, and a sweep saves it as soon as it can; unless the reason says
-    that Redis has forgotten it, or that it was lost in a conflict.
+    that a server has forgotten it, or that it was lost in a conflict.
     """
 
     def __init__(self, char_ids: Iterable[int], reason: str) -> None:

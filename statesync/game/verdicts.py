@@ -26,7 +26,7 @@ _ELSEWHERE = (BackupOutcome.SUPERSEDED, BackupOutcome.RELEASED)
 _DOUBTFUL = (*_ELSEWHERE, BackupOutcome.MISSING)
 """Outcomes that do not tell which version PostgreSQL has; the row does."""
 
-_FORGOTTEN = "Redis has forgotten the change"
+_FORGOTTEN = "a server has forgotten the change"
 
 
 @dataclass(frozen=True, slots=True)

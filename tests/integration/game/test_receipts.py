@@ -63,7 +63,7 @@ def test_what_redis_forgot_is_not_durable_whatever_passes_its_number(
         version = game.update(1, gold=gold, durable=True)
     assert version > receipt
     assert game.is_durable(1, receipt) is False
-    with pytest.raises(NotDurable, match=r"\(characters 1\): Redis has forgotten the change$"):
+    with pytest.raises(NotDurable, match=r"\(characters 1\): a server has forgotten the change$"):
         game.wait_durable(1, receipt)
 
 
@@ -87,7 +87,7 @@ def test_forgotten_before_its_snapshot_it_is_not_durable(
         return backup_many(char_ids)
 
     monkeypatch.setattr(orchestrator, "backup_many", forgets)
-    with pytest.raises(NotDurable, match="Redis has forgotten the change"):
+    with pytest.raises(NotDurable, match="a server has forgotten the change"):
         CHANGES[name](game)
 
 
@@ -259,7 +259,7 @@ def test_the_async_store_does_the_same(settings: Settings, raw: Any, keys: Keys)
             before = Moment(raw, keys)
             lost = await store.update(1, gold=2, receipt=True)
             before.go_back()
-            with pytest.raises(NotDurable, match="Redis has forgotten the change"):
+            with pytest.raises(NotDurable, match="a server has forgotten the change"):
                 await store.wait_durable(1, lost)
 
     asyncio.run(play())
