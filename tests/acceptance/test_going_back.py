@@ -174,7 +174,7 @@ def test_a_change_that_it_forgets_is_never_called_durable(play: Play, embedded: 
     receipt = play.store.update(1, gems=500, receipt=True)
     before.go_back()
     play.play_on(1)
-    with pytest.raises(NotDurable, match="Redis has forgotten"):
+    with pytest.raises(NotDurable, match="a server has forgotten"):
         play.store.wait_durable(1, receipt, timeout=5)
     play.sweep()
     assert play.store.is_durable(1, receipt) is False
