@@ -162,7 +162,7 @@ def _claim_and_dispatch(
     """
     undispatched: list[Claim] = []
     claimed, dispatched = 0, 0
-    goes_on = True
+    goes_on = is_first = True
     try:
         while goes_on:
             step = hot.claim_dirty(
@@ -172,8 +172,9 @@ def _claim_and_dispatch(
                 round_ms=settings.round_ms,
                 late_ms=late_ms,
                 whole=whole,
+                goes_on=not is_first,  # what is marked from now on comes in its turn
             )
-            goes_on, whole = step.goes_on, False  # what is marked from now on comes in its turn
+            goes_on, is_first = step.goes_on, False
             claimed += len(step.claims)
             undispatched += step.claims
             failpoint("swept")

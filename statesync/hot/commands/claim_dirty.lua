@@ -8,13 +8,15 @@
 -- Uses: clock, types, quarantine
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 the pass
 -- ARGV: 1 lease in µs, 2 most claims in flight, 3 how many to claim, and about how many to look at,
---       4 round_ms, 5 how many ms late a step must be, 6 1 if all that is dirty now is due, else 0
+--       4 round_ms, 5 how many ms late a step must be, 6 1 if all that is dirty now is due, 2 if a sweep
+--       of all that goes on, which begins anew if its pass is lost, else 0
 -- Returns: 1 if it was due and there was room, so that the next step may be, too, else 0; then char_id,
 --          token, char_id, token, …
 -- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine, pass = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local lease_us, max_in_flight, count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local round_ms, late_ms, is_whole = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
+local goes_on = ARGV[6] == '2'
 local NO_ID = 'not a character id: it must be an integer from 1 to 2^63-1'
 
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash')
@@ -76,6 +78,7 @@ local function set_aside(name)
 end
 
 read_pass()
+is_whole = is_whole or goes_on and not began_ms
 if not began_ms or began_ms > at_ms then -- a new one, or the server's clock went back
   began_ms = at_ms - share_behind(cursor) * round_ms
   redis.call('HSET', pass, 'began_ms', integer(began_ms))

@@ -73,11 +73,13 @@ def claim_dirty(
     round_ms: int,
     late_ms: int = 0,
     whole: bool = False,
+    goes_on: bool = False,
 ) -> Command[ClaimStep]:
     """Claim up to ``count`` dirty characters, if the pass over them is due.
 
     The pass takes ``round_ms``; with ``late_ms``, a step is due only if it is as late. ``whole``
-    makes all due that is dirty now, for every sweep, until the pass has met it.
+    makes all due that is dirty now, for every sweep, until the pass has met it. A sweep of all that
+    ``goes_on`` does so again only if somebody has deleted the pass.
     """
 
     def parse(reply: Raw) -> ClaimStep:
@@ -86,7 +88,7 @@ def claim_dirty(
         return ClaimStep(claims, bool(goes_on))
 
     script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.sweep)
-    args = (lease_us, max_in_flight, count, round_ms, late_ms, int(whole))
+    args = (lease_us, max_in_flight, count, round_ms, late_ms, 2 * whole if goes_on else int(whole))
     # Repeatable: claims that nobody has heard of end with their lease, sent again or not.
     return Command(_claim_dirty, script_keys, args, parse, repeatable=True)
 
