@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -23,13 +22,13 @@ from statesync.errors import (
     StatesyncError,
     UnknownSessionType,
 )
-from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
-from statesync.hot.commands.backup import GroupAck, Later, NeedsKeys, RawSnapshot, SealsFull
+from statesync.hot.command import SCRIPT_MEMBERS, packed
+from statesync.hot.commands.backup import Later, NeedsKeys, RawSnapshot, SealsFull
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.seals import Withdrawn
 from statesync.hot.members import Members
 from statesync.hot.store import HotStore, unwrap
-from statesync.lifecycle.claims import release
+from statesync.lifecycle.claims import acknowledge, release
 from statesync.lifecycle.commit import Commit
 from statesync.lifecycle.conflicts import reconcile
 from statesync.lifecycle.failpoints import failpoint
@@ -44,7 +43,6 @@ from statesync.lifecycle.reports import (
     BackupReport,
     saved_report,
     tell_left_to_others,
-    tell_not_acknowledged,
 )
 from statesync.lifecycle.seals import make_room
 from statesync.lifecycle.snapshots import (
@@ -351,13 +349,7 @@ class _Batch:
             if not snapshot.corrupt and snapshot.result and snapshot.result.saved:
                 self.report_saved(snapshot, snapshot.result)
                 acks.append(acknowledgement(snapshot, snapshot.result, self.deleting))
-        parts = list(packed(acks, GroupAck.size, SCRIPT_MEMBERS))
-        commands: list[Command[Any]] = [self.commands.acknowledge_many(part) for part in parts]
-        replies = self.hot.run_many([*commands, *self.pending.count()])
-        for part, reply in zip(parts, replies, strict=False):
-            if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
-                ids = [core.claim.char_id for group in part for core in group.cores]
-                tell_not_acknowledged(ids, reply)
+        acknowledge(self.hot, acks, self.pending.count())
         for snapshot in snapshots:
             self.quarantine_deleted(snapshot)
 

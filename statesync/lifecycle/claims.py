@@ -1,15 +1,19 @@
-"""Owns how claims that are not used are given back."""
+"""Owns how claims end: acknowledged, given back, or taken from those whose lease has ended."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from statesync.errors import ServerUnavailable
+from statesync.errors import ServerUnavailable, StatesyncError
+from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
+from statesync.hot.commands.backup import GroupAck
 from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore
+from statesync.state.fields import listed, printable
 
-__all__ = ["release", "requeue"]
+__all__ = ["acknowledge", "release", "requeue"]
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +21,25 @@ _REQUEUE_STEP = 100
 """Small enough that no script holds Redis for more than about a millisecond."""
 
 
+def acknowledge(
+    hot: HotStore, groups: Sequence[GroupAck], counting: Sequence[Command[None]]
+) -> None:
+    """End the claims on groups that are in PostgreSQL, and count them.
+
+    Of those that Redis refuses this only logs: when their lease ends, they are saved again. Raises
+    RedisUnavailable.
+    """
+    parts = list(packed(groups, GroupAck.size, SCRIPT_MEMBERS))
+    commands: list[Command[Any]] = [hot.commands.acknowledge_many(part) for part in parts]
+    replies = hot.run_many([*commands, *counting])
+    for part, reply in zip(parts, replies, strict=False):
+        if isinstance(reply, StatesyncError):
+            ids = listed([core.claim.char_id for group in part for core in group.cores])
+            log.error("characters %s are saved, not acknowledged: %s", ids, printable(reply))
+
+
 def release(hot: HotStore, claims: Iterable[Claim]) -> None:
-    """Give claims back: characters with unsaved changes are dirty again.
+    """Give claims back: the characters are dirty again, if they are loaded or have unsaved changes.
 
     If Redis is away, this only logs a warning: a sweep takes the claims back when their lease ends.
     """
@@ -34,7 +55,7 @@ def release(hot: HotStore, claims: Iterable[Claim]) -> None:
 def requeue(hot: HotStore, *, include_unexpired: bool = False) -> int:
     """End some claims whose lease has ended, or any; returns how many.
 
-    Characters with unsaved changes are dirty again. Raises RedisUnavailable.
+    The characters are dirty again, as after ``release``. Raises RedisUnavailable.
     """
     ended = hot.requeue(_REQUEUE_STEP, include_unexpired=include_unexpired)
     _mark_loaded(hot, ended.clean)

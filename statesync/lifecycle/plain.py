@@ -26,9 +26,9 @@ from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.plain import PLAIN_STEP, Plain
 from statesync.hot.commands.seals import Withdrawn
 from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.claims import acknowledge
 from statesync.lifecycle.commit import ConnectionLost, noting_loss
 from statesync.lifecycle.failpoints import failpoint
-from statesync.lifecycle.reports import tell_not_acknowledged
 from statesync.state.outcomes import BackupOutcome
 from statesync.state.seals import new_seal
 from statesync.state.sessions import unknown_references
@@ -150,16 +150,8 @@ class _Batch:
 
     def send(self, acks: Sequence[CoreAck], counts: Mapping[str, int]) -> None:
         """Acknowledge and count."""
-        commands = self.hot.commands
-        parts = _parts(acks)
-        acknowledge = [
-            commands.acknowledge_many([GroupAck(self.at_ms, part, seal=self.seal)])
-            for part in parts
-        ]
-        replies = self.hot.run_many([*acknowledge, *([commands.count(counts)] if counts else [])])
-        for part, reply in zip(parts, replies, strict=False):
-            if isinstance(reply, StatesyncError):  # when the leases end, they are saved again
-                tell_not_acknowledged([core.claim.char_id for core in part], reply)
+        groups = [GroupAck(self.at_ms, part, seal=self.seal) for part in _parts(acks)]
+        acknowledge(self.hot, groups, [self.hot.commands.count(counts)] if counts else [])
 
     def withdraw(self) -> None:
         """Withdraw the seals of snapshots of which nothing is committed."""

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from uuid import UUID
 
 from statesync.durable.results import Saved
-from statesync.errors import StatesyncError
 from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.snapshots import Snapshot
-from statesync.state.fields import listed, printable
 from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.references import SessionRef
 
-__all__ = ["BackupReport", "saved_report", "tell_left_to_others", "tell_not_acknowledged"]
+__all__ = ["BackupReport", "saved_report", "tell_left_to_others"]
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +64,6 @@ def _session_outcome(snapshot: Snapshot, result: GroupResult, ref: SessionRef) -
 def _is_changed(result: GroupResult, ref: SessionRef) -> bool:
     saved = result.sessions.get(UUID(ref.id))
     return isinstance(saved, Saved) and saved.changed
-
-
-def tell_not_acknowledged(char_ids: Sequence[int], error: StatesyncError) -> None:
-    """Log that PostgreSQL holds characters, and Redis could not be told."""
-    log.error("characters %s are saved, not acknowledged: %s", listed(char_ids), printable(error))
 
 
 def tell_left_to_others(unknown_types: Mapping[str, int]) -> None:

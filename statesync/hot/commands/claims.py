@@ -102,7 +102,7 @@ class Requeued(NamedTuple):
     dirty: int
     """How many characters are dirty again."""
     clean: list[int]
-    """Those without unsaved changes: their claims are gone. Look whether they are as saved."""
+    """Those without unsaved changes at the claim: it is gone. ``mark_unsaved`` marks them."""
 
 
 def requeue(keys: Keys, limit: int, /, *, include_unexpired: bool = False) -> Command[Requeued]:
