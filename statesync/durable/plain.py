@@ -37,6 +37,10 @@ class PlainSaved(NamedTuple):
     unchanged: Sequence[int]
     """The row held the same already, and was not touched."""
 
+    def places(self) -> list[int]:
+        """Return those of both."""
+        return [*self.written, *self.unchanged]
+
 
 def save(
     connection: Connection,

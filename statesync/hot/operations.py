@@ -12,6 +12,7 @@ from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from statesync.hot.command import Command
+from statesync.hot.commands import acknowledge as acks
 from statesync.hot.commands import (
     backup,
     characters,
@@ -104,8 +105,8 @@ class Operations(_GameOperations):
     snapshot_plain = _Operation(plain.snapshot_plain)
     try_snapshots = _Operation(backup.try_snapshots)
     snapshot = _Operation(backup.snapshot)
-    acknowledge = _Operation(backup.acknowledge)
-    acknowledge_many = _Operation(backup.acknowledge_many)
+    acknowledge = _Operation(acks.acknowledge)
+    acknowledge_many = _Operation(acks.acknowledge_many)
 
     withdraw = _Operation(seals.withdraw)
     cut_seals = _Operation(seals.cut_seals)

@@ -37,10 +37,10 @@ from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.holders import holders_to_join, reasons_for_both, tie_holders
 from statesync.lifecycle.lost import Lost
 from statesync.lifecycle.pending import Pending
-from statesync.lifecycle.plain import backup_plain
+from statesync.lifecycle.plain import PlainReport, backup_plain
 from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.reports import (
-    BackupReport,
+    Reports,
     saved_report,
     tell_left_to_others,
 )
@@ -100,13 +100,13 @@ class Backup:
         claims: Sequence[Claim],
         clean: Collection[int] = frozenset(),
         deleting: Collection[int] = frozenset(),
-    ) -> list[BackupReport]:
+    ) -> Reports:
         """Save claimed characters; ``clean`` are those that had no unsaved changes.
 
         ``deleting`` are those that a deletion is about to remove from Redis. Raises
         ServerUnavailable, after giving back every claim.
         """
-        reports: dict[int, BackupReport] = {}
+        reports = Reports(claim.char_id for claim in claims)
         for start in range(0, len(claims), self.batch_size):
             end = start + self.batch_size
             batch = _Batch(self, claims[start:end], clean, deleting)
@@ -116,8 +116,8 @@ class Backup:
                 batch.abandon()
                 release(self.hot, [*batch.pending.values(), *claims[end:]])
                 raise
-            reports |= batch.pending.reports
-        return [reports[char_id] for char_id in dict.fromkeys(claim.char_id for claim in claims)]
+            reports.add(batch.pending.reports, batch.plain.outcomes)
+        return reports
 
 
 class _Batch:
@@ -142,6 +142,7 @@ class _Batch:
         )
         self.pending = Pending(self.hot, claims, clean, lease_us=backup.lease_us)
         self.deleting = deleting
+        self.plain = PlainReport()
         self.under_way: Sequence[Snapshot] = ()
         self.known_members: dict[int, frozenset[str]] = {}
         """By character: the members of its group that are known so far."""
@@ -181,10 +182,10 @@ class _Batch:
         """Save those that are in no session and no tie, which most are."""
         if self.deleting:
             return
-        plain = backup_plain(self.hot, self.engine, [*self.pending.values()])
-        for outcome, versions in plain.outcomes.items():
-            self.pending.report_counted(outcome, versions)
-        self.known_members |= plain.known_members
+        self.plain = backup_plain(self.hot, self.engine, [*self.pending.values()])
+        for versions in self.plain.outcomes.values():
+            self.pending.drop_counted(versions)
+        self.known_members |= self.plain.known_members
 
     def save_pending(self, *, wait: bool) -> list[Snapshot]:
         """Save what is pending, as much at once as Redis gives at once; return what is refused."""

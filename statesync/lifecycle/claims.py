@@ -8,7 +8,7 @@ from typing import Any
 
 from statesync.errors import ServerUnavailable, StatesyncError
 from statesync.hot.command import SCRIPT_MEMBERS, Command, packed
-from statesync.hot.commands.backup import GroupAck
+from statesync.hot.commands.acknowledge import GroupAck
 from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore
 from statesync.state.fields import listed, printable
@@ -34,7 +34,7 @@ def acknowledge(
     replies = hot.run_many([*commands, *counting])
     for part, reply in zip(parts, replies, strict=False):
         if isinstance(reply, StatesyncError):
-            ids = listed([core.claim.char_id for group in part for core in group.cores])
+            ids = listed([char_id for group in part for char_id, _ in group.claims])
             log.error("characters %s are saved, not acknowledged: %s", ids, printable(reply))
 
 

@@ -29,7 +29,7 @@ from statesync.lifecycle.backup import Backup
 from statesync.lifecycle.deletion import Deletion, DeletionReport
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.plans import Planner
-from statesync.lifecycle.reports import BackupReport
+from statesync.lifecycle.reports import BackupReport, Reports
 from statesync.lifecycle.restore import Restore, RestoreReport
 from statesync.sessions.base import SessionOrchestrator, SessionReport, make_orchestrators
 from statesync.settings import Settings
@@ -193,9 +193,9 @@ class GameStateOrchestrator:
         )
         claimed = [unwrap(reply) for reply in replies]
         clean = {claim.char_id for claim, was_dirty in claimed if not was_dirty}
-        return self._backup.run([claim for claim, _ in claimed], clean)
+        return [*self._backup.run([claim for claim, _ in claimed], clean)]
 
-    def backup_claims(self, claims: Sequence[Claim]) -> list[BackupReport]:
+    def backup_claims(self, claims: Sequence[Claim]) -> Reports:
         """Save characters that a sweep has claimed. Raises as ``backup_many`` does."""
         return self._backup.run(claims)
 

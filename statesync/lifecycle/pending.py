@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from statesync.errors import CorruptState
 from statesync.hot.command import Command
@@ -50,12 +50,11 @@ class Pending(dict[int, Claim]):
         if self.pop(char_id, None):
             self.reports[char_id] = BackupReport(char_id, outcome, version)
 
-    def report_counted(self, outcome: BackupOutcome, versions: Mapping[int, int]) -> None:
-        """Report characters that are decided, and counted already, with their versions."""
-        self._uncounted -= versions.keys()
-        for char_id, version in versions.items():
+    def drop_counted(self, char_ids: Collection[int]) -> None:
+        """Drop characters that are decided, counted and reported already."""
+        self._uncounted.difference_update(char_ids)
+        for char_id in char_ids:
             del self[char_id]
-            self.reports[char_id] = BackupReport(char_id, outcome, version)
 
     def report_superseded(self, char_ids: Iterable[int]) -> None:
         """Report characters whose claims have passed to other workers."""

@@ -21,7 +21,7 @@ from statesync.durable.plain import PlainSaved
 from statesync.durable.results import Raced
 from statesync.durable.rows import CoreRows
 from statesync.errors import CorruptState, ServerUnavailable, StatesyncError
-from statesync.hot.commands.backup import CoreAck, GroupAck
+from statesync.hot.commands.acknowledge import GroupAck
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.plain import PLAIN_STEP, Plain
 from statesync.hot.commands.seals import Withdrawn
@@ -124,34 +124,32 @@ class _Batch:
             with suppress(ServerUnavailable):
                 self.withdraw()
             raise
-        decided = {*saved.written, *saved.unchanged}
+        decided = {*saved.places()}
         if len(decided) < len(self.rows):
             self.withdrawn += [c for i, c in enumerate(self.claims) if i not in decided]
         return saved
 
     def acknowledge(self, saved: PlainSaved) -> None:
         """End the claims of what PostgreSQL holds, report and count it."""
-        acks = []
-        written, unchanged = {}, {}
-        for i in saved.written:
-            row = self.rows[i].row
-            acks.append(
-                CoreAck(self.claims[i], row.version, row.version, self.seal, self.nonces[i])
-            )
-            written[row.id] = row.version
-        for i in saved.unchanged:
-            row, seal = self.rows[i].row, int(self.entries[i])
-            before = row.version - 1
-            acks.append(CoreAck(self.claims[i], row.version, before, seal, self.nonces[i]))
-            unchanged[row.id] = before
-        by_outcome = {BackupOutcome.SAVED: written, BackupOutcome.UNCHANGED: unchanged}
-        self.report.outcomes = {outcome: found for outcome, found in by_outcome.items() if found}
-        self.send(acks, {outcome: len(one) for outcome, one in self.report.outcomes.items()})
+        written = {(row := self.rows[i].row).id: row.version for i in saved.written}
+        unchanged = {(row := self.rows[i].row).id: row.version - 1 for i in saved.unchanged}
+        found = {BackupOutcome.SAVED: written, BackupOutcome.UNCHANGED: unchanged}
+        self.report.outcomes = {
+            outcome: versions for outcome, versions in found.items() if versions
+        }
+        counts: dict[str, int] = {o: len(found) for o, found in self.report.outcomes.items()}
+        acks = [self.ack(part, written | unchanged) for part in _parts(saved.places())]
+        acknowledge(self.hot, acks, [self.hot.commands.count(counts)] if counts else [])
 
-    def send(self, acks: Sequence[CoreAck], counts: Mapping[str, int]) -> None:
-        """Acknowledge and count."""
-        groups = [GroupAck(self.at_ms, part, seal=self.seal) for part in _parts(acks)]
-        acknowledge(self.hot, groups, [self.hot.commands.count(counts)] if counts else [])
+    def ack(self, places: Sequence[int], durable_versions: Mapping[int, int]) -> GroupAck:
+        """Return what acknowledges some of those that PostgreSQL holds."""
+        claims = [self.claims[i] for i in places]
+        versions = [self.rows[i].row.version for i in places]
+        durable = [durable_versions[char_id] for char_id, _ in claims]
+        same = [n for n, version in enumerate(versions) if version != durable[n]]
+        seals = {n: int(self.entries[places[n]]) for n in same}
+        nonces = {n: self.nonces[i] for n, i in enumerate(places) if self.nonces[i]}
+        return GroupAck(self.at_ms, self.seal, claims, versions, durable, seals, nonces)
 
     def withdraw(self) -> None:
         """Withdraw the seals of snapshots of which nothing is committed."""

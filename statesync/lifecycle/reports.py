@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from typing import overload
 from uuid import UUID
 
 from statesync.durable.results import Saved
@@ -14,7 +16,7 @@ from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.references import SessionRef
 
-__all__ = ["BackupReport", "saved_report", "tell_left_to_others"]
+__all__ = ["BackupReport", "Reports", "saved_report", "tell_left_to_others"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,54 @@ class BackupReport:
     field: str | None = None
     sessions: dict[str, SessionOutcome] = dataclass_field(default_factory=dict)
     """By type: what became of each session that the core points at."""
+
+
+class Reports(Sequence[BackupReport]):
+    """The reports of a backup, in the order of its characters.
+
+    Of most characters there is no more to say than their version: their reports are made when
+    somebody asks for them.
+    """
+
+    def __init__(self, char_ids: Iterable[int]) -> None:
+        self._char_ids = [*dict.fromkeys(char_ids)]
+        self._reports: dict[int, BackupReport] = {}
+        self._versions: dict[BackupOutcome, dict[int, int]] = {}
+
+    def add(
+        self,
+        reports: Mapping[int, BackupReport],
+        versions: Mapping[BackupOutcome, Mapping[int, int]],
+    ) -> None:
+        """Add reports, and by outcome the versions of characters without one."""
+        self._reports |= reports
+        for outcome, of_outcome in versions.items():
+            self._versions.setdefault(outcome, {}).update(of_outcome)
+
+    def counts(self) -> Counter[BackupOutcome]:
+        """Return how many characters had each outcome."""
+        counts = Counter(self._reports[i].outcome for i in self._char_ids if i in self._reports)
+        counts.update({outcome: len(versions) for outcome, versions in self._versions.items()})
+        return counts
+
+    def of(self, char_id: int) -> BackupReport:
+        """Return the report on one character."""
+        for outcome, versions in self._versions.items():
+            if char_id in versions:
+                return BackupReport(char_id, outcome, versions[char_id])
+        return self._reports[char_id]
+
+    def __len__(self) -> int:
+        return len(self._char_ids)
+
+    @overload
+    def __getitem__(self, index: int) -> BackupReport: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[BackupReport]: ...
+    def __getitem__(self, index: int | slice) -> BackupReport | list[BackupReport]:
+        if isinstance(index, slice):
+            return [self.of(char_id) for char_id in self._char_ids[index]]
+        return self.of(self._char_ids[index])
 
 
 def saved_report(snapshot: Snapshot, result: GroupResult, char_id: int) -> BackupReport:

@@ -22,7 +22,8 @@ from statesync.durable.results import (
 )
 from statesync.durable.rows import CoreRows, core_rows
 from statesync.errors import CorruptState, InvalidField
-from statesync.hot.commands.backup import CoreAck, GroupAck, RawSnapshot, SessionAck
+from statesync.hot.commands.acknowledge import GroupAck, SessionAck
+from statesync.hot.commands.backup import RawSnapshot
 from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.groups import Group, GroupResult
@@ -357,22 +358,26 @@ def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collectio
     A character that is deleted keeps its claim, unless it is one of ``deleting``.
     """
     raw, group = snapshot.raw, snapshot.group
-    cores = [
-        CoreAck(
-            raw.claims[char_id],
-            group.characters[char_id].version,
-            saved.version,
-            saved.seal,
-            raw.nonces.get(char_id, ""),
-        )
-        if isinstance(saved, Saved)
-        else CoreAck(raw.claims[char_id] if char_id in deleting else Claim(char_id, 0))
-        for char_id, saved in result.characters.items()
-    ]
+    claims, versions, durable_versions = [], [], []
+    seals: dict[int, int | None] = {}
+    nonces: dict[int, str] = {}
+    without = {i for i in result.characters if not _ends(result, i, deleting)}
+    without |= raw.cores.keys() - raw.claims.keys()  # not loaded
     # Sessions are acknowledged under the first claim.
-    cores.sort(key=lambda core: (not core.claim.token, core.claim.char_id != snapshot.anchor))
-    not_loaded = raw.cores.keys() - raw.claims.keys()
-    cores += [CoreAck(Claim(char_id, 0)) for char_id in not_loaded]
+    order = [snapshot.anchor, *(i for i in raw.cores if i != snapshot.anchor)]
+    for place, char_id in enumerate(sorted(order, key=without.__contains__)):
+        saved = result.characters.get(char_id)
+        claims.append(Claim(char_id, 0) if char_id in without else raw.claims[char_id])
+        if isinstance(saved, Saved):
+            versions.append(group.characters[char_id].version)
+            durable_versions.append(saved.version)
+            if saved.seal != raw.seal:
+                seals[place] = saved.seal
+            if char_id in raw.nonces:
+                nonces[place] = raw.nonces[char_id]
+        else:
+            versions.append(0)
+            durable_versions.append(0)
     sessions = [
         SessionAck(
             session.session_type,
@@ -385,4 +390,19 @@ def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collectio
         for session_id, session in group.sessions.items()
         if isinstance(saved := result.sessions[session_id], Saved)
     ]
-    return GroupAck(raw.at_ms, cores, sessions, raw.ties, raw.seal)
+    return GroupAck(
+        raw.at_ms,
+        raw.seal,
+        claims,
+        versions,
+        durable_versions,
+        seals,
+        nonces,
+        sessions,
+        raw.ties,
+    )
+
+
+def _ends(result: GroupResult, char_id: int, deleting: Collection[int]) -> bool:
+    """Return whether the claim on a character ends with its group."""
+    return isinstance(result.characters[char_id], Saved) or char_id in deleting

@@ -84,10 +84,10 @@ def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     saved, or PostgreSQL went back, the schedule goes on.
     """
     reports = orchestrator().backup_claims(read_claims(claims))
-    released = all(report.outcome is BackupOutcome.RELEASED for report in reports)
-    if not released and not orchestrator().hot.status().recovering:
+    counts = reports.counts()
+    if counts.keys() - {BackupOutcome.RELEASED} and not orchestrator().hot.status().recovering:
         catch_up(orchestrator().hot, settings(), dispatch_batch)
-    return _count(report.outcome for report in reports)
+    return {outcome.value: count for outcome, count in counts.items()}
 
 
 @app.task(

@@ -13,13 +13,13 @@
 -- Uses: clock, types, mark, fields, seals
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 seals, 6 nonces; then for each group the cores,
 --       the sessions, their logs, their tombstones, the ties
--- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, its seal, cores
---       (char_id, token, snapshot_version or 0, durable_version or 0, the row's seal, the nonces of
---       the snapshot or ""), sessions (reference field, id, snapshot_version, durable_version, the
---       row's seal, whether it was closed), ties (id, members: name, number of the key or 0, token);
---       without the last two if it has none. A row's seal is true if it is that of the snapshot, ""
---       if there is none
--- Returns: for each group 1 if its first claim was still ours, else 0
+-- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, its seal, of its
+--       cores the ids, tokens, versions at the snapshot, durable versions (0 if nothing is saved), and
+--       by place the seals of those rows that have another one ("" for none), and the nonces of the
+--       snapshot; sessions (reference field, id, version, durable version, the row's seal, whether it
+--       was closed), ties (id, members: name, number of the key or 0, token). Plain characters are
+--       one group: whatever is in none with others may stand beside them
+-- Returns: the places of the cores, counted through all groups, whose claims were not ours any more
 -- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine, seals, nonces =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -30,16 +30,17 @@ if refused then return refused end
 
 -- The entries of all members, those that this script has changed, and the tokens of the claims, by id.
 local words_of, new_words, token_of = {}, {}, {}
+local UNPACKED = 1000 -- unpack gives no more than some thousands at once
 local function read_entries()
   local ids, session_ids = {}, {}
   for _, group in ipairs(args.groups) do
-    for _, core in ipairs(group[3]) do ids[#ids + 1] = core[1] end
-    for _, session in ipairs(group[4] or {}) do session_ids[#session_ids + 1] = session[2] end
+    for _, char_id in ipairs(group[3]) do ids[#ids + 1] = char_id end
+    for _, session in ipairs(group[9]) do session_ids[#session_ids + 1] = session[2] end
   end
   for i, words in ipairs(read_fields(seals, ids)) do words_of[ids[i]] = words end
   for i, words in ipairs(read_fields(seals, session_ids)) do words_of[session_ids[i]] = words end
-  for first = 1, #ids, 1000 do -- unpack gives no more than some thousands at once
-    local last = math.min(first + 999, #ids)
+  for first = 1, #ids, UNPACKED do
+    local last = math.min(first + UNPACKED - 1, #ids)
     local tokens = redis.call('ZMSCORE', claimed, unpack(ids, first, last))
     for i, token in ipairs(tokens) do token_of[ids[first + i - 1]] = token end
   end
@@ -71,7 +72,6 @@ end
 -- character if the row is of another history. Returns whether it is news.
 local function acknowledge_version(
   key, id, snapshot_version, durable_version, seal, durable_seal, holds_claim, char_id)
-  if durable_version == '0' then return end
   local current = redis.pcall('HMGET', key, 'version', 'saved_version')
   if current.err then -- no hash any more: its next backup says so
     redis.call('SADD', dirty, char_id)
@@ -80,19 +80,34 @@ local function acknowledge_version(
   local version, saved_version = current[1], current[2]
   if id ~= char_id then saved_version = saved_version_of(words_of[id] or '') end
   if not version and redis.call('EXISTS', key) == 0 then return end
+  version, saved_version = tonumber(version or ''), tonumber(saved_version or '')
   local is_known, is_ours = acknowledge_seal(id, seal, durable_seal, holds_claim)
-  local durable_number = tonumber(durable_version)
-  local is_news = (tonumber(saved_version or '') or -1) < durable_number
+  local is_news = (saved_version or -1) < durable_version
   if is_ours and version == snapshot_version and version ~= durable_version then
     version = durable_version
-    redis.call('HSET', key, 'version', version)
+    redis.call('HSET', key, 'version', integer(version))
   end
-  local is_behind = not is_ours and (tonumber(version or '') or 0) < durable_number
+  local is_behind = not is_ours and (version or 0) < durable_version
   if not is_known or is_behind then
     if is_news then mark(dirty, since, char_id) end
     return
   end
   return is_news or is_ours and saved_version ~= durable_version
+end
+
+-- Takes in that the version of its snapshot is durable, of a core whose claim is ours, and whose last
+-- seal is that of the snapshot: so it is with most. HSET says whether the field is new, so that
+-- no core has to be read for that it is there.
+local function acknowledge_own(key, id, words, version, seal)
+  local added = redis.pcall('HSET', key, 'saved_version', integer(version))
+  if type(added) == 'table' then -- no hash any more: its next backup says so
+    redis.call('SADD', dirty, id)
+  elseif added == 1 and redis.call('HLEN', key) == 1 then
+    redis.call('DEL', key) -- the core is gone
+  else
+    local has_notes = string.find(words, '%a')
+    new_words[id] = has_notes and words_from(without_word(words, 'laid'), seal) or seal
+  end
 end
 
 local function untie(key, tie, members)
@@ -118,7 +133,7 @@ end
 
 -- Drops the nonces of a snapshot: they came first.
 local function drop_nonces(char_id, durable)
-  local current = durable ~= '' and redis.call('HGET', nonces, char_id)
+  local current = redis.call('HGET', nonces, char_id)
   if current == durable then
     redis.call('HDEL', nonces, char_id)
   elseif current and string.sub(current, 1, #durable + 1) == durable .. ' ' then
@@ -127,73 +142,82 @@ local function drop_nonces(char_id, durable)
 end
 
 -- Ends the claim on a core. Returns whether it was still ours.
-local function acknowledge_core(
-  key, at_ms, seal, char_id, token, snapshot_version, durable_version, durable_seal, durable_nonces)
-  if durable_seal == true then durable_seal = seal end
-  local words = words_of[char_id] or ''
-  local is_remembered = durable_version == '0' or is_last_word(words, seal) or has_word(words, seal)
-  local is_ours = is_remembered and token_of[char_id] == token
-  if acknowledge_version(
-    key, char_id, snapshot_version, durable_version, seal, durable_seal, is_ours, char_id) then
-    redis.call('HSET', key, 'saved_version', durable_version)
+local function acknowledge_core(key, at_ms, seal, id, token, version, durable_version, durable_seal)
+  local is_ours = token_of[id] == token
+  local is_saved = durable_version ~= 0
+  if is_saved then
+    local words = words_of[id] or ''
+    local is_last = is_last_word(words, seal)
+    is_ours = is_ours and (is_last or has_word(words, seal))
+    if is_ours and is_last and not durable_seal and version == durable_version then
+      acknowledge_own(key, id, words, version, seal)
+    elseif acknowledge_version(
+      key, id, version, durable_version, seal, durable_seal or seal, is_ours, id) then
+      redis.call('HSET', key, 'saved_version', integer(durable_version))
+    end
   end
-  drop_nonces(char_id, durable_nonces)
   if is_ours then
-    ended[#ended + 1] = char_id
+    ended[#ended + 1] = id
     ended_at_ms[#ended] = at_ms
-    if durable_version ~= '0' then saved[#saved + 1] = char_id end
+    if is_saved then saved[#saved + 1] = id end
   end
   return is_ours
 end
 
--- Acknowledges a group, whose keys follow KEYS[before]. Returns whether its first claim was ours.
-local function acknowledge(before, at_ms, seal, cores, sessions, ties)
-  local last_core = before + #cores
+local function acknowledge_session(key, log, tombstone, seal, session, any_ours, ids, before)
+  local field, id, version, durable_version, durable_seal, was_closed = unpack(session)
+  if durable_seal == true then durable_seal = seal end
+  local is_remembered = any_ours and has_word(words_of[id] or '', seal)
+  local is_news = durable_version ~= 0 and acknowledge_version(
+    key, id, version, durable_version, seal, durable_seal, any_ours, ids[1])
+  if is_news then
+    words_of[id] = with_saved_version(words_of[id] or '', integer(durable_version))
+    new_words[id] = words_of[id]
+  end
+  if is_remembered and was_closed then
+    for i = 1, #ids do clear_reference(KEYS[before + i], field, id, ids[i]) end
+    redis.call('DEL', key, log)
+    redis.call('SET', tombstone, integer(durable_version), 'PX', args.tombstone_ms)
+    words_of[id], new_words[id] = '', ''
+  end
+end
+
+local replies = {}
+
+-- Acknowledges a group, whose keys follow KEYS[before]; first is how many cores came before.
+-- Returns how many keys it has.
+local function acknowledge(before, first, group)
+  local at_ms, seal, ids, tokens, versions, durable, row_seals, nonces_of, sessions, ties =
+    unpack(group)
+  local last_core = before + #ids
   local last_session = last_core + #sessions
   for i = 1, #ties do
     local id, members = unpack(ties[i])
     untie(KEYS[last_core + 3 * #sessions + i], id, members)
   end
-  local is_ours = acknowledge_core(KEYS[before + 1], at_ms, seal, unpack(cores[1]))
-  local any_ours = is_ours -- whoever has a claim on a member has all of the group
-  for i = 2, #cores do
-    any_ours = acknowledge_core(KEYS[before + i], at_ms, seal, unpack(cores[i])) or any_ours
+  local any_ours = false -- whoever has a claim on a member has all of the group
+  for i = 1, #ids do
+    local is_ours = acknowledge_core(
+      KEYS[before + i], at_ms, seal, ids[i], tokens[i], versions[i], durable[i], row_seals[i])
+    any_ours = any_ours or is_ours
+    if not is_ours then replies[#replies + 1] = first + i - 1 end
   end
+  for i, durable_nonces in pairs(nonces_of) do drop_nonces(ids[i], durable_nonces) end
   for i = 1, #sessions do
-    local field, id, snapshot_version, durable_version, durable_seal, was_closed =
-      unpack(sessions[i])
-    if durable_seal == true then durable_seal = seal end
-    local key, log = KEYS[last_core + i], KEYS[last_session + i]
     local tombstone = KEYS[last_session + #sessions + i]
-    local is_remembered = any_ours and has_word(words_of[id] or '', seal)
-    local is_news = acknowledge_version(
-      key, id, snapshot_version, durable_version, seal, durable_seal, any_ours, cores[1][1])
-    if is_news then
-      words_of[id] = with_saved_version(words_of[id] or '', durable_version)
-      new_words[id] = words_of[id]
-    end
-    if is_remembered and was_closed then
-      for j, core in ipairs(cores) do
-        clear_reference(KEYS[before + j], field, id, core[1])
-      end
-      redis.call('DEL', key, log)
-      redis.call('SET', tombstone, durable_version, 'PX', args.tombstone_ms)
-      words_of[id], new_words[id] = '', ''
-    end
+    acknowledge_session(
+      KEYS[last_core + i], KEYS[last_session + i], tombstone, seal, sessions[i], any_ours, ids, before)
   end
-  return is_ours
+  return #ids + 3 * #sessions + #ties
 end
 
-local NONE, replies, before = {}, {}, 6
-for i, group in ipairs(args.groups) do
-  local at_ms, seal, cores = group[1], group[2], group[3]
-  local sessions, ties = group[4] or NONE, group[5] or NONE
-  replies[i] = acknowledge(before, at_ms, seal, cores, sessions, ties) and 1 or 0
-  before = before + #cores + 3 * #sessions + #ties
+local before, cores = 6, 0
+for _, group in ipairs(args.groups) do
+  before = before + acknowledge(before, cores, group)
+  cores = cores + #group[3]
 end
 write_words(seals, new_words)
 
-local UNPACKED = 1000 -- unpack gives no more than some thousands at once
 for first = 1, #ended, UNPACKED do
   local last = math.min(first + UNPACKED - 1, #ended)
   redis.call('ZREM', claimed, unpack(ended, first, last))

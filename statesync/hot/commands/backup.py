@@ -1,4 +1,4 @@
-"""Owns what a backup sends to Redis: snapshots and their acknowledgement, many groups at a time.
+"""Owns what a backup sends to Redis for a snapshot, of many groups at a time.
 
 The members of a group stand in Redis, so a snapshot is tried with the known ones, and sent again if
 the script finds others. No I/O.
@@ -6,7 +6,7 @@ the script finds others. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from statesync.errors import StatesyncError
 from statesync.hot.command import Command, Raw, error_of, load_script, pack, pairs
 from statesync.hot.commands.claims import Claim
-from statesync.hot.commands.transfer import TOMBSTONE_MS
 from statesync.hot.keys import Keys
 from statesync.hot.members import Members
 from statesync.state.fields import MAX_CORE_BYTES
@@ -23,15 +22,10 @@ from statesync.state.seals import FULL_BYTES, Seals, new_seal, seals_of
 from statesync.state.session_types import names
 
 __all__ = [
-    "CoreAck",
-    "GroupAck",
     "Later",
     "NeedsKeys",
     "RawSnapshot",
     "SealsFull",
-    "SessionAck",
-    "acknowledge",
-    "acknowledge_many",
     "snapshot",
     "try_snapshots",
 ]
@@ -251,146 +245,3 @@ def snapshot(
     return Command(
         attempt.script, attempt.keys, attempt.args, parse, claim.char_id, repeatable=True
     )
-
-
-class CoreAck(NamedTuple):
-    """Acknowledges a core. Both versions are 0 if nothing of it was saved."""
-
-    claim: Claim
-    """Its token is 0 if the character was not loaded at the snapshot."""
-    snapshot_version: int = 0
-    durable_version: int = 0
-    seal: int | None = None
-    """The row's."""
-    nonces: str = ""
-    """Those of the snapshot; they are in PostgreSQL."""
-
-
-class SessionAck(NamedTuple):
-    """Acknowledges a session."""
-
-    session_type: str
-    session_id: str
-    snapshot_version: int
-    durable_version: int
-    closed: bool = False
-    """Whether it was closed at the snapshot; if it closed since, its end is not durable yet."""
-    seal: int | None = None
-    """The row's."""
-
-    @property
-    def ref(self) -> SessionRef:
-        """The session's name."""
-        return SessionRef(self.session_type, self.session_id)
-
-
-class GroupAck(NamedTuple):
-    """Acknowledges a group that is durable."""
-
-    at_ms: int
-    """When the snapshot was made."""
-    cores: Sequence[CoreAck]
-    sessions: Sequence[SessionAck] = ()
-    ties: Mapping[str, Mapping[bytes, bytes]] = {}
-    """As they were at the snapshot."""
-    seal: int = 0
-    """The snapshot's own."""
-
-    def size(self) -> int:
-        """Return about how much work it is to acknowledge it."""
-        return len(self.cores) + len(self.sessions) + sum(map(len, self.ties.values()))
-
-
-_acknowledge = load_script("acknowledge")
-
-
-def acknowledge_many(keys: Keys, groups: Sequence[GroupAck], /) -> Command[list[bool]]:
-    """End the claims of groups that are in PostgreSQL. False if the first claim was not ours."""
-    script_keys = [keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.seals, keys.nonces]
-    packed_groups = []
-    for group in groups:
-        packed_groups.append(_packed_group(group, len(script_keys) + 1))
-        script_keys += _group_keys(keys, group)
-    args = {"tombstone_ms": TOMBSTONE_MS, "groups": packed_groups}
-
-    def parse(reply: Raw) -> list[bool]:
-        return list(map(bool, reply))
-
-    # Repeatable: the second time, the tokens are no longer there.
-    return Command(_acknowledge, script_keys, (pack(args),), parse, repeatable=True)
-
-
-def _group_keys(keys: Keys, group: GroupAck) -> list[str]:
-    cores = [keys.core(core.claim.char_id) for core in group.cores]
-    if not group.sessions and not group.ties:  # most characters are alone
-        return cores
-    refs = [session.ref for session in group.sessions]
-    return [
-        *cores,
-        *(keys.session(*ref) for ref in refs),
-        *(keys.session_log(*ref) for ref in refs),
-        *(keys.tombstone(ref.id) for ref in refs),
-        *map(keys.tie, group.ties),
-    ]
-
-
-def _packed_group(group: GroupAck, first_key: int) -> tuple[Any, ...]:
-    """Return a group as ``acknowledge.lua`` reads it; ``first_key`` is the number of its key."""
-    cores = [
-        (
-            str(core.claim.char_id),
-            str(core.claim.token),
-            str(core.snapshot_version),
-            str(core.durable_version),
-            _word(core.seal, group.seal),
-            core.nonces,
-        )
-        for core in group.cores
-    ]
-    if not group.sessions and not group.ties:
-        return group.at_ms, str(group.seal), cores
-    sessions = [
-        (
-            reference_field(session.session_type),
-            session.session_id,
-            str(session.snapshot_version),
-            str(session.durable_version),
-            _word(session.seal, group.seal),
-            bool(session.closed),
-        )
-        for session in group.sessions
-    ]
-    members = [str(core.claim.char_id) for core in group.cores]
-    members += [session.ref.member for session in group.sessions]
-    number_of = {name: first_key + i for i, name in enumerate(members)}
-    ties = [
-        (tie, [(n.decode(), number_of.get(n.decode(), 0), t.decode()) for n, t in entries.items()])
-        for tie, entries in group.ties.items()
-    ]
-    return group.at_ms, str(group.seal), cores, sessions, ties
-
-
-def _word(seal: int | None, own: int) -> str | bool:
-    """Return the seal of a row for ``acknowledge.lua``: true if it is the snapshot's own."""
-    if seal == own:
-        return True
-    return "" if seal is None else str(seal)
-
-
-def acknowledge(
-    keys: Keys,
-    claim: Claim,
-    /,
-    *,
-    snapshot_version: int = 0,
-    durable_version: int = 0,
-    at_ms: int = 0,
-    others: Sequence[CoreAck] = (),
-    sessions: Sequence[SessionAck] = (),
-    ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
-    seal: int = 0,
-) -> Command[bool]:
-    """End a claim, and those of its group, as ``acknowledge_many`` does."""
-    first = CoreAck(claim, snapshot_version, durable_version, seal or None)
-    group = GroupAck(at_ms, [first, *others], sessions, ties or {}, seal)
-    return acknowledge_many(keys, [group]).then(lambda are_ours: are_ours[0])

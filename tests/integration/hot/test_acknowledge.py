@@ -143,17 +143,21 @@ def test_saved_one_leaves_the_quarantine(
     assert store.sync_state(1).quarantine is None
 
 
+@pytest.mark.parametrize("durable_version", [2, 1])
 def test_core_that_is_gone_is_not_made_again(
-    store: Driver, claim: Claim, snapshot: RawSnapshot
+    store: Driver, claim: Claim, snapshot: RawSnapshot, durable_version: int
 ) -> None:
     store.raw.delete(store.keys.core(1))
-    assert (
-        store.acknowledge(
-            claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
-        )
-        is True
+    is_ours = store.acknowledge(
+        claim,
+        snapshot_version=2,
+        durable_version=durable_version,
+        at_ms=snapshot.at_ms,
+        seal=snapshot.seal,
     )
+    assert is_ours is True
     assert not store.raw.exists(store.keys.core(1))
+    assert not store.sync_state(1).dirty
 
 
 def test_row_of_a_history_that_redis_forgot_marks_the_character(

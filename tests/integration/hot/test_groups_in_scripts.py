@@ -8,10 +8,12 @@ from uuid import UUID, uuid4
 import pytest
 
 from statesync.errors import CorruptState
-from statesync.hot.commands.backup import CoreAck, GroupAck, NeedsKeys, RawSnapshot, SessionAck
+from statesync.hot.commands.acknowledge import SessionAck
+from statesync.hot.commands.backup import NeedsKeys, RawSnapshot
 from statesync.hot.commands.claims import Claim
 from statesync.state.fields import TIE_FIELD
 from statesync.state.references import SessionRef
+from tests.integration.hot.acks import CoreAck, acknowledge_group, group_ack
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
@@ -76,7 +78,7 @@ def test_broken_member_is_refused_when_its_group_is_known(traders: Driver) -> No
 
 def test_acknowledgement_of_several_groups_in_one_script(traders: Driver) -> None:
     claims, (group, alone) = both(traders)
-    first = GroupAck(
+    first = group_ack(
         1,
         [CoreAck(claims[0], 3, 3), CoreAck(group.claims[2], 3, 3)],
         (),
@@ -84,8 +86,8 @@ def test_acknowledgement_of_several_groups_in_one_script(traders: Driver) -> Non
         seal=group.seal,
     )
     version = int(alone.cores[3][b"version"])
-    then = GroupAck(1, [CoreAck(claims[1], version, version)], seal=alone.seal)
-    assert traders.acknowledge_many([first, then]) == [True, True]
+    then = group_ack(1, [CoreAck(claims[1], version, version)], seal=alone.seal)
+    assert not traders.acknowledge_many([first, then])
     assert traders.get(3).saved_version == version
     assert traders.status().claimed == 0
 
@@ -107,12 +109,15 @@ def test_changes_of_bare_writers_have_an_age(traders: Driver) -> None:
     assert traders.sync_state(2).since_ms
 
 
-def test_core_that_is_no_hash_any_more_is_marked(traders: Driver) -> None:
+@pytest.mark.parametrize("durable_version", [2, 1])
+def test_core_that_is_no_hash_any_more_is_marked(traders: Driver, durable_version: int) -> None:
     claim, _ = traders.claim(3, lease_us=LEASE)
     seal = traders.snapshot(claim).seal
     traders.raw.delete(traders.keys.core(3))
     traders.raw.set(traders.keys.core(3), "x")
-    assert traders.acknowledge(claim, snapshot_version=2, durable_version=2, at_ms=1, seal=seal)
+    assert traders.acknowledge(
+        claim, snapshot_version=2, durable_version=durable_version, at_ms=1, seal=seal
+    )
     assert traders.sync_state(3).dirty, "its next backup says so"
 
 
@@ -127,7 +132,8 @@ def close(store: Driver, fight: UUID) -> tuple[Claim, SessionAck, int]:
 def test_cleared_reference_is_at_a_version_of_its_own(traders: Driver) -> None:
     claim, closed, seal = close(traders, traders.open_session("combat", [3], {}))
     version = traders.get(3).version
-    assert traders.acknowledge(
+    assert acknowledge_group(
+        traders,
         claim,
         snapshot_version=version,
         durable_version=version,
@@ -143,8 +149,8 @@ def test_end_of_a_session_leaves_the_next_one_alone(traders: Driver) -> None:
     claim, closed, seal = close(traders, traders.open_session("combat", [3], {}))
     following = uuid4()
     traders.raw.hset(traders.keys.core(3), "combat_session_id", str(following))
-    assert traders.acknowledge(
-        claim, snapshot_version=3, durable_version=3, at_ms=1, sessions=[closed], seal=seal
+    assert acknowledge_group(
+        traders, claim, snapshot_version=3, durable_version=3, sessions=[closed], seal=seal
     )
     assert traders.get(3).sessions == {"combat": following}
 
@@ -157,7 +163,7 @@ def test_cleared_reference_leaves_an_older_change_its_age(traders: Driver) -> No
     traders.raw.sadd(traders.keys.dirty, 4)
     traders.raw.zadd(traders.keys.since, {"4": 5})
     cores = [CoreAck(claim, 3, 3), CoreAck(Claim(4, 0))]
-    assert traders.acknowledge_many([GroupAck(1_000_000, cores, [closed], seal=seal)]) == [True]
+    assert traders.acknowledge_many([group_ack(1_000_000, cores, [closed], seal=seal)]) == {1}
     assert not traders.raw.hexists(late, "combat_session_id")
     assert traders.sync_state(4).since_ms == 5
 
@@ -171,6 +177,6 @@ def test_one_that_is_tied_elsewhere_stays_so(traders: Driver) -> None:
     assert snapshot.cores.keys() == {1, 2, 3}
     traders.update_together({1: {"gold": 1}, 3: {"gold": 1}})
     cores = [CoreAck(snapshot.claims[i], 9, 9) for i in (2, 1, 3)]
-    traders.acknowledge_many([GroupAck(1, cores, (), snapshot.ties)])
+    traders.acknowledge_many([group_ack(1, cores, (), snapshot.ties)])
     assert traders.raw.hget(traders.keys.core(1), TIE_FIELD) == tie
     assert not traders.raw.hexists(traders.keys.core(2), TIE_FIELD)

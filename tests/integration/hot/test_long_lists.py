@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from statesync.hot.commands.backup import CoreAck, GroupAck
 from statesync.hot.commands.claims import Claim
 from statesync.state.fields import MAX_FIELDS
+from tests.integration.hot.acks import CoreAck, group_ack
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
@@ -21,7 +21,8 @@ def test_acknowledge_ends_every_claim(store: Driver) -> None:
     store.raw.zadd(store.keys.since, {str(char_id): 5 for char_id in MANY})
     store.raw.hset(store.keys.quarantine, mapping={str(char_id): "{}" for char_id in MANY})
     store.raw.hset(store.keys.seals, mapping={str(char_id): "5" for char_id in MANY})
-    assert store.acknowledge_many([GroupAck(9, [CoreAck(claim, 1, 1)], seal=5) for claim in claims])
+    acks = [group_ack(9, [CoreAck(claim, 1, 1)], seal=5) for claim in claims]
+    assert store.acknowledge_many(acks) == set()
     assert not store.raw.exists(store.keys.claimed, store.keys.since, store.keys.quarantine)
 
 
@@ -30,7 +31,8 @@ def test_acknowledge_keeps_every_mark_that_was_set_since(store: Driver) -> None:
     store.raw.zadd(store.keys.claimed, {str(claim.char_id): claim.token for claim in claims})
     store.raw.sadd(store.keys.dirty, *MANY)
     store.raw.hset(store.keys.seals, mapping={str(char_id): "5" for char_id in MANY})
-    assert store.acknowledge_many([GroupAck(9, [CoreAck(claim, 1, 1)], seal=5) for claim in claims])
+    acks = [group_ack(9, [CoreAck(claim, 1, 1)], seal=5) for claim in claims]
+    assert store.acknowledge_many(acks) == set()
     assert not store.raw.exists(store.keys.claimed)
     assert store.raw.zcount(store.keys.since, 9, 9) == len(MANY)
 

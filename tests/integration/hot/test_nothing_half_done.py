@@ -9,16 +9,18 @@ from uuid import UUID, uuid4
 import pytest
 
 from statesync.errors import CorruptState, StatesyncError
-from statesync.hot.commands.backup import CoreAck, GroupAck, SessionAck
+from statesync.hot.commands.acknowledge import GroupAck, SessionAck
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.together import Together
 from statesync.hot.commands.transfer import RestoreItem
 from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
+from tests.integration.hot.acks import CoreAck, group_ack
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
 
+SEAL = 5
 LEASE = 60_000_000
 FIGHT, BAG, LATE = uuid4(), uuid4(), uuid4()
 CROWD = 9_000
@@ -38,6 +40,7 @@ def scene(store: Driver) -> tuple[Driver, Claim]:
     store.quarantine(store.claim(5, lease_us=LEASE).claim, error="broken", field="bio")
     store.count({"saved": 1})
     claim = store.claim(1, lease_us=LEASE).claim
+    store.raw.hset(store.keys.seals, mapping={"1": SEAL, str(FIGHT): SEAL})
     store.mark_dirty(1)
     return store, claim
 
@@ -47,8 +50,9 @@ def everything(store: Driver) -> dict[bytes, bytes]:
 
 
 def closed_group(claim: Claim) -> GroupAck:
-    cores = [CoreAck(claim, 4, 3), CoreAck(Claim(2, 0))]
-    return GroupAck(1, cores, [SessionAck("combat", str(FIGHT), 2, 2, True)])
+    cores = [CoreAck(claim, 4, 4, SEAL), CoreAck(Claim(2, 0))]
+    session = SessionAck("combat", str(FIGHT), 2, 2, True, SEAL)
+    return group_ack(1, cores, [session], seal=SEAL)
 
 
 Call = Callable[["Driver", Claim], Any]

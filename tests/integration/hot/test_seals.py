@@ -8,17 +8,16 @@ from uuid import UUID, uuid4
 import pytest
 
 from statesync.errors import LeaseLost
+from statesync.hot.commands.acknowledge import SessionAck
 from statesync.hot.commands.backup import (
-    CoreAck,
-    GroupAck,
     RawSnapshot,
     SealsFull,
-    SessionAck,
 )
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.seals import Withdrawn
 from statesync.state.seals import FULL_BYTES, LAID
 from statesync.state.sessions import Session
+from tests.integration.hot.acks import CoreAck, group_ack
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
@@ -57,8 +56,7 @@ def acknowledge(store: Driver, claim: Claim, snapshot: RawSnapshot, row_seal: in
     """Acknowledge character 1, whose row has a seal now; that of 5 is at version 1."""
     version = int(snapshot.cores[1][b"version"])
     core = CoreAck(claim, version, 1 if row_seal == 5 else version, row_seal)
-    [is_ours] = store.acknowledge_many([GroupAck(snapshot.at_ms, [core], seal=snapshot.seal)])
-    return is_ours
+    return not store.acknowledge_many([group_ack(snapshot.at_ms, [core], seal=snapshot.seal)])
 
 
 # The snapshot
@@ -282,7 +280,7 @@ def test_entry_of_a_session_says_at_which_version_it_was_saved(store: Driver) ->
         version = store.get_session("combat", fight).version
         core = CoreAck(claim, int(snapshot.cores[1][b"version"]), 9, snapshot.seal)
         session = SessionAck("combat", str(fight), version, version, seal=snapshot.seal)
-        ack = GroupAck(snapshot.at_ms, [core], [session], seal=snapshot.seal)
+        ack = group_ack(snapshot.at_ms, [core], [session], seal=snapshot.seal)
         for _ in range(2):  # a lost reply
             store.acknowledge_many([ack])
         assert words(store, fight) == f"v{version} {snapshot.seal}"
@@ -308,8 +306,27 @@ def test_core_that_is_laid_over_its_row_counts_as_a_sweep(store: Driver) -> None
     assert (snapshot.sweeps, snapshot.seals["1"].has(LAID)) == (5, True)
     store.cut_seals(claim, {"1": snapshot.seal})
     assert words(store) == f"laid {snapshot.seal}", "nothing is saved by that"
+    later = take(store, claim)
     acknowledge(store, claim, snapshot, snapshot.seal)
-    assert words(store) == str(snapshot.seal)
+    assert words(store) == f"{snapshot.seal} {later.seal}"
+    write_words(store, "laid", later.seal)
+    claim, _ = store.claim(1, lease_us=LEASE)
+    later = take(store, claim)
+    acknowledge(store, claim, later, later.seal)
+    assert words(store) == str(later.seal)
+
+
+def test_session_of_another_history_is_not_acknowledged(store: Driver) -> None:
+    """It has ended meanwhile, and its id is used again: the claim is ours, the session is not."""
+    store.create(1, gold=1)
+    fight = store.open_session("combat", [1], {"round": 1})
+    claim, _ = store.claim(1, lease_us=LEASE)
+    snapshot = take(store, claim)
+    store.raw.hset(store.keys.seals, str(fight), "created")
+    core = CoreAck(claim, int(snapshot.cores[1][b"version"]), 9, snapshot.seal)
+    session = SessionAck("combat", str(fight), 1, 1, seal=snapshot.seal)
+    store.acknowledge_many([group_ack(snapshot.at_ms, [core], [session], seal=snapshot.seal)])
+    assert words(store, fight) == "created"
 
 
 def test_live_core_keeps_its_entry(store: Driver, claim: Claim) -> None:

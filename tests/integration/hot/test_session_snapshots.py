@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from statesync.errors import CorruptState
-from statesync.hot.commands.backup import CoreAck, SessionAck
+from statesync.hot.commands.acknowledge import SessionAck
+from tests.integration.hot.acks import CoreAck, acknowledge_group
 from tests.integration.hot.conftest import BIG
 from tests.integration.hot.test_session_operations import LEASE, dirty
 
@@ -71,7 +72,8 @@ def test_acknowledge_ends_all_claims_and_gives_versions_back(
     snapshot = store.snapshot(claim, lease_us=LEASE)
     others = [CoreAck(snapshot.claims[i], 3, 3) for i in (2, BIG)]
     sessions = [SessionAck("combat", str(fight), 2, 2)]
-    assert store.acknowledge(
+    assert acknowledge_group(
+        store,
         claim,
         snapshot_version=3,
         durable_version=3,
@@ -86,7 +88,8 @@ def test_acknowledge_ends_all_claims_and_gives_versions_back(
     others = [CoreAck(snapshot.claims[i], 4, 3) for i in (2, BIG)]
     sessions = [SessionAck("combat", str(fight), 3, 2)]
     for ours in (True, False):
-        was_ours = store.acknowledge(
+        was_ours = acknowledge_group(
+            store,
             claim,
             snapshot_version=4,
             durable_version=3,
@@ -110,7 +113,8 @@ def test_acknowledge_clears_a_closed_session_away(
     others = [CoreAck(snapshot.claims[i], 3, 3) for i in (2, BIG)]
     sessions = [SessionAck("combat", str(fight), 4, 4, closed=True)]
     newer = {i: store.claim(i, lease_us=LEASE).claim for i in party}
-    assert not store.acknowledge(
+    assert not acknowledge_group(
+        store,
         claim,
         snapshot_version=3,
         durable_version=3,
@@ -120,7 +124,8 @@ def test_acknowledge_clears_a_closed_session_away(
         sessions=sessions,
     )
     assert store.get(1).sessions == {"combat": fight}, "not under a claim that is lost"
-    assert store.acknowledge(
+    assert acknowledge_group(
+        store,
         newer[1],
         snapshot_version=3,
         durable_version=3,

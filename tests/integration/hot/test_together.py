@@ -20,12 +20,12 @@ from statesync.errors import (
     SessionClosed,
     SessionNotFound,
 )
-from statesync.hot.commands.backup import CoreAck
 from statesync.hot.keys import Keys
 from statesync.hot.members import MAX_TIED
 from statesync.hot.store import HotStore
 from statesync.state.fields import TIE_FIELD
 from tests.conftest import Driver
+from tests.integration.hot.acks import CoreAck, acknowledge_group
 
 
 @pytest.fixture
@@ -352,7 +352,8 @@ def test_what_is_tied_anew_after_the_snapshot_stays_tied(
     assert set(snapshot.cores) == {1, 2}
     four.update_together({2: {"gold": 150}, 3: {"gold": 150}})
     other = CoreAck(snapshot.claims[2], 3, 3)
-    four.acknowledge(
+    acknowledge_group(
+        four,
         claim,
         snapshot_version=3,
         durable_version=3,

@@ -7,9 +7,10 @@ from uuid import UUID
 
 import pytest
 
-from statesync.hot.commands.backup import SessionAck
+from statesync.hot.commands.acknowledge import SessionAck
 from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
+from tests.integration.hot.acks import acknowledge_group
 
 if TYPE_CHECKING:
     from tests.conftest import Driver
@@ -37,8 +38,8 @@ def test_session_that_has_ended(store: Driver, quest: UUID) -> None:
     claim, _ = store.claim(1, lease_us=60_000_000)
     snapshot = store.snapshot(claim)
     ended = SessionAck("scenario", str(quest), 3, 3, closed=True)
-    store.acknowledge(
-        claim, snapshot_version=3, durable_version=3, seal=snapshot.seal, sessions=[ended]
+    acknowledge_group(
+        store, claim, snapshot_version=3, durable_version=3, seal=snapshot.seal, sessions=[ended]
     )
     assert restore_late(store, quest) == "stale"
     assert not store.raw.exists(store.keys.session("scenario", str(quest)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,7 +49,7 @@ def scalar(engine: Engine, query: str) -> Any:
         return connection.execute(text(query)).scalar()
 
 
-def outcomes(reports: list[BackupReport]) -> dict[int, str]:
+def outcomes(reports: Sequence[BackupReport]) -> dict[int, str]:
     return {report.char_id: report.outcome for report in reports}
 
 
@@ -58,7 +58,7 @@ def sweep_once(orchestrator: Orchestrator) -> list[BackupReport]:
     claims = orchestrator.hot.claim_dirty(
         lease_us=60_000_000, max_in_flight=1000, count=1000, round_ms=60_000, whole=True
     ).claims
-    return orchestrator.backup_claims(claims)
+    return [*orchestrator.backup_claims(claims)]
 
 
 # Outcomes

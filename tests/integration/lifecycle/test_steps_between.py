@@ -107,7 +107,7 @@ def test_group_is_acknowledged_under_the_claim_of_its_snapshot(
     with database.transaction(engine) as connection:
         (result,) = groups.save(connection, [snapshot.group], orchestrator.sessions)
     ack = acknowledgement(snapshot, result, ())
-    assert [core.claim.char_id for core in ack.cores] == [3, 1, 2]
+    assert [char_id for char_id, _ in ack.claims] == [3, 1, 2]
 
 
 def test_group_is_not_acknowledged_under_the_claim_of_a_deleted_one(
@@ -118,8 +118,8 @@ def test_group_is_not_acknowledged_under_the_claim_of_a_deleted_one(
         connection.execute(text("UPDATE characters SET deleted_at = now() WHERE id = 3"))
         (result,) = groups.save(connection, [snapshot.group], orchestrator.sessions)
     ack = acknowledgement(snapshot, result, ())
-    assert [core.claim.char_id for core in ack.cores] == [1, 2, 3]
-    assert [bool(core.claim.token) for core in ack.cores] == [True, True, False]
+    assert [char_id for char_id, _ in ack.claims] == [1, 2, 3]
+    assert [bool(token) for _, token in ack.claims] == [True, True, False]
 
 
 def test_log_that_is_cut_after_the_snapshot_is_not_saved(
