@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from statesync.cli.checks import Check, checked
@@ -12,12 +12,16 @@ from statesync.hot.commands.operators import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings, without_secrets
 
-__all__ = ["check_broker", "check_results", "problem_of", "server_name"]
+if TYPE_CHECKING:
+    from kombu import Connection
+
+__all__ = ["check_broker", "check_results", "count_messages", "problem_of", "server_name"]
 
 _RETRY_SECONDS = 60
 """The longest wait of a task for its next try."""
 _KOMBU_VISIBILITY_SECONDS = 3600
 """What the broker's transport uses if nothing is set."""
+_NOT_FOUND = 404
 
 
 def problem_of(error: Exception, what: str, url: str) -> str:
@@ -30,6 +34,21 @@ def problem_of(error: Exception, what: str, url: str) -> str:
     lines = str(error).strip().split("\n")
     text = f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
     return f"{what}: {without_secrets(text, url)}"
+
+
+def count_messages(connection: Connection, queue: str) -> int:
+    """Return how many messages wait in a queue; none if there is no such queue, which stays so."""
+    from kombu.exceptions import ChannelError
+
+    channel: Any
+    with connection.channel() as channel:  # RabbitMQ closes it if it does not find the queue
+        try:
+            waiting: int = channel.queue_declare(queue, passive=True).message_count
+        except ChannelError as error:
+            if int(error.reply_code or 0) != _NOT_FOUND:
+                raise
+            return 0
+    return waiting
 
 
 def server_name(info: dict[str, str]) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from statesync import durable
-from statesync.cli.broker import problem_of
+from statesync.cli.broker import count_messages, problem_of
 from statesync.cli.common import (
     CharId,
     as_json,
@@ -129,10 +129,9 @@ def _queues(settings: Settings) -> Iterator[tuple[str, int]]:
     from statesync.worker.app import app
 
     with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
-        channel: Any = connection.default_channel
         for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP):
             queue = settings.queue(name)
-            yield queue, channel.queue_declare(queue).message_count
+            yield queue, count_messages(connection, queue)
 
 
 def _status_table(report: dict[str, Any]) -> Group:

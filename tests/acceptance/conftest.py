@@ -11,6 +11,7 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -28,12 +29,15 @@ from pytest_celery import (
 from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator, Settings
+from statesync.cli.broker import count_messages
 from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
+from statesync.worker.names import QueueName
 from tests.acceptance.bare import Bare
 from tests.databases import Databases
+from tests.rabbitmq import RabbitMQ, rabbitmq_server
 
 if TYPE_CHECKING:
     from tests.acceptance.going_back import Play
@@ -80,21 +84,50 @@ class LocalProcess:
         return None
 
 
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """Run a RabbitMQ; skip the test if it is not installed."""
+    with rabbitmq_server() as running:
+        yield running
+
+
 @pytest.fixture
-def stack(embedded: Servers, settings: Settings) -> Iterator[Stack]:
+def broker(request: pytest.FixtureRequest) -> str:
+    """Return which broker the test runs on; a test that runs on several has it as a parameter."""
+    return str(getattr(request, "param", "redis"))
+
+
+@pytest.fixture
+def settings(settings: Settings, broker: str, request: pytest.FixtureRequest) -> Settings:
+    """Return settings with the broker of the test."""
+    if broker == "rabbitmq":
+        return replace(settings, broker_url=request.getfixturevalue("rabbitmq").url)
+    return settings
+
+
+@pytest.fixture
+def stack(
+    embedded: Servers, settings: Settings, broker: str, request: pytest.FixtureRequest
+) -> Iterator[Stack]:
     """The embedded servers with an empty broker, to start workers on."""
-    for url in (settings.broker_url, settings.result_url):
-        path, _, query = url.removeprefix("redis+socket://").partition("?")
-        client = redis.Redis(unix_socket_path=path, db=int(query.rpartition("=")[2]))
-        client.flushdb()
-        client.close()
+    if broker == "rabbitmq":
+        request.getfixturevalue("rabbitmq").empty(*map(settings.queue, QueueName))
+    for db in (1, 2):
+        with redis.Redis.from_url(embedded.redis_url(db)) as client:
+            client.flushdb()
     with contextlib.ExitStack() as exits:
         yield Stack(embedded, settings, exits)
 
 
 @pytest.fixture
-def celery_broker_cluster(embedded: Servers, settings: Settings) -> CeleryBrokerCluster:
-    node = LocalProcess("broker", settings.broker_url, embedded.valkey, embedded.start_valkey)
+def celery_broker_cluster(
+    embedded: Servers, settings: Settings, broker: str, request: pytest.FixtureRequest
+) -> CeleryBrokerCluster:
+    child, start = embedded.valkey, embedded.start_valkey
+    if broker == "rabbitmq":
+        server: RabbitMQ = request.getfixturevalue("rabbitmq")
+        child, start = server.child, server.start
+    node = LocalProcess("broker", settings.broker_url, child, start)
     return CeleryBrokerCluster(CeleryTestBroker(node))
 
 
@@ -147,9 +180,7 @@ class Game:
 
     def queued(self, name: str) -> int:
         with self.app.connection_for_read() as connection:
-            channel: Any = connection.default_channel
-            waiting: int = channel.queue_declare(self.settings.queue(name)).message_count
-            return waiting
+            return count_messages(connection, self.settings.queue(name))
 
     def sync_until_clean(self, hot: HotStore) -> None:
         """Sweep, as beat does, until nothing is dirty or claimed."""
