@@ -11,102 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from statesync.errors import SettingsError
+from statesync.urls import (
+    broker_of,
+    check_broker_url,
+    check_database_url,
+    check_redis_url,
+    mask_or_hide,
+)
 
-__all__ = ["PREFIX", "Settings", "mask_or_hide", "mask_url", "without_secrets"]
+__all__ = ["PREFIX", "Settings"]
 
 PREFIX = "STATESYNC_"
-
-_REDIS_SCHEMES = ("redis", "rediss", "unix")
-_REDIS_OF_KOMBU = (*_REDIS_SCHEMES, "redis+socket", "sentinel")
-_NEXT_URL = re.compile(r";(?=[A-Za-z+]+://)")
-"""Kombu takes several URLs, such as those of sentinels."""
-_SECRET = re.compile(r"passw(or)?d|secret|token", re.IGNORECASE)
-"""Names in a query: ``password``, ``ssl_password``, ``sslpassword``, ``oauth_client_secret``."""
-_WHOLE_IN_QUERY = frozenset({"db", "health_check_interval", "max_connections", "protocol"})
-_NUMBER_IN_QUERY = frozenset({"socket_connect_timeout", "socket_timeout", "timeout"})
-_WHOLE_FOR_LIBPQ = frozenset(
-    {
-        *("connect_timeout", "tcp_user_timeout", "keepalives"),
-        *("keepalives_count", "keepalives_idle", "keepalives_interval"),
-    }
-)
-_DATABASE_URL_IS = "postgresql://user:password@host:port/database"
-_REDIS_URL_IS = "redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0"
-
-
-def mask_url(url: str) -> str:
-    """Return ``url`` with ``***`` for each secret, in the login and in the query.
-
-    Raises ValueError if it is too broken to find the password in.
-    """
-    return ";".join(map(_mask_one, _NEXT_URL.split(url)))
-
-
-def _mask_one(url: str) -> str:
-    parts = urlsplit(url)
-    netloc = parts.netloc
-    if "@" in netloc:
-        user, _, host = netloc.rpartition("@")
-        name, colon, _ = user.partition(":")
-        if not colon and parts.scheme in _REDIS_OF_KOMBU:
-            name = "***"  # Redis has no users without a password: it is one, misplaced
-        netloc = f"{name}{':***' if colon else ''}@{host}"
-    if "@" in parts.path + parts.fragment or ("@" in url and "@" not in netloc):
-        raise ValueError("a / or # in the password, which must be percent-encoded, ends the host")
-    query = urlencode(
-        [(k, "***" if _SECRET.search(k) else v) for k, v in parse_qsl(parts.query)], safe="*/:"
-    )
-    tail = f"?{query}" if query else ""
-    return f"{parts.scheme}://{netloc}{parts.path}{tail}"
-
-
-def without_secrets(text: str, url: str) -> str:
-    """Return ``text`` with ``***`` for each secret of ``url`` that it holds."""
-    secrets = re.findall(r"://[^:@]*:(.*)@|://([^:@]+)@", url)
-    secrets += [(v, "") for k, v in parse_qsl(urlsplit(url).query) if _SECRET.search(k)]
-    for secret in sorted({part for pair in secrets for part in pair if part}, key=len)[::-1]:
-        for spelling in (secret, unquote(secret), quote(secret)):
-            text = text.replace(spelling, "***")
-    return text
-
-
-def _redis_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in _REDIS_SCHEMES or not (parts.netloc or parts.path):
-        raise ValueError(_REDIS_URL_IS)
-    _ = parts.port  # raises ValueError if the port is no number
-    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
-        raise ValueError(_REDIS_URL_IS)  # redis-py would take database 0
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        whole, number = name in _WHOLE_IN_QUERY, name in _NUMBER_IN_QUERY
-        if (whole or number) and not re.fullmatch(r"[0-9]+" if whole else r"[0-9.]+", value):
-            raise ValueError(_REDIS_URL_IS)
-    return parts.scheme + text[len(parts.scheme) :]  # redis-py knows no capitals
-
-
-def _broker_url(text: str) -> str:
-    if "://" not in text:
-        raise ValueError("a URL that Celery knows, such as redis://host:port/1")
-    return text
-
-
-def _database_url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("postgresql", "postgres", "postgresql+psycopg2"):
-        raise ValueError(_DATABASE_URL_IS)
-    _ = parts.port
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name in _WHOLE_FOR_LIBPQ and not re.fullmatch(r"[0-9]{1,9}", value):
-            raise ValueError(_DATABASE_URL_IS)
-    return (
-        urlunsplit(parts._replace(scheme="postgresql+psycopg2"))
-        if parts.netloc
-        # urlunsplit drops an empty authority, which SQLAlchemy needs: postgresql:///db?host=/path
-        else (f"postgresql+psycopg2://{parts.path}" + (f"?{parts.query}" if parts.query else ""))
-    )
 
 
 def _whole(low: int, high: int) -> Callable[[str], int]:
@@ -137,19 +54,6 @@ def _setting(parse: Callable[[str], Any], default: Any, *, is_url: bool = False)
     return field(default=default, metadata={"parse": parse, "is_url": is_url})
 
 
-def _broker_of(redis_url: str, db: int) -> str:
-    """Return the URL of database ``db`` on the server of ``redis_url``, as kombu spells it."""
-    parts = urlsplit(redis_url)
-    query = {k: v for k, v in parse_qsl(parts.query) if k != "db"}
-    if parts.scheme == "rediss":
-        query = {"ssl_cert_reqs": "required"} | query  # Celery wants to be told
-    if parts.scheme != "unix":
-        return urlunsplit(parts._replace(path=f"/{db}", query=urlencode(query)))
-    query["virtual_host"] = str(db)
-    login = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-    return f"redis+socket://{login}{quote(unquote(parts.path))}?{urlencode(query)}"
-
-
 _NAME = r"[A-Za-z0-9_.:-]{0,64}"
 _NAME_IS = "up to 64 letters, digits and the characters _ . : -"
 
@@ -158,15 +62,15 @@ _NAME_IS = "up to 64 letters, digits and the characters _ . : -"
 class Settings:
     """Everything that can be set, each as ``STATESYNC_`` + the field's name in capitals."""
 
-    redis_url: str = _setting(_redis_url, "redis://127.0.0.1:6379/0", is_url=True)
+    redis_url: str = _setting(check_redis_url, "redis://127.0.0.1:6379/0", is_url=True)
     """The server that holds the game's state hot."""
     database_url: str = _setting(
-        _database_url, "postgresql+psycopg2://statesync@127.0.0.1:5432/statesync", is_url=True
+        check_database_url, "postgresql+psycopg2://statesync@127.0.0.1:5432/statesync", is_url=True
     )
     """The server that holds it durable."""
-    broker_url: str = _setting(_broker_url, "", is_url=True)
+    broker_url: str = _setting(check_broker_url, "", is_url=True)
     """Celery's broker; database 1 of the server of ``redis_url`` if not set."""
-    result_url: str = _setting(_broker_url, "", is_url=True)
+    result_url: str = _setting(check_broker_url, "", is_url=True)
     """Celery's results; database 2 of the server of ``redis_url`` if not set."""
     key_prefix: str = _setting(_matching(_NAME, _NAME_IS), "")
     """Comes before every Redis key."""
@@ -211,7 +115,7 @@ class Settings:
             )
         for name, db in (("broker_url", 1), ("result_url", 2)):
             if not getattr(self, name):
-                object.__setattr__(self, name, _broker_of(self.redis_url, db))
+                object.__setattr__(self, name, broker_of(self.redis_url, db))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -263,14 +167,6 @@ class Settings:
     def queue(self, name: str) -> str:
         """Return the real name of a queue: the prefix and ``name``."""
         return self.queue_prefix + name
-
-
-def mask_or_hide(url: str) -> str:
-    """Return ``url`` masked, or nothing of it if it is too broken to find the password in."""
-    try:
-        return mask_url(url)
-    except ValueError:
-        return "(a URL that cannot be read)"
 
 
 def _parsed(spec: Field[Any], text: str) -> Any:

@@ -10,7 +10,8 @@ from statesync.cli.checks import Check, checked
 from statesync.errors import StatesyncError
 from statesync.hot.commands.operators import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.settings import Settings, without_secrets
+from statesync.settings import Settings
+from statesync.urls import without_secrets
 
 if TYPE_CHECKING:
     from kombu import Connection

@@ -24,8 +24,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from statesync.durable.alarms import Alarm
 from statesync.durable.rights import missing_grants
 from statesync.errors import DatabaseForbidden, DatabaseUnavailable, NotMigrated, SettingsError
-from statesync.settings import Settings, mask_or_hide
+from statesync.settings import Settings
 from statesync.state.fields import dump_json, load_json, printable
+from statesync.urls import mask_or_hide
 
 __all__ = [
     "QUICK_SECONDS",

@@ -35,7 +35,8 @@ from statesync.hot.operations import AsyncOperations, Commands, GameCommands, Sy
 from statesync.hot.reverts import AsyncListener, Listener, Reverted
 from statesync.hot.runs import Committer, Run
 from statesync.hot.trouble import is_loading, tell
-from statesync.settings import Settings, mask_or_hide
+from statesync.settings import Settings
+from statesync.urls import mask_or_hide
 
 __all__ = ["AsyncHotStore", "Commands", "GameCommands", "HotStore", "unwrap"]
 

@@ -9,7 +9,8 @@ import pytest
 
 from statesync.errors import SettingsError
 from statesync.hot.store import AsyncHotStore, HotStore
-from statesync.settings import Settings, mask_or_hide, mask_url
+from statesync.settings import Settings
+from statesync.urls import mask_or_hide, mask_url
 
 REFUSED = [
     ("REDIS_URL", "localhost:6379", "redis://"),
