@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from statesync.urls import (
     check_broker_url,
     check_database_url,
     check_redis_url,
+    is_cluster,
     mask_or_hide,
 )
 
@@ -44,6 +45,15 @@ def _matching(pattern: str, description: str) -> Callable[[str], str]:
     return parse
 
 
+def _realms(text: str) -> str:
+    names = text.split(",") if text else []
+    if re.fullmatch(r"[1-9][0-9]{0,3}", text):
+        names = [str(number) for number in range(int(text))]
+    if not all(re.fullmatch(_REALM, name) for name in names) or len({*names}) < len(names):
+        raise ValueError(_REALMS_ARE)
+    return ",".join(names)
+
+
 def _python_file(text: str) -> str:
     if not re.fullmatch(r"[^\0]*\.py|", text):
         raise ValueError("the path of a Python file, which ends in .py")
@@ -56,12 +66,21 @@ def _setting(parse: Callable[[str], Any], default: Any, *, is_url: bool = False)
 
 _NAME = r"[A-Za-z0-9_.:-]{0,64}"
 _NAME_IS = "up to 64 letters, digits and the characters _ . : -"
+_REALM = r"[A-Za-z0-9_-]{1,32}"
+_REALM_IS = "up to 32 letters, digits and the characters _ -"
+_REALMS_ARE = f"different names with commas between them, each {_REALM_IS}; or how many, up to 9999"
+_TEMPLATE = "{realm}"
+"""Stands in a URL for the name of the realm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything that can be set, each as ``STATESYNC_`` + the field's name in capitals."""
 
+    realms: str = _setting(_realms, "")
+    """The worlds that this fleet serves: names, or a number of them. None: there is one world."""
+    realm: str = _setting(_matching(_REALM + "|", _REALM_IS), "")
+    """The realm that this process works in, one of ``realms``."""
     redis_url: str = _setting(check_redis_url, "redis://127.0.0.1:6379/0", is_url=True)
     """The server that holds the game's state hot."""
     database_url: str = _setting(
@@ -104,18 +123,60 @@ class Settings:
     """A file whose names replace settings of Celery; relative to the working directory."""
 
     def __post_init__(self) -> None:
+        given_redis_url = self.redis_url
         for spec in fields(self):
-            value = str(getattr(self, spec.name))
-            if value or not spec.metadata["is_url"]:
-                object.__setattr__(self, spec.name, _parsed(spec, value))
+            self._parse(spec)
         if self.max_in_flight < self.batch_size:
             raise SettingsError(
                 f"{PREFIX}MAX_IN_FLIGHT: {self.max_in_flight} is not accepted; "
                 f"it must be at least {PREFIX}BATCH_SIZE, which is {self.batch_size}"
             )
+        self._check_realms()
         for name, db in (("broker_url", 1), ("result_url", 2)):
             if not getattr(self, name):
-                object.__setattr__(self, name, broker_of(self.redis_url, db))
+                object.__setattr__(self, name, _beside(given_redis_url, name, db))
+        self._check_databases()
+
+    def _parse(self, spec: Field[Any]) -> None:
+        """Read one field. A URL with a template stays as it is until the realm is known."""
+        value = str(getattr(self, spec.name))
+        is_url = spec.metadata["is_url"]
+        if is_url and self.realm:
+            value = value.replace(_TEMPLATE, self.realm)
+        is_template = is_url and self.realms and _TEMPLATE in value
+        if (value or not is_url) and not is_template:
+            value = _parsed(spec, value)
+        object.__setattr__(self, spec.name, value)
+
+    def _check_realms(self) -> None:
+        """Refuse what needs realms without them."""
+        if self.realm and self.realm not in self.realm_names:
+            raise SettingsError(
+                f"{PREFIX}REALM: {self.realm!r} is not accepted; it must be one of {PREFIX}REALMS"
+            )
+        if self.realms:
+            return
+        if is_cluster(self.redis_url):
+            raise SettingsError(
+                f"{PREFIX}REALMS: it must be set, since {PREFIX}REDIS_URL is a Redis Cluster: each "
+                "realm is in one slot of it"
+            )
+        for name in ("redis_url", "database_url"):
+            if _TEMPLATE in getattr(self, name):
+                variable = PREFIX + name.upper()
+                raise SettingsError(
+                    f"{PREFIX}REALMS: it must be set, since {variable} holds {_TEMPLATE}"
+                )
+
+    def _check_databases(self) -> None:
+        """Refuse realms that would share tables."""
+        urls = {settings.database_url for settings in self.each_realm()}
+        if self.realms and not self.realm and len(urls) < len(self.realm_names):
+            raise SettingsError(
+                f"{PREFIX}DATABASE_URL: {mask_or_hide(self.database_url)} is not accepted; it must "
+                f"hold {_TEMPLATE} in the name of the database or of a schema: two realms never "
+                "share tables"
+            )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -150,14 +211,49 @@ class Settings:
         return f"Settings({', '.join(shown)})"
 
     @property
+    def realm_names(self) -> tuple[str, ...]:
+        """The names of all realms; none if there is only one world."""
+        return tuple(self.realms.split(",")) if self.realms else ()
+
+    def for_realm(self, name: str) -> Settings:
+        """Return the settings of one realm. Raises SettingsError if it is none of these."""
+        if name not in ((self.realm,) if self.realm else self.realm_names):
+            known = self.realm or ", ".join(self.realm_names) or "none"
+            raise SettingsError(f"there is no realm {name!r} here; there are: {known}")
+        return replace(self, realm=name)
+
+    def each_realm(self) -> tuple[Settings, ...]:
+        """Return the settings of each realm that this process works in; itself if that is one."""
+        if self.realm or not self.realms:
+            return (self,)
+        return tuple(map(self.for_realm, self.realm_names))
+
+    @property
+    def prefix(self) -> str:
+        """What comes before every Redis key: the realm's hash tag, and the ``key_prefix``."""
+        self._check_one()
+        return f"{{{self.realm}}}:{self.key_prefix}" if self.realm else self.key_prefix
+
+    def _check_one(self) -> None:
+        if self.realms and not self.realm:
+            raise SettingsError(
+                f"{PREFIX}REALM: which realm? One of {', '.join(self.realm_names)}; "
+                "in code, settings.for_realm(name)"
+            )
+
+    @property
     def lease_us(self) -> int:
         """The lease in microseconds, the unit of a claim's token."""
         return self.lease_seconds * 1_000_000
 
     @property
     def slice_seconds(self) -> float:
-        """How often beat sends a slice of a sweep: sixty in an interval, at most four a second."""
-        return max(0.25, self.sync_seconds / 60)
+        """How often beat sends a slice of a sweep: sixty in an interval, at most four a second.
+
+        Realms share these sixty, but none gets less than six.
+        """
+        seconds = max(0.25, self.sync_seconds / 60)
+        return max(seconds, min(seconds * len(self.realm_names), self.sync_seconds / 6))
 
     @property
     def round_ms(self) -> int:
@@ -165,8 +261,20 @@ class Settings:
         return round(1000 * (self.sync_seconds - 2 * self.slice_seconds))
 
     def queue(self, name: str) -> str:
-        """Return the real name of a queue: the prefix and ``name``."""
-        return self.queue_prefix + name
+        """Return the real name of a queue: the prefix, the realm, and ``name``."""
+        self._check_one()
+        return self.queue_prefix + (f"{self.realm}.{name}" if self.realm else name)
+
+
+def _beside(redis_url: str, name: str, db: int) -> str:
+    """Return the URL of another database of the same Redis. Raises SettingsError if it has none."""
+    if is_cluster(redis_url):
+        reason = "a Redis Cluster has one database only, and is no broker"
+    elif _TEMPLATE in redis_url:
+        reason = "all realms share the broker and the results, and each has a Redis of its own"
+    else:
+        return broker_of(redis_url, db)
+    raise SettingsError(f"{PREFIX}{name.upper()}: it must be set: {reason}")
 
 
 def _parsed(spec: Field[Any], text: str) -> Any:

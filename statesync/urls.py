@@ -10,13 +10,15 @@ __all__ = [
     "check_broker_url",
     "check_database_url",
     "check_redis_url",
+    "is_cluster",
     "mask_or_hide",
     "mask_url",
     "without_secrets",
 ]
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
-_REDIS_OF_KOMBU = (*_REDIS_SCHEMES, "redis+socket", "sentinel")
+_CLUSTER_SCHEMES = ("cluster", "clusters")
+_REDIS_OF_KOMBU = (*_REDIS_SCHEMES, *_CLUSTER_SCHEMES, "redis+socket", "sentinel")
 _NEXT_URL = re.compile(r";(?=[A-Za-z+]+://)")
 """Kombu takes several URLs, such as those of sentinels."""
 _SECRET = re.compile(r"passw(or)?d|secret|token", re.IGNORECASE)
@@ -30,7 +32,11 @@ _WHOLE_FOR_LIBPQ = frozenset(
     }
 )
 _DATABASE_URL_IS = "postgresql://user:password@host:port/database"
-_REDIS_URL_IS = "redis://[user:password@]host:port/db, rediss://… or unix:///path?db=0"
+_REDIS_URL_IS = (
+    "redis://[user:password@]host:port/db, rediss://…, unix:///path?db=0, or of a Redis Cluster "
+    "cluster://[user:password@]host:port,host:port, clusters://… with TLS"
+)
+_NODES = re.compile(r"[^,:@\s]+:[0-9]{1,5}(,[^,:@\s]+:[0-9]{1,5})*")
 
 
 def mask_url(url: str) -> str:
@@ -80,22 +86,40 @@ def without_secrets(text: str, url: str) -> str:
 def check_redis_url(text: str) -> str:
     """Return the URL of a Redis as redis-py takes it. Raises ValueError: what is accepted."""
     parts = urlsplit(text)
+    if parts.scheme in _CLUSTER_SCHEMES:
+        nodes = parts.netloc.rpartition("@")[2]
+        if not _NODES.fullmatch(nodes) or parts.path not in ("", "/", "/0"):
+            raise ValueError(_REDIS_URL_IS)
+        _check_query(parts.query)
+        return parts.scheme + text[len(parts.scheme) :]
     if parts.scheme not in _REDIS_SCHEMES or not (parts.netloc or parts.path):
         raise ValueError(_REDIS_URL_IS)
     _ = parts.port  # raises ValueError if the port is no number
     if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
         raise ValueError(_REDIS_URL_IS)  # redis-py would take database 0
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    _check_query(parts.query)
+    return parts.scheme + text[len(parts.scheme) :]  # redis-py knows no capitals
+
+
+def _check_query(query: str) -> None:
+    for name, value in parse_qsl(query, keep_blank_values=True):
         whole, number = name in _WHOLE_IN_QUERY, name in _NUMBER_IN_QUERY
         if (whole or number) and not re.fullmatch(r"[0-9]+" if whole else r"[0-9.]+", value):
             raise ValueError(_REDIS_URL_IS)
-    return parts.scheme + text[len(parts.scheme) :]  # redis-py knows no capitals
+
+
+def is_cluster(url: str) -> bool:
+    """Return whether a URL is of a Redis Cluster."""
+    return urlsplit(url).scheme in _CLUSTER_SCHEMES
 
 
 def check_broker_url(text: str) -> str:
     """Return the URL of a broker or of results. Raises ValueError: what is accepted."""
-    if "://" not in text:
-        raise ValueError("a URL that Celery knows, such as redis://host:port/1")
+    if "://" not in text or is_cluster(text):
+        raise ValueError(
+            "a URL that Celery knows, such as redis://host:port/1; a Redis Cluster is none: take a "
+            "single Redis, one with Sentinel, or RabbitMQ"
+        )
     return text
 
 

@@ -44,9 +44,9 @@ def migrate(as_json: bool) -> None:
     Example:
       STATESYNC_DATABASE_URL=postgresql://game@db/game statesync migrate
     """
-    with connected() as (orchestrator, _):
+    with connected() as (orchestrator, settings):
         before = migrations.revision(orchestrator.engine)
-        after = migrations.upgrade(orchestrator.engine)
+        after = migrations.upgrade(orchestrator.engine, realm=settings.realm)
     if as_json:
         print_json({"before": before, "after": after})
     elif before == after:

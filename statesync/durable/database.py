@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from statesync.durable import realms
 from statesync.durable.alarms import Alarm
 from statesync.durable.rights import missing_grants
 from statesync.errors import DatabaseForbidden, DatabaseUnavailable, NotMigrated, SettingsError
@@ -62,6 +63,8 @@ _GRACE_SECONDS = 2
 
 _ANSWER = "statesync_answer_seconds"
 """The option of an engine that says how long to wait for an answer."""
+_REALM = "statesync_realm"
+"""The option of an engine that says whose tables they have to be."""
 
 _FAILED = psycopg2.extensions.TRANSACTION_STATUS_INERROR
 _LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
@@ -95,7 +98,10 @@ def connect(settings: Settings) -> Engine:
     try:
         engine = create_engine(
             settings.database_url,
-            execution_options={_ANSWER: settings.lease_seconds + _GRACE_SECONDS},
+            execution_options={
+                _ANSWER: settings.lease_seconds + _GRACE_SECONDS,
+                _REALM: settings.realm,
+            },
             json_serializer=dump_json,
             json_deserializer=load_json,
             hide_parameters=True,
@@ -237,15 +243,20 @@ def _autocommit(driver_connection: Any) -> Iterator[None]:
 
 
 @contextmanager
-def transaction(engine: Engine, *, answer_seconds: float | None = None) -> Iterator[Connection]:
+def transaction(
+    engine: Engine, *, answer_seconds: float | None = None, of_any_realm: bool = False
+) -> Iterator[Connection]:
     """Run a block in a transaction: committed at its end, rolled back if it raises.
 
     Each statement is answered within ``answer_seconds``, or else the lease, or the connection is
-    closed. Raises Rejected if the data or a lock is the cause, NotMigrated, or DatabaseUnavailable.
+    closed. The first one looks whose tables these are, unless they may be ``of_any_realm``. Raises
+    Rejected if the data or a lock is the cause, NotMigrated, or DatabaseUnavailable.
     """
     seconds = answer_seconds or engine.get_execution_options().get(_ANSWER)
     with _waiting(seconds) as wait:
         try:
+            if not of_any_realm and engine not in _checked:
+                _check_realm(engine)
             with engine.begin() as connection:
                 yield connection
         except Exception as error:
@@ -260,6 +271,16 @@ def transaction(engine: Engine, *, answer_seconds: float | None = None) -> Itera
                     f"PostgreSQL at {_address(engine)}: all connections are busy"
                 ) from None
             raise
+
+
+_checked: weakref.WeakSet[Engine] = weakref.WeakSet()
+"""Engines that are known to be on the tables of their own realm."""
+
+
+def _check_realm(engine: Engine) -> None:
+    with engine.begin() as connection:
+        realms.check(connection, engine.get_execution_options().get(_REALM, ""))
+    _checked.add(engine)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
-from statesync.durable import database
+from statesync.durable import database, realms
 
 __all__ = ["VERSION_TABLE", "downgrade", "head", "move_revision", "revision", "upgrade"]
 
@@ -37,13 +37,15 @@ _TABLES_OF_OLDER_RELEASES = frozenset(
 )
 
 
-def upgrade(engine: Engine, target: str = "head") -> str | None:
+def upgrade(engine: Engine, target: str = "head", *, realm: str = "") -> str | None:
     """Migrate up to ``target``; returns the revision. Safe to run twice, also at once by two
     processes (Alembic's own state is global: not by two threads).
 
-    Raises DatabaseUnavailable.
+    In a realm its name is written into the schema. Raises DatabaseUnavailable, DatabaseForbidden if
+    the tables are another realm's.
     """
-    with database.transaction(engine) as connection:
+    with database.transaction(engine, of_any_realm=True) as connection:
+        realms.take(connection, realm)
         command.upgrade(_config(connection), target)
     return revision(engine)
 
@@ -56,7 +58,7 @@ def downgrade(engine: Engine, target: str) -> None:
 
 def revision(engine: Engine) -> str | None:
     """Return the revision of our tables, moved over or not; None if they were never migrated."""
-    with database.transaction(engine) as connection:
+    with database.transaction(engine, of_any_realm=True) as connection:
         # First the older place: a move that commits between the two is seen in the newer one.
         return (
             _shared_revision(connection)

@@ -26,6 +26,7 @@ __all__ = [
     "durable_changes",
     "inventory_items",
     "metadata",
+    "moment",
     "scenario_progress",
     "server_counters",
     "session_characters",
@@ -58,7 +59,7 @@ def _json(name: str) -> Column[object]:
     return Column(name, JSONB, nullable=False, server_default=text("'{}'::jsonb"))
 
 
-def _moment(name: str) -> Column[object]:
+def moment(name: str) -> Column[object]:
     return Column(name, DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
@@ -83,7 +84,7 @@ characters = Table(
     Column("vitals", JSONB),
     _json("extra"),
     Column("version", BigInteger, nullable=False, server_default=text("0")),
-    _moment("updated_at"),
+    moment("updated_at"),
     Column("deleted_at", DateTime(timezone=True)),
     *_seal(),
     # Every save rewrites the row. Room on the page lets PostgreSQL do so in place (HOT).
@@ -112,8 +113,8 @@ sessions = Table(
     Column("session_type", Text, nullable=False),
     _json("payload"),
     Column("version", BigInteger, nullable=False, server_default=text("0")),
-    _moment("created_at"),
-    _moment("updated_at"),
+    moment("created_at"),
+    moment("updated_at"),
     Column("closed_at", DateTime(timezone=True)),
     # A hash of the content, so that a session that several participants save is written once.
     Column("digest", Text),
@@ -186,7 +187,7 @@ state_conflicts = Table(
     Column("version", BigInteger, nullable=False),
     Column("reason", Text, nullable=False),
     Column("state", JSONB, nullable=False),
-    _moment("recorded_at"),
+    moment("recorded_at"),
     Column("session_id", Uuid),
     Column("divergence", BigInteger),
     # What is recorded again after a crash is the same entry.
@@ -203,7 +204,7 @@ durable_changes = Table(
     "durable_changes",
     metadata,
     Column("nonce", Uuid, primary_key=True),
-    _moment("committed_at"),
+    moment("committed_at"),
     Index("ix_durable_changes_committed_at", "committed_at"),
 )
 

@@ -83,7 +83,7 @@ def stack(folder: Path | None = None, **changes: Any) -> Iterator[Stack]:
         settings = running.settings(**changes)
         engine = database.connect(settings)
         try:
-            migrate.upgrade(engine)
+            migrate.upgrade(engine, realm=settings.realm)
         finally:
             engine.dispose()
         yield Stack(running, settings, exits.enter_context(contextlib.ExitStack()))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from statesync.errors import BrokerUnavailable
 from statesync.settings import Settings
-from statesync.worker.names import QueueName, TaskName
+from statesync.worker.names import QueueName, TaskName, of_realm
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -41,6 +41,7 @@ class BackupSender:
             self._app.send_task(
                 TaskName.BACKUP_FULL_STATE.value,
                 args=(char_id,),
+                kwargs=of_realm(self._settings),
                 queue=self._settings.queue(QueueName.BACKUP),
                 expires=self._settings.lease_seconds,
                 ignore_result=True,

@@ -151,7 +151,7 @@ class HotStore(_Connection, SyncOperations):
 
         An operation waits ``answer_seconds`` for Redis, whatever it waits for.
         """
-        url, prefix = settings.redis_url, settings.key_prefix
+        url, prefix = settings.redis_url, settings.prefix
         return cls(url, prefix=prefix, answer_seconds=answer_seconds)
 
     def run(self, command: Command[T]) -> T:
@@ -247,7 +247,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
         cls, settings: Settings, *, answer_seconds: float = ANSWER_SECONDS
     ) -> AsyncHotStore:
         """Connect, as ``HotStore.from_settings`` does."""
-        url, prefix = settings.redis_url, settings.key_prefix
+        url, prefix = settings.redis_url, settings.prefix
         return cls(url, prefix=prefix, answer_seconds=answer_seconds)
 
     def _check_loop(self) -> None:

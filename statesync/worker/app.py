@@ -14,13 +14,13 @@ from celery.signals import worker_before_create_process, worker_process_init, wo
 
 from statesync.errors import ServerUnavailable
 from statesync.hot.store import HotStore
-from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.realms import Realms
 from statesync.settings import Settings
 from statesync.worker.config import CelerySettings, celery_settings
 from statesync.worker.names import QueueName
 from statesync.worker.overrides import read_overrides
 
-__all__ = ["Loader", "app", "orchestrator", "protect_flower", "settings"]
+__all__ = ["Loader", "app", "protect_flower", "realms", "settings"]
 
 log = logging.getLogger(__name__)
 
@@ -69,9 +69,9 @@ def _configuration() -> tuple[Settings, CelerySettings]:
 
 
 @cache
-def orchestrator() -> GameStateOrchestrator:
-    """Return the orchestrator of this process, made when its first task runs: after any fork."""
-    return GameStateOrchestrator.from_settings(settings())
+def realms() -> Realms:
+    """Return the realms of this process, made when its first task runs: after any fork."""
+    return Realms(settings())
 
 
 @worker_before_create_process.connect
@@ -94,17 +94,22 @@ def tune_gc(**_: object) -> None:
 @worker_process_init.connect
 def yield_to_the_game(**_: object) -> None:
     """Let others on this machine go first, if this process saves; one for logins alone does not."""
-    if settings().queue(QueueName.BACKUP) in app.amqp.queues.consume_from:
+    backups = {one.queue(QueueName.BACKUP) for one in settings().each_realm()}
+    if backups & app.amqp.queues.consume_from.keys():
         os.nice(_NICE)
 
 
 @worker_shutdown.connect
 def log_what_is_left(**_: object) -> None:
     """Log what a worker that has ended leaves to the others."""
-    try:
-        with HotStore.from_settings(settings()) as hot:
-            left = hot.status()
-    except ServerUnavailable as error:
-        log.warning("stopped; what is left is not known: %s", error)
-    else:
-        log.warning("stopped; left to others: %d dirty, %d claimed", left.dirty, left.claimed)
+    for one in settings().each_realm():
+        where = f" in realm {one.realm}" if one.realm else ""
+        try:
+            with HotStore.from_settings(one) as hot:
+                left = hot.status()
+        except ServerUnavailable as error:
+            log.warning("stopped; what is left%s is not known: %s", where, error)
+        else:
+            log.warning(
+                "stopped; left to others%s: %d dirty, %d claimed", where, left.dirty, left.claimed
+            )

@@ -6,8 +6,9 @@ from typing import Any
 
 from kombu import Queue
 
+from statesync.errors import InvalidInput
 from statesync.settings import Settings
-from statesync.worker.names import QueueName, TaskName
+from statesync.worker.names import QueueName, TaskName, of_realm
 
 __all__ = ["CelerySettings", "celery_settings"]
 
@@ -52,21 +53,52 @@ _DELIVERY: CelerySettings = {
 
 
 def _routing(settings: Settings) -> CelerySettings:
-    """Return the queues: apart, so that a login does not wait behind a flood of backups."""
-    backup = settings.queue(QueueName.BACKUP)
+    """Return the queues: apart, so that a login does not wait behind a flood of backups.
+
+    Each realm has its own three. A worker takes from its queues in turn, so no realm waits behind
+    the flood of another.
+    """
+    celery = settings.queue_prefix + QueueName.CELERY
+    queues = [
+        one.queue(name)
+        for one in settings.each_realm()
+        for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP)
+    ]
     return {
-        "task_default_queue": backup,
+        "task_default_queue": settings.each_realm()[0].queue(QueueName.BACKUP),
         # With a queue prefix, messages of other applications on the same broker are left alone.
-        "task_queues": [Queue(settings.queue(name)) for name in QueueName],
-        "task_routes": {
-            "statesync.sync_*": {"queue": settings.queue(QueueName.SYNC)},
-            # Bulk work: a login that arrives meanwhile finds its own queue empty.
-            TaskName.RESTORE_BATCH.value: {"queue": backup},
-            "statesync.restore_*": {"queue": settings.queue(QueueName.RESTORE)},
-            "statesync.*": {"queue": backup},
-        },
+        "task_queues": [Queue(name) for name in (*queues, celery)],
+        "task_routes": [_Router(settings)],
         "task_create_missing_queues": False,
     }
+
+
+class _Router:
+    """Gives the queue of a task, by its name and its realm."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._queue_of = {one.realm: one.queue for one in settings.each_realm()}
+
+    def __call__(
+        self, name: str, _: object, kwargs: dict[str, Any] | None, *__: object, **___: object
+    ) -> dict[str, str] | None:
+        """Return where a message goes; None if its task is none of ours."""
+        if not name.startswith("statesync."):
+            return None
+        realm = (kwargs or {}).get("realm", "")
+        if realm not in self._queue_of:
+            known = ", ".join(filter(None, self._queue_of)) or "none"
+            raise InvalidInput(f"{name} has to name a realm, as realm=…; here there are {known}")
+        return {"queue": self._queue_of[realm](_queue_name(name))}
+
+
+def _queue_name(task: str) -> QueueName:
+    if task.startswith("statesync.sync_"):
+        return QueueName.SYNC
+    # Bulk work, a batch: a login that arrives meanwhile finds its own queue empty.
+    if task == TaskName.RESTORE_FULL_STATE:
+        return QueueName.RESTORE
+    return QueueName.BACKUP
 
 
 def _connections(settings: Settings) -> CelerySettings:
@@ -103,12 +135,17 @@ def _stopping(settings: Settings) -> CelerySettings:
 
 def _schedule(settings: Settings) -> CelerySettings:
     """Return what beat sends. It keeps nothing on disk: an early or a second sweep does no harm."""
-    # A slice that waits long is of use all the same; and the clocks of two machines may differ.
-    slices = _every(settings.slice_seconds, TaskName.SYNC_SLICE, expires=settings.sync_seconds)
-    schedule = {"sync-slice": slices}
-    if settings.scrub_seconds:
-        scrub_seconds = settings.scrub_seconds
-        schedule["scrub"] = _every(scrub_seconds, TaskName.SCRUB, expires=scrub_seconds)
+    schedule: dict[str, Any] = {}
+    for one in settings.each_realm():
+        of_one = f":{one.realm}" if one.realm else ""
+        # A slice that waits long is of use all the same; and the clocks of two machines may differ.
+        schedule[f"sync-slice{of_one}"] = _every(
+            one.slice_seconds, TaskName.SYNC_SLICE, one, expires=one.sync_seconds
+        )
+        if one.scrub_seconds:
+            schedule[f"scrub{of_one}"] = _every(
+                one.scrub_seconds, TaskName.SCRUB, one, expires=one.scrub_seconds
+            )
     return {
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_max_loop_interval": min(settings.sync_seconds, 60),
@@ -116,9 +153,10 @@ def _schedule(settings: Settings) -> CelerySettings:
     }
 
 
-def _every(seconds: float, task: TaskName, *, expires: int) -> dict[str, Any]:
+def _every(seconds: float, task: TaskName, settings: Settings, *, expires: int) -> dict[str, Any]:
     return {
         "task": task.value,
         "schedule": float(seconds),
+        "kwargs": of_realm(settings),
         "options": {"expires": expires, "ignore_result": True},
     }

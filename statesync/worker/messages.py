@@ -9,29 +9,39 @@ from kombu.exceptions import OperationalError
 
 from statesync.errors import BrokerUnavailable, InvalidInput
 from statesync.hot.commands.claims import Claim
-from statesync.worker.app import app, settings
-from statesync.worker.names import TaskName
+from statesync.settings import Settings
+from statesync.worker.app import app
+from statesync.worker.names import TaskName, of_realm
 
-__all__ = ["dispatch_batch", "dispatch_one", "read_claims", "read_cursor", "send"]
-
-
-def send(task: TaskName, *args: Any) -> None:
-    """Send a message that expires with the lease and keeps no result. Raises BrokerUnavailable."""
-    try:
-        app.tasks[task].apply_async(args, expires=settings().lease_seconds, ignore_result=True)
-    except OperationalError as error:
-        raise BrokerUnavailable(f"the broker: {error}") from None
+__all__ = ["Outbox", "read_claims", "read_cursor"]
 
 
-def dispatch_one(claims: Sequence[Claim]) -> None:
-    """Send a task for each claim. Raises BrokerUnavailable."""
-    for claim in claims:
-        send(TaskName.BACKUP_FULL_STATE, claim.char_id, claim.token)
+class Outbox:
+    """Sends the messages of one realm, or of the one world; all raise BrokerUnavailable."""
 
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
 
-def dispatch_batch(claims: Sequence[Claim]) -> None:
-    """Send one task for all claims. Raises BrokerUnavailable."""
-    send(TaskName.BACKUP_BATCH, [list(claim) for claim in claims])
+    def send(self, task: TaskName, *args: Any) -> None:
+        """Send a message that expires with the lease and keeps no result."""
+        try:
+            app.tasks[task].apply_async(
+                args,
+                of_realm(self._settings),
+                expires=self._settings.lease_seconds,
+                ignore_result=True,
+            )
+        except OperationalError as error:
+            raise BrokerUnavailable(f"the broker: {error}") from None
+
+    def each(self, claims: Sequence[Claim]) -> None:
+        """Send a task for each claim."""
+        for claim in claims:
+            self.send(TaskName.BACKUP_FULL_STATE, claim.char_id, claim.token)
+
+    def batch(self, claims: Sequence[Claim]) -> None:
+        """Send one task for all claims."""
+        self.send(TaskName.BACKUP_BATCH, [list(claim) for claim in claims])
 
 
 def read_claims(pairs: Sequence[Sequence[int]]) -> list[Claim]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["SESSION_TYPES", "QueueName", "TaskName"]
+from statesync.settings import Settings
+
+__all__ = ["SESSION_TYPES", "QueueName", "TaskName", "of_realm"]
 
 SESSION_TYPES = "statesync_session_types"
 """What workers are asked for the session types that they know."""
@@ -40,3 +42,8 @@ class QueueName(StrEnum):
     """Backups, and all other bulk work."""
     CELERY = "celery"
     """Celery's own default: messages of other applications that name no queue."""
+
+
+def of_realm(settings: Settings) -> dict[str, str]:
+    """Return the keyword by which a message names its realm; none if there is only one world."""
+    return {"realm": settings.realm} if settings.realm else {}

@@ -22,14 +22,8 @@ from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import catch_up, scheduled_sweep
 from statesync.state.fields import printable
 from statesync.state.outcomes import BackupOutcome
-from statesync.worker.app import app, orchestrator, settings
-from statesync.worker.messages import (
-    dispatch_batch,
-    dispatch_one,
-    read_claims,
-    read_cursor,
-    send,
-)
+from statesync.worker.app import app, realms
+from statesync.worker.messages import Outbox, read_claims, read_cursor
 from statesync.worker.names import TaskName
 
 __all__ = [
@@ -65,28 +59,32 @@ class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
 @app.task(
     base=_Task, name=TaskName.BACKUP_FULL_STATE.value, bind=True, max_retries=None, throws=_EXPECTED
 )
-def backup_full_state(self: Task[Any, Any], char_id: int, token: int | None = None) -> Json:
+def backup_full_state(
+    self: Task[Any, Any], char_id: int, token: int | None = None, *, realm: str = ""
+) -> Json:
     """Save one character: ``{"char_id", "outcome", "version", "error", "field"}``.
 
     With ``token``, the claim that a sweep made for this message, it retries nothing: a character
     that is not saved is dirty again, and the next sweep dispatches it.
     """
+    orchestrator = realms().orchestrator(realm)
     if token is None:
-        return asdict(_retrying(self, lambda: orchestrator().backup_full_state(char_id)))
-    return asdict(orchestrator().backup_claims(read_claims([[char_id, token]]))[0])
+        return asdict(_retrying(self, lambda: orchestrator.backup_full_state(char_id)))
+    return asdict(orchestrator.backup_claims(read_claims([[char_id, token]]))[0])
 
 
 @app.task(base=_Task, name=TaskName.BACKUP_BATCH.value, throws=_EXPECTED)
-def backup_batch(claims: list[list[int]]) -> dict[str, int]:
+def backup_batch(claims: list[list[int]], *, realm: str = "") -> dict[str, int]:
     """Save characters that a sweep has claimed: ``[[char_id, token], …]``.
 
     Returns counts by outcome. If a backlog is left, it claims the next batch. If nothing could be
     saved, or PostgreSQL went back, the schedule goes on.
     """
-    reports = orchestrator().backup_claims(read_claims(claims))
+    orchestrator, settings = realms().orchestrator(realm), realms().settings(realm)
+    reports = orchestrator.backup_claims(read_claims(claims))
     counts = reports.counts()
-    if counts.keys() - {BackupOutcome.RELEASED} and not orchestrator().hot.status().recovering:
-        catch_up(orchestrator().hot, settings(), dispatch_batch)
+    if counts.keys() - {BackupOutcome.RELEASED} and not orchestrator.hot.status().recovering:
+        catch_up(orchestrator.hot, settings, Outbox(settings).batch)
     return {outcome.value: count for outcome, count in counts.items()}
 
 
@@ -97,49 +95,53 @@ def backup_batch(claims: list[list[int]]) -> dict[str, int]:
     max_retries=None,
     throws=_EXPECTED,
 )
-def restore_full_state(self: Task[Any, Any], char_id: int) -> Json:
+def restore_full_state(self: Task[Any, Any], char_id: int, *, realm: str = "") -> Json:
     """Load one character into Redis if it is absent: ``{"char_id", "outcome", "version", …}``."""
-    return asdict(_retrying(self, lambda: orchestrator().restore_full_state(char_id)))
+    orchestrator = realms().orchestrator(realm)
+    return asdict(_retrying(self, lambda: orchestrator.restore_full_state(char_id)))
 
 
 @app.task(
     base=_Task, name=TaskName.RESTORE_BATCH.value, bind=True, max_retries=None, throws=_EXPECTED
 )
-def restore_batch(self: Task[Any, Any], char_ids: list[int]) -> dict[str, int]:
+def restore_batch(self: Task[Any, Any], char_ids: list[int], *, realm: str = "") -> dict[str, int]:
     """Load characters into Redis if they are absent; return counts by outcome."""
     if not isinstance(char_ids, list):
         raise InvalidInput(f"restore_batch takes a list of ids, not {type(char_ids).__name__}")
-    reports = _retrying(self, lambda: orchestrator().restore_many(char_ids))
+    orchestrator = realms().orchestrator(realm)
+    reports = _retrying(self, lambda: orchestrator.restore_many(char_ids))
     return _count(report.outcome for report in reports)
 
 
 @app.task(base=_Task, name=TaskName.SYNC_DIRTY.value, throws=_EXPECTED)
-def sync_dirty() -> Json:
+def sync_dirty(*, realm: str = "") -> Json:
     """Sweep all that is dirty now: ``{"requeued", "claimed", "batches", "left", "comparing"}``.
 
     While PostgreSQL is away it claims nothing: the backlog waits in Redis, and is safe there. While
     everything live is being compared, it sends a message to go on with that. A lost one costs
     time: the schedule goes on as well.
     """
-    return _scheduled_sweep(TaskName.SYNC_DIRTY, whole=True)
+    return _scheduled_sweep(TaskName.SYNC_DIRTY, realm, whole=True)
 
 
 @app.task(base=_Task, name=TaskName.SYNC_SLICE.value, throws=_EXPECTED)
-def sync_slice() -> Json:
+def sync_slice(*, realm: str = "") -> Json:
     """Sweep what is due by now, as beat asks for all the time; returns as ``sync_dirty`` does."""
-    return _scheduled_sweep(TaskName.SYNC_SLICE, whole=False)
+    return _scheduled_sweep(TaskName.SYNC_SLICE, realm, whole=False)
 
 
-def _scheduled_sweep(name: TaskName, *, whole: bool) -> Json:
-    orchestrator().hot.heartbeat()
-    report = scheduled_sweep(orchestrator(), settings(), dispatch_one, dispatch_batch, whole=whole)
+def _scheduled_sweep(name: TaskName, realm: str, *, whole: bool) -> Json:
+    orchestrator, settings = realms().orchestrator(realm), realms().settings(realm)
+    outbox = Outbox(settings)
+    orchestrator.hot.heartbeat()
+    report = scheduled_sweep(orchestrator, settings, outbox.each, outbox.batch, whole=whole)
     if report.comparing:
-        send(name)
+        outbox.send(name)
     return asdict(report)
 
 
 @app.task(base=_Task, name=TaskName.SCRUB.value, throws=_EXPECTED)
-def scrub(cursor: int = 0) -> dict[str, int]:
+def scrub(cursor: int = 0, *, realm: str = "") -> dict[str, int]:
     """Scrub for some seconds from ``cursor`` on, and send a message for the rest.
 
     Returns ``{"characters", "sessions", "marked", "cursor"}``. A lost message costs this round; the
@@ -147,13 +149,13 @@ def scrub(cursor: int = 0) -> dict[str, int]:
     """
     total: Counter[str] = Counter()
     deadline = time.monotonic() + _SCRUB_STEP_SECONDS
-    for page in scrub_pages(orchestrator(), read_cursor(cursor)):
+    for page in scrub_pages(realms().orchestrator(realm), read_cursor(cursor)):
         total.update(page.counts())
         cursor = page.cursor
         if time.monotonic() > deadline:
             break
     if cursor:
-        send(TaskName.SCRUB, cursor)
+        Outbox(realms().settings(realm)).send(TaskName.SCRUB, cursor)
     return dict(total) | {"cursor": cursor}
 
 

@@ -13,6 +13,14 @@ from statesync.settings import Settings
 from statesync.urls import mask_or_hide, mask_url
 
 REFUSED = [
+    ("REALMS", "eu,eu", "different names"),
+    ("REALMS", "eu,,us", "different names"),
+    ("REALMS", "e}u", "letters, digits"),
+    ("REALM", "e u", "letters, digits"),
+    ("REALM", "eu", "one of STATESYNC_REALMS"),
+    ("REDIS_URL", "cluster://h", "cluster://"),
+    ("REDIS_URL", "cluster://h:1,", "cluster://"),
+    ("REDIS_URL", "cluster://h:1/3", "cluster://"),
     ("REDIS_URL", "localhost:6379", "redis://"),
     ("REDIS_URL", "http://localhost", "redis://"),
     ("REDIS_URL", "redis://h:port", "redis://"),
@@ -27,7 +35,9 @@ REFUSED = [
     ("DATABASE_URL", "postgresql://h/x?connect_timeout=abc", "postgresql://"),
     ("DATABASE_URL", "postgresql://h/x?keepalives_idle=", "postgresql://"),
     ("BROKER_URL", "localhost", "a URL that Celery knows"),
+    ("BROKER_URL", "cluster://h:1", "a single Redis, one with Sentinel, or RabbitMQ"),
     ("RESULT_URL", "localhost", "a URL that Celery knows"),
+    ("RESULT_URL", "clusters://h:1", "a single Redis, one with Sentinel, or RabbitMQ"),
     ("KEY_PREFIX", "with space", "letters, digits"),
     ("KEY_PREFIX", "x" * 65, "up to 64"),
     ("QUEUE_PREFIX", "a/b", "letters, digits"),
@@ -151,6 +161,8 @@ SECRET = "hunter2"
         f"unix://{SECRET}@/run/r.sock",
         f"redis+socket://{SECRET}@/run/r.sock",
         f"sentinel://{SECRET}@h:1/0;sentinel://{SECRET}@h:2/0",
+        f"cluster://:{SECRET}@h:1,h:2",
+        f"cluster://{SECRET}@h:1,h:2",
         f"sentinel://:{SECRET}@h:1/0;sentinel://:{SECRET}@h:2/0",
         f"redis://h:1/0?PASSWORD={SECRET}",
         f"rediss://h:1/0?ssl_password={SECRET}",

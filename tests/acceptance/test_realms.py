@@ -1,0 +1,138 @@
+"""One fleet of workers serves several realms, each with its keys, its database and its queues."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import redis
+from celery import Celery
+
+from statesync import GameStateOrchestrator, GameStore, LoginService, Settings
+from statesync.durable import database, migrate
+from statesync.embedded.servers import Servers
+from statesync.embedded.stack import Stack
+from statesync.errors import CharacterNotFound
+from tests.acceptance.conftest import WAIT_SECONDS, wait_until
+from tests.conftest import NewDatabase
+
+REALMS = ("eu", "us")
+
+
+@pytest.fixture
+def fleet(embedded: Servers, settings: Settings, new_database: NewDatabase) -> Settings:
+    """Two realms on one Redis, each with a migrated database of its own."""
+    name = new_database()
+    template = embedded.database_url(f"{name}_{{realm}}")
+    made = replace(settings, realms=",".join(REALMS), database_url=template, sync_seconds=1)
+    with contextlib.closing(_admin(embedded)) as admin, admin.cursor() as cursor:
+        for realm in REALMS:
+            cursor.execute(f'CREATE DATABASE "{name}_{realm}" TEMPLATE "{name}"')
+    for one in made.each_realm():
+        engine = database.connect(one)
+        migrate.upgrade(engine, realm=one.realm)
+        engine.dispose()
+    return made
+
+
+def _admin(embedded: Servers) -> Any:
+    import psycopg2
+
+    connection = psycopg2.connect(host=str(embedded.sockets), user="postgres", dbname="postgres")
+    connection.autocommit = True
+    return connection
+
+
+@pytest.fixture
+def worker(embedded: Servers, stack: Stack, fleet: Settings) -> Iterator[Stack]:
+    """One worker for all realms, on an empty broker."""
+    with contextlib.ExitStack() as exits:
+        running = Stack(embedded, fleet, exits)
+        running.start_worker("realms-worker")
+        yield running
+
+
+@pytest.fixture
+def stores(fleet: Settings) -> Iterator[dict[str, GameStore]]:
+    made = {realm: GameStore(fleet.for_realm(realm)) for realm in REALMS}
+    yield made
+    for store in made.values():
+        store.close()
+
+
+@pytest.fixture
+def app(fleet: Settings) -> Iterator[Celery]:
+    made = Celery("game", broker=fleet.broker_url, backend=fleet.result_url)
+    yield made
+    made.close()
+
+
+def _row(settings: Settings, char_id: int) -> Any:
+    with GameStateOrchestrator.from_settings(settings) as one, one.engine.connect() as connection:
+        query = f"SELECT extra->>'guild' FROM characters WHERE id = {char_id}"
+        return connection.exec_driver_sql(query).scalar()
+
+
+def test_same_id_in_two_realms_is_two_characters(
+    worker: Stack, fleet: Settings, stores: dict[str, GameStore], raw: Any
+) -> None:
+    for realm, store in stores.items():
+        store.create(1, state="exploration", guild=realm)
+    assert {f"{{{realm}}}:{fleet.key_prefix}ac:1".encode() for realm in REALMS} <= {
+        *raw.scan_iter("{*ac:1")
+    }
+    worker.start_beat()
+    eu, us = fleet.each_realm()
+    wait_until(lambda: (_row(eu, 1), _row(us, 1)) == ("eu", "us"))
+    for realm, store in stores.items():
+        service = LoginService(store)
+        service.logout(1)
+        assert service.login(1).character.fields["guild"] == realm
+
+
+def test_tasks_name_their_realm(
+    worker: Stack, fleet: Settings, stores: dict[str, GameStore], app: Celery
+) -> None:
+    stores["us"].create(7, state="exploration", guild="us")
+
+    def call(task: str, queue: str, realm: str | None) -> Any:
+        kwargs = {"realm": realm} if realm else {}
+        queue = fleet.for_realm("us").queue(queue)
+        sent = app.send_task(f"statesync.{task}", args=[7], kwargs=kwargs, queue=queue)
+        return sent.get(timeout=WAIT_SECONDS)
+
+    assert call("backup_full_state", "backup", "us")["outcome"] == "saved"
+    assert call("restore_full_state", "restore", "us")["outcome"] == "live"
+    assert call("restore_full_state", "restore", "eu")["outcome"] == "not_found"
+    for realm, message in ((None, "a realm is to be named"), ("asia", "no realm 'asia'")):
+        with pytest.raises(Exception, match=f"{message}; here there are eu, us"):
+            call("backup_full_state", "backup", realm)
+
+
+def test_a_game_enqueues_into_its_realm(
+    stack: Stack, fleet: Settings, stores: dict[str, GameStore]
+) -> None:
+    stores["eu"].create(5, state="exploration")
+    LoginService(stores["eu"]).change_state(5, "town")
+    with redis.Redis.from_url(fleet.redis_url.replace("db=0", "db=1")) as broker:
+        (message,) = broker.lrange(fleet.for_realm("eu").queue("backup"), 0, -1)
+    assert json.loads(message)["headers"]["kwargsrepr"] == "{'realm': 'eu'}"
+    with pytest.raises(CharacterNotFound):
+        LoginService(stores["us"]).login(5)
+
+
+def test_worker_may_serve_some_of_the_realms(
+    embedded: Servers, stack: Stack, fleet: Settings, stores: dict[str, GameStore]
+) -> None:
+    for store in stores.values():
+        store.create(1, state="exploration", guild="saved")
+    with contextlib.ExitStack() as exits:
+        running = Stack(embedded, fleet.for_realm("us"), exits)
+        running.start_worker("us-worker")
+        running.start_beat()
+        wait_until(lambda: _row(fleet.for_realm("us"), 1) == "saved")
+        assert _row(fleet.for_realm("eu"), 1) is None
