@@ -31,6 +31,8 @@ _COMMANDS = {
     "conflicts": "conflicts",
 }
 """Each command and its module, which is imported when it is asked for."""
+_ON_THEIR_OWN = ("demo", "dev")
+"""These start servers of their own, so they know no realms."""
 
 
 class _Lazy(click.Group):
@@ -42,7 +44,11 @@ class _Lazy(click.Group):
             return None
         module = import_module(f"statesync.cli.{_COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, cmd_name)
-        return command
+        if cmd_name in _ON_THEIR_OWN:
+            return command
+        from statesync.cli.realms import take_realm
+
+        return take_realm(command)
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

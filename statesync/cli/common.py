@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from statesync.cli.turns import turn
 from statesync.errors import InvalidCharId
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
@@ -36,6 +37,7 @@ __all__ = [
     "say",
     "table",
     "tell_unknown_types",
+    "write_json",
 ]
 
 # Output to a file or a pipe is not folded at the width of a terminal.
@@ -69,9 +71,17 @@ class CharId(click.ParamType[int]):
 
 
 @contextlib.contextmanager
-def connected() -> Iterator[tuple[GameStateOrchestrator, Settings]]:
-    """Give the orchestrator and the settings of the environment; close it at the end."""
-    settings = Settings.from_env()
+def connected(*, to_one: bool = False) -> Iterator[tuple[GameStateOrchestrator, Settings]]:
+    """Give the orchestrator and the settings of the realm whose turn it is; close it at the end.
+
+    With ``to_one``, the command needs a realm of its own: wrong use if it works in several.
+    """
+    now = turn()
+    if to_one and now.is_one_of_many:
+        names = ", ".join(one.realm for one in now.all_settings)
+        advice = "`statesync where ID` tells in which one a character is"
+        raise click.UsageError(f"say which realm: --realm, one of {names}; {advice}")
+    settings = now.settings
     orchestrator = GameStateOrchestrator.from_settings(settings)
     try:
         yield orchestrator, settings
@@ -107,7 +117,16 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one line of JSON; what the terminal lacks is escaped."""
+    """Print a value as one line of JSON; in one realm of many, all of them are printed as one."""
+    now = turn()
+    if now.is_one_of_many:
+        now.document = value
+    else:
+        write_json(value)
+
+
+def write_json(value: Any) -> None:
+    """Write a value as one line of JSON; what the terminal lacks is escaped."""
     text = dump_json(value)
     encoding = sys.stdout.encoding or "ascii"
     if text.encode(encoding, "ignore").decode(encoding) != text:

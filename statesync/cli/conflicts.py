@@ -110,7 +110,10 @@ def show(conflict_id: int, as_json: bool) -> None:
     state = state_conflicts.c.state
     shown = cast(state, Text) if as_json else func.jsonb_pretty(state)
     query = select(*_SUMMARY, shown.label("state")).where(state_conflicts.c.id == conflict_id)
-    with connected() as (orchestrator, _), database.transaction(orchestrator.engine) as connection:
+    with (
+        connected(to_one=True) as (orchestrator, _),
+        database.transaction(orchestrator.engine) as connection,
+    ):
         found = connection.execute(query).mappings().one_or_none()
     if found is None:
         complain(f"there is no conflict {conflict_id}")

@@ -17,18 +17,18 @@ from rich.text import Text
 
 from statesync.cli.broker import check_broker, check_results, problem_of, server_name
 from statesync.cli.checks import COLOURS, Check, CheckStatus, checked
-from statesync.cli.common import as_json, connected, console, list_types, print_json, table
+from statesync.cli.common import as_json, connected, console, print_json, table
 from statesync.cli.losses import check_losses
+from statesync.cli.turns import turn
+from statesync.cli.workers import check_workers
 from statesync.durable import database
 from statesync.durable import migrate as migrations
 from statesync.durable.rights import missing_grants
-from statesync.errors import DatabaseForbidden, ServerUnavailable, SettingsError
+from statesync.errors import DatabaseForbidden, NotMigrated, ServerUnavailable, SettingsError
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.unknown_types import count_unknown_types
 from statesync.settings import PREFIX, Settings
-from statesync.state.session_types import names
-from statesync.worker.names import SESSION_TYPES, QueueName
+from statesync.worker.names import QueueName
 
 __all__ = ["doctor"]
 
@@ -38,9 +38,6 @@ _SAMPLE_PAGES = 50
 """How many pages of keys are read to find them."""
 _DEAD_INTERVALS = 3
 """After so many intervals without a sweep the schedule counts as dead."""
-_INSPECT_SECONDS = 2
-_INSPECT_ATTEMPTS = 3
-"""How often workers are asked: those of a busy machine may answer late."""
 _FLOWER_SECONDS = 3
 _SKEW_SECONDS = 2.0
 _OLDEST_REDIS = (6, 2)
@@ -162,57 +159,6 @@ def _skew(ask: Callable[[], float]) -> float:
     return server_time - after if server_time > after else min(0.0, server_time - before)
 
 
-def _workers(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
-    from statesync.worker.app import app
-
-    queues = [
-        settings.queue(name) for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP)
-    ]
-    workers: dict[str, set[str]] = {}
-    for _ in range(_INSPECT_ATTEMPTS):
-        answers = app.control.inspect(timeout=_INSPECT_SECONDS).active_queues() or {}
-        workers |= {name: {queue["name"] for queue in served} for name, served in answers.items()}
-        if set(queues) <= set().union(*workers.values()):
-            break
-    for queue in queues:
-        is_served = any(queue in served for served in workers.values())
-        yield checked(
-            f"queue {queue}",
-            f"served, {len(workers)} workers in all" if is_served else "no worker serves it",
-            fail="" if is_served else f"start `celery -A statesync worker -Q {queue}`",
-        )
-    if workers:
-        yield _session_types(orchestrator.hot)
-
-
-def _session_types(hot: HotStore) -> Check:
-    """Return whether all workers know the session types that this process knows."""
-    from statesync.worker.app import app
-
-    own, unlike = set(names()), []
-    answers = app.control.broadcast(SESSION_TYPES, reply=True, timeout=_INSPECT_SECONDS) or []
-    known = {worker: types for answer in answers for worker, types in answer.items()}
-    for worker, types in sorted(known.items()):
-        if not isinstance(types, list):
-            unlike.append(f"{worker} does not tell: it is of an older release")
-            continue
-        if lacks := own - set(types):
-            unlike.append(f"{worker} does not know {', '.join(sorted(lacks))}")
-        if more := set(types) - own:
-            unlike.append(f"{worker} knows {', '.join(sorted(more))}, which is not installed here")
-    known_anywhere = {name for types in known.values() if isinstance(types, list) for name in types}
-    lost = {name: n for name, n in count_unknown_types(hot).items() if name not in known_anywhere}
-    if lost:
-        unlike.append(f"no worker knows {list_types(lost)}, which unsaved characters wait for")
-    return checked(
-        "session types",
-        "; ".join(unlike) or f"{', '.join(sorted(own))}: known by {len(known)} workers",
-        warn="install the same session types everywhere, and restart what is older" * bool(unlike),
-        fail="start a worker that knows them: until then these characters are not saved"
-        * bool(lost),
-    )
-
-
 def _beat(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
     age = orchestrator.hot.examine([]).heartbeat_ms
     is_dead = age is None or age > _DEAD_INTERVALS * settings.sync_seconds * 1000
@@ -268,13 +214,15 @@ _ASK: dict[str, Ask] = {
     "clocks": _clocks,
     "broker": check_broker,
     "results": check_results,
-    "workers": _workers,
+    "workers": check_workers,
     "beat": _beat,
     "flower": _flower,
     "versions": _versions,
 }
 
 
+_OF_ALL_REALMS = ("broker", "results", "flower", "versions")
+"""What is checked once, however many realms there are."""
 _CELERY = {
     "broker": ("the broker", "broker_url"),
     "workers": ("the broker", "broker_url"),
@@ -296,6 +244,8 @@ def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings)
         found.append(checked(name, str(error), fail="start it, or mend its URL"))
     except SettingsError as error:
         found.append(checked(name, str(error), fail="mend the setting"))
+    except NotMigrated as error:
+        found.append(checked(name, str(error), fail="run `statesync migrate`"))
     except Exception as error:
         if name not in _CELERY:
             raise
@@ -329,7 +279,7 @@ def doctor(only: tuple[str, ...], as_json: bool) -> None:
         checks = [
             check
             for name in _ASK
-            if not only or name in only
+            if (not only or name in only) and (turn().is_first or name not in _OF_ALL_REALMS)
             for check in _examine(name, orchestrator, settings)
         ]
     if as_json:

@@ -83,7 +83,7 @@ def restore(ids: tuple[int, ...], all_active: bool, hours: float, as_json: bool)
     """
     if bool(ids) == all_active:
         raise click.UsageError("give the IDs of characters, or --all-active")
-    with connected() as (orchestrator, _), progress_bar() as bar:
+    with connected(to_one=not all_active) as (orchestrator, _), progress_bar() as bar:
         if all_active:
             _restore_active(orchestrator, hours, bar, as_json=as_json)
             return
@@ -234,9 +234,9 @@ def delete(char_id: int, yes: bool, as_json: bool) -> None:
       statesync delete 42
       statesync delete 42 --yes --json
     """
-    if not yes:
-        click.confirm(f"Delete character {char_id} for good?", abort=True, err=True)
-    with connected() as (orchestrator, _):
+    with connected(to_one=True) as (orchestrator, _):
+        if not yes:
+            click.confirm(f"Delete character {char_id} for good?", abort=True, err=True)
         report = orchestrator.delete(char_id)
     if as_json:
         print_json(asdict(report))

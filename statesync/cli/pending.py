@@ -33,7 +33,7 @@ def pending(char_id: int | None, limit: int, as_json: bool) -> None:
       statesync pending 42
       statesync pending --json | jq .characters
     """
-    with connected() as (orchestrator, _):
+    with connected(to_one=char_id is not None) as (orchestrator, _):
         unsaved = orchestrator.hot.pending(char_id, limit=limit)
         found = unknown_sessions_of(orchestrator.hot, [item.name for item in unsaved.characters])
     unknown = {name: [ref.session_type for ref in refs] for name, refs in found.items()}

@@ -78,7 +78,7 @@ def show(name: str, as_json: bool) -> None:
     Example:
       statesync quarantine show 42
     """
-    with connected() as (orchestrator, _):
+    with connected(to_one=True) as (orchestrator, _):
         entry = next((e for e in _entries(orchestrator.hot) if e.name == name), None)
     if entry is None:
         _fail_absent([name])
@@ -109,7 +109,7 @@ def retry(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
     """
     _check_use(names, everything=everything)
     not_loaded: list[str] = []
-    with connected() as (orchestrator, _):
+    with connected(to_one=not everything) as (orchestrator, _):
 
         def retry_one(name: str) -> bool:
             try:
@@ -145,7 +145,7 @@ def discard(names: tuple[str, ...], everything: bool, as_json: bool) -> None:
       statesync quarantine discard -- -5
     """
     _check_use(names, everything=everything)
-    with connected() as (orchestrator, _):
+    with connected(to_one=not everything) as (orchestrator, _):
         hot = orchestrator.hot
         handled, absent = _each(hot, names, hot.discard_quarantined)
         unsaved = [name for name in handled if _is_left_unmarked(hot, name)]

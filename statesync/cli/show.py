@@ -34,6 +34,7 @@ from statesync.errors import (
     CharacterNotLoaded,
     CorruptState,
     DatabaseWentBack,
+    NotMigrated,
     ServerUnavailable,
 )
 from statesync.hot.commands.operators import Status, SyncState
@@ -65,7 +66,7 @@ def status(watch: bool, as_json: bool) -> None:
       statesync status --json | jq .dirty
       statesync status --watch
     """
-    with connected() as (orchestrator, settings):
+    with connected(to_one=watch) as (orchestrator, settings):
         if watch:
             _watch(orchestrator, settings, as_json=as_json)
             return
@@ -112,7 +113,7 @@ def _status(orchestrator: GameStateOrchestrator, settings: Settings) -> dict[str
             problems.append("the tables are not up to date: run `statesync migrate`")
         else:
             report["losses"] = losses(orchestrator.hot, orchestrator.engine)
-    except ServerUnavailable as error:
+    except (ServerUnavailable, NotMigrated) as error:
         problems.append(str(error))
     try:
         report["queues"] = dict(_queues(settings))
@@ -218,7 +219,7 @@ def inspect(char_id: int, as_json: bool) -> None:
     Example:
       statesync inspect 42
     """
-    with connected() as (orchestrator, _):
+    with connected(to_one=True) as (orchestrator, _):
         found = _inspect(orchestrator, char_id)
     if as_json:
         print_json(_inspected_json(found))

@@ -17,6 +17,7 @@ from statesync.durable import database, migrate
 from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
 from statesync.errors import CharacterNotFound
+from tests.acceptance.command_line import run, run_json
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.conftest import NewDatabase
 
@@ -136,3 +137,44 @@ def test_worker_may_serve_some_of_the_realms(
         running.start_beat()
         wait_until(lambda: _row(fleet.for_realm("us"), 1) == "saved")
         assert _row(fleet.for_realm("eu"), 1) is None
+
+
+def test_commands_show_all_realms_or_the_one_that_is_named(
+    fleet: Settings, stores: dict[str, GameStore]
+) -> None:
+    stores["eu"].create(1, state="exploration")
+    both = run_json(fleet, "status")
+    assert {realm: report["dirty"] for realm, report in both.items()} == {"eu": 1, "us": 0}
+    assert set(both["us"]["queues"]) == {"us.restore", "us.sync", "us.backup"}
+    assert run_json(fleet, "status", "--realm", "us")["dirty"] == 0
+    assert "realm eu:" in run(fleet, "pending")
+    assert run_json(fleet, "inspect", "1", "--realm", "eu")["redis"]["version"] == 1
+    for words in (["inspect", "1"], ["restore", "1"], ["delete", "1"], ["status", "--watch"]):
+        assert "say which realm: --realm, one of eu, us" in run(fleet, *words, status=2)
+    assert "there is no realm 'asia'" in run(fleet, "status", "--realm", "asia", status=2)
+    assert run_json(fleet, "drain")["eu"]["outcomes"] == {"saved": 1}
+    assert [one["after"] for one in run_json(fleet, "migrate").values()] == ["0003", "0003"]
+
+
+def test_trouble_in_one_realm_does_not_hide_the_others(
+    fleet: Settings, stores: dict[str, GameStore]
+) -> None:
+    eu = GameStateOrchestrator.from_settings(fleet.for_realm("eu"))
+    with eu, eu.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE statesync_realm SET name = 'asia'")
+    for store in stores.values():
+        store.create(1, state="exploration")
+    drained = run_json(fleet, "drain", "--timeout", "0", status=1)
+    assert drained["us"]["outcomes"] == {"saved": 1}
+    said = run(fleet, "scrub", status=1)
+    assert "realm eu: PostgreSQL: these tables are of realm 'asia', and we are realm 'eu'" in said
+    assert "Looked at 1 characters" in said
+
+
+def test_the_doctor_examines_each_realm(worker: Stack, fleet: Settings) -> None:
+    found = run_json(fleet, "doctor", status=1)
+    checks = {realm: {check["check"]: check for check in checks} for realm, checks in found.items()}
+    assert checks["us"]["queue us.backup"]["status"] == "ok"
+    assert checks["us"]["beat"]["status"] == "fail"  # none runs
+    assert "broker" in checks["eu"]
+    assert "broker" not in checks["us"]
