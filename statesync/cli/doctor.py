@@ -23,6 +23,7 @@ from statesync.cli.turns import turn
 from statesync.cli.workers import check_workers
 from statesync.durable import database
 from statesync.durable import migrate as migrations
+from statesync.durable.limits import different_limits
 from statesync.durable.rights import missing_grants
 from statesync.errors import DatabaseForbidden, NotMigrated, ServerUnavailable, SettingsError
 from statesync.hot.store import HotStore
@@ -107,16 +108,22 @@ def _persistence(info: dict[str, str]) -> Check:
     return checked("persistence", "the append-only file is on")
 
 
-def _postgresql(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
+def _postgresql(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
     with database.transaction(orchestrator.engine) as connection:
         query = "SELECT current_setting('server_version'), pg_is_in_recovery()"
         version, is_replica = connection.exec_driver_sql(query).one()
+        limits = "; ".join(different_limits(connection, settings))
     advice = ""
     if int(version.split(".")[0]) < _OLDEST_POSTGRESQL:
         advice = f"PostgreSQL {_OLDEST_POSTGRESQL} or newer is needed"
     elif is_replica:
         advice = "it is a replica: point STATESYNC_DATABASE_URL at the primary"
     yield checked("postgresql", f"PostgreSQL {version}", fail=advice)
+    yield checked(
+        "time limits",
+        limits or "in force in every transaction",
+        fail="find what stands before PostgreSQL and drops `SET LOCAL`" * bool(limits),
+    )
     revision, head = migrations.revision(orchestrator.engine), migrations.head()
     advice = "" if revision == head else f"run `statesync migrate`: the newest is {head}"
     found = f"revision {revision}" if revision else "no tables yet"

@@ -1,4 +1,4 @@
-"""Owns the connection to PostgreSQL: the engine, its time limits, and what its errors mean."""
+"""Owns the connection to PostgreSQL: the engine, how long it waits, and what its errors mean."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from statesync.durable import realms
 from statesync.durable.alarms import Alarm
+from statesync.durable.limits import begin, limits, opening
 from statesync.durable.rights import missing_grants
 from statesync.errors import DatabaseForbidden, DatabaseUnavailable, NotMigrated, SettingsError
 from statesync.settings import Settings
@@ -41,8 +42,6 @@ __all__ = [
     "work_of",
 ]
 
-_LOCK_SECONDS = 5
-"""How long a statement waits for a lock."""
 _REST_SECONDS = 1
 """How long a connection may lie in the pool before its next use tests it."""
 _TCP = {
@@ -52,8 +51,6 @@ _TCP = {
     "tcp_user_timeout": 15_000,
 }
 """After some 25 s a connection is over whose other end is gone; sent data waits 15 s."""
-_IDLE_SECONDS = 15
-"""After this PostgreSQL ends a transaction whose worker was stopped in the middle."""
 
 QUICK_SECONDS = 15
 """How long what a player waits for, a login, waits for an answer."""
@@ -75,8 +72,9 @@ _NO_ENTRY = ("28000", "28P01", "3D000")  # authorization, password, no such data
 _REFUSES_LOGIN = re.compile(
     r"authentication failed|no pg_hba\.conf entry|(role|database) \".*\" does not exist"
     r"|permission denied for database|not permitted to log in|no password supplied"
+    r"|no such database"
 )
-"""What a refused login says: libpq gives no code for it."""
+"""What a refused login says, by PostgreSQL or PgBouncer: libpq gives no code for it."""
 _NO_SUCH_TABLE = ("42P01", "42703")  # undefined table, undefined column
 
 
@@ -96,6 +94,7 @@ class Rejected(Exception):
 def connect(settings: Settings) -> Engine:
     """Return an engine on the database of ``settings``; it connects when it is first used."""
     try:
+        first = opening(limits(settings))
         engine = create_engine(
             settings.database_url,
             execution_options={
@@ -110,11 +109,12 @@ def connect(settings: Settings) -> Engine:
     except (SQLAlchemyError, ValueError):
         shown = mask_or_hide(settings.database_url)
         raise SettingsError(
-            f"STATESYNC_DATABASE_URL: {shown} is not accepted; "
-            "it must be postgresql://user:password@host:port/database"
+            f"STATESYNC_DATABASE_URL: {shown} is not accepted; it must be "
+            "postgresql://user:password@host:port/database, and options in it -c name=value"
         ) from None
     event.listen(engine, "checkin", _note_use)
     event.listen(engine, "checkout", _ping_if_rested)
+    event.listen(engine, "before_cursor_execute", partial(begin, first), retval=True)
     event.listen(engine, "before_cursor_execute", _expect_answer)
     event.listen(engine, "commit", _expect_answer)
     _engines.add(engine)
@@ -122,23 +122,15 @@ def connect(settings: Settings) -> Engine:
 
 
 def _connect_args(settings: Settings) -> dict[str, Any]:
-    """Return how to connect. What the URL says wins; its ``options`` come after ours."""
-    options = {
-        "statement_timeout": f"{settings.lease_seconds}s",
-        "lock_timeout": f"{_LOCK_SECONDS}s",
-        "idle_in_transaction_session_timeout": f"{_IDLE_SECONDS}s",
-        # In another zone a moment at the end of the year 9999 is in one that Python lacks.
-        "timezone": "UTC",
-    }
+    """Return how to connect; what the URL says wins."""
     ours: dict[str, Any] = {
         "connect_timeout": _CONNECT_SECONDS,
         **_TCP,
         "application_name": "statesync",
     }
     given = dict(parse_qsl(urlsplit(settings.database_url).query))
-    words = [f"-c {name}={value}" for name, value in options.items()]
-    all_options = " ".join([*words, given.get("options", "")]).strip()
-    return {name: given.get(name, value) for name, value in ours.items()} | {"options": all_options}
+    # Each transaction sets the options itself.
+    return {name: given.get(name, value) for name, value in ours.items()} | {"options": ""}
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -309,9 +301,11 @@ def fetch(
     try:
         with driver_connection.cursor() as cursor:
             values = {**compiled.params, **parameters}
-            told = (cursor, compiled.string, values, None, False)
-            connection.dispatch.before_cursor_execute(connection, *told)
-            cursor.execute(compiled.string, values)
+            sent = compiled.string
+            for listener in connection.dispatch.before_cursor_execute:
+                sent, values = listener(connection, cursor, sent, values, None, False)
+            told = (cursor, sent, values, None, False)
+            cursor.execute(sent, values)
             connection.dispatch.after_cursor_execute(connection, *told)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows

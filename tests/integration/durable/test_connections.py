@@ -89,12 +89,12 @@ def test_wait_goes_on_after_one_within_it() -> None:
 
 
 def test_the_url_may_say_how_to_connect(settings: Settings) -> None:
-    more = "&options=-csearch_path%3Dgm&application_name=ours&connect_timeout=3"
+    more = "&options=-csearch_path%3Dgm,%5C%20odd%25&application_name=ours&connect_timeout=3"
     engine = database.connect(replace(settings, database_url=settings.database_url + more))
     query = "SELECT current_setting('search_path'), current_setting('application_name')"
     limits = "SELECT current_setting('lock_timeout'), current_setting('timezone')"
     with database.transaction(engine) as connection:
-        assert connection.exec_driver_sql(query).one() == ("gm", "ours")
+        assert connection.exec_driver_sql(query).one() == ('gm, "odd%"', "ours")
         assert connection.exec_driver_sql(limits).one() == ("5s", "UTC")
     engine.dispose()
 

@@ -1,0 +1,82 @@
+"""Owns a PgBouncer in transaction mode before the PostgreSQL of the tests, if it is installed.
+
+It listens on a socket file in a folder of its own. Few connections serve all clients, so that
+whoever relies on a session meets that of another client.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from statesync.embedded.child import Child
+
+__all__ = ["PORT", "pgbouncer"]
+
+PORT = 6432
+_POOL = 4
+
+_INI = """
+[databases]
+{databases} = host={server}
+
+[pgbouncer]
+listen_addr =
+listen_port = {port}
+unix_socket_dir = {folder}
+auth_type = trust
+auth_file = {folder}/users
+pool_mode = transaction
+default_pool_size = {pool}
+server_login_retry = 1
+ignore_startup_parameters = {ignored}
+"""
+
+
+def _program() -> str:
+    found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+    if not found:
+        pytest.skip("pgbouncer is not installed")
+    return found
+
+
+@contextmanager
+def pgbouncer(server: Path, *, databases: str = "*", ignored: str = "") -> Iterator[Path]:
+    """Run PgBouncer before the server in the folder ``server``; yields the folder of its socket.
+
+    ``databases`` names one that it serves, or all; ``ignored`` are the start-up parameters that it
+    takes and drops.
+    """
+    program = _program()
+    folder = Path(tempfile.mkdtemp(prefix="statesync-pgbouncer-", dir="/tmp"))
+    ini, users = folder / "pgbouncer.ini", folder / "users"
+    user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
+    places = {"server": server, "folder": folder, "port": PORT, "pool": _POOL}
+    ini.write_text(_INI.format(**places, databases=databases, ignored=ignored))
+    users.write_text('"postgres" ""\n')
+    if user:
+        for made in (folder, ini, users):
+            shutil.chown(made, user)
+    path = folder / f".s.PGSQL.{PORT}"
+
+    def ready() -> bool:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            return True
+        return False
+
+    child = Child("PgBouncer", [program, str(ini)], folder / "log", cwd=folder, user=user)
+    child.start()
+    try:
+        child.wait_ready(ready)
+        yield folder
+    finally:
+        child.stop()
+        shutil.rmtree(folder, ignore_errors=True)
