@@ -16,9 +16,9 @@ from statesync.durable.losses import Loss, losses_since
 from statesync.durable.tables import durable_changes
 from statesync.state.receipts import RETENTION_SECONDS
 
-__all__ = ["find", "lost_since", "purge", "record"]
+__all__ = ["AT_ONCE", "find", "lost_since", "purge", "record"]
 
-_AT_ONCE = 10_000
+AT_ONCE = 10_000
 """Upper bound on the nonces that one call deletes: less than a second's work."""
 
 _RETENTION = timedelta(seconds=RETENTION_SECONDS)
@@ -34,7 +34,7 @@ _OLD = (
     select(durable_changes.c.nonce)
     .where(durable_changes.c.committed_at < _since)
     .order_by(durable_changes.c.committed_at)
-    .limit(_AT_ONCE)
+    .limit(AT_ONCE)
     .with_for_update(skip_locked=True)  # sweeps of two workers do not wait for each other
 )
 _PURGE = delete(durable_changes).where(durable_changes.c.nonce.in_(_OLD))

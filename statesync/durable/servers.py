@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, select, text, update
+from sqlalchemy import Connection, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from statesync.durable.database import fetch
 from statesync.durable.losses import IS_RECOVERING
 from statesync.durable.tables import server_counters
 
-__all__ = ["Counters", "count", "lock", "remember_redis"]
+__all__ = ["Counters", "count", "lock", "read", "remember_redis"]
 
 _counters = server_counters.c
 # A restart changes the time, a table that was dropped and made again from a dump its oid.
@@ -33,21 +34,26 @@ class Counters(NamedTuple):
     """Whether it went back, and what is live is being saved again."""
 
 
+_READ = select(
+    _counters.sweeps, _counters.redis_sweeps, _counters.redis_run_id, _RUN_ID, IS_RECOVERING
+).where(_counters.key_prefix == bindparam("prefix"))
+_LOCK = _READ.with_for_update(skip_locked=True)
+
+
+def read(connection: Connection, key_prefix: str) -> Counters | None:
+    """Return the counter; None if no sweep was counted yet."""
+    found = fetch(connection, _READ, {"prefix": key_prefix})
+    return Counters(*found[0]) if found else None
+
+
 def lock(connection: Connection, key_prefix: str) -> Counters | None:
     """Lock the counter and return it; None if another sweep has locked it."""
-    query = (
-        select(
-            _counters.sweeps, _counters.redis_sweeps, _counters.redis_run_id, _RUN_ID, IS_RECOVERING
-        )
-        .where(_counters.key_prefix == key_prefix)
-        .with_for_update(skip_locked=True)
-    )
-    found = connection.execute(query).one_or_none()
+    found = connection.execute(_LOCK, {"prefix": key_prefix}).one_or_none()
     if found is None:
         insert = upsert(server_counters).values(key_prefix=key_prefix).on_conflict_do_nothing()
         if not connection.execute(insert).rowcount:
             return None
-        found = connection.execute(query).one()
+        found = connection.execute(_LOCK, {"prefix": key_prefix}).one()
     return Counters(*found)
 
 

@@ -140,6 +140,7 @@ class Operations(_GameOperations):
     examine = _Operation(operators.examine)
 
     count_sweep = _Operation(servers.count_sweep)
+    is_count_due = _Operation(servers.is_count_due)
     note_postgresql = _Operation(servers.note_postgresql)
     note_loss = _Operation(servers.note_loss)
     take_comparison = _Operation(servers.take_comparison)

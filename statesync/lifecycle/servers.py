@@ -1,8 +1,8 @@
 """Owns how it is known that a server went back in time: each remembers the other's counter.
 
-Every sweep counts in both. The server whose counter is below what the other remembers of it was put
-back: a copied file, a replica without the tail, a restored backup. A server that has started since
-the last sweep may have lost less than one sweep. Then everything live is compared with its rows.
+Sweeps count in both. The server whose counter is below what the other remembers of it was put back:
+a copied file, a replica without the tail, a restored backup. A server that has started since the
+last count may have lost less than that. Then everything live is compared with its rows.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from statesync.hot.store import HotStore
 __all__ = [
     "Side",
     "count_sweep",
+    "is_count_due",
     "losses",
     "note_postgresql_went_back",
     "note_redis_went_back",
@@ -38,6 +39,23 @@ _CONSEQUENCES = {
     Side.POSTGRESQL: "nothing is restored until all that is live is saved again",
     Side.BOTH: "what is live is saved again; what both have lost is quarantined",
 }
+
+
+def is_count_due(hot: HotStore, engine: Engine, *, round_ms: int) -> bool:
+    """Return whether to count a sweep: none was for a round, or a server is not as the other knows.
+
+    It only reads, and locks nothing. Raises ServerUnavailable and NotMigrated.
+    """
+    prefix = hot.keys.prefix
+    with database.statement(engine, answer_seconds=database.QUICK_SECONDS) as connection:
+        counters = durable.servers.read(connection, prefix)
+    return counters is None or hot.is_count_due(
+        postgresql_sweeps=counters.sweeps,
+        postgresql_run_id=counters.run_id,
+        redis_sweeps=counters.redis_sweeps,
+        redis_run_id=counters.redis_run_id,
+        round_ms=round_ms,
+    )
 
 
 def count_sweep(hot: HotStore, engine: Engine) -> int | None:

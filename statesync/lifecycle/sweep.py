@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from sqlalchemy import Engine
+
 from statesync import durable
 from statesync.durable import database
 from statesync.errors import DatabaseWentBack, ServerUnavailable
@@ -26,7 +28,7 @@ from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.recover import settle
 from statesync.lifecycle.revert import record_dropped
-from statesync.lifecycle.servers import count_sweep
+from statesync.lifecycle.servers import count_sweep, is_count_due
 from statesync.settings import Settings
 from statesync.state.outcomes import BackupOutcome
 
@@ -80,19 +82,24 @@ def scheduled_sweep(
 ) -> SweepReport:
     """Do what the schedule asks for: find out whether a server went back, sweep, settle a loss.
 
-    Also records what reverts took out of play and could not record, and deletes old receipts.
+    A slice only looks whether the servers remember each other; one of a round counts, as every
+    sweep of all does. Then it also records what reverts took out of play and could not record, and
+    deletes old receipts.
 
     Raises ServerUnavailable; if that is PostgreSQL, nothing is claimed.
     """
-    hot = orchestrator.hot
-    count_sweep(hot, orchestrator.engine)
+    hot, engine = orchestrator.hot, orchestrator.engine
+    counts = whole or is_count_due(hot, engine, round_ms=settings.round_ms)
+    if counts:
+        count_sweep(hot, engine)
     status = hot.status()
     report = SweepReport(0, 0, 0, status.dirty)
     if not status.recovering:
-        report = sweep(hot, settings, one, batch, whole=whole)
-    record_dropped(hot, orchestrator.engine)  # of workers that died after a revert
-    with database.transaction(orchestrator.engine) as connection:
-        durable.receipts.purge(connection)
+        report = _sweep(hot, settings, one, batch, status, whole=whole)
+    if counts:
+        hot.count({"sweeps": 1})
+        record_dropped(hot, engine)  # of workers that died after a revert
+        _purge_receipts(engine)
     if not status.comparing:
         return report
     goes_on = settle(orchestrator, lease_us=settings.lease_us, seconds=_SETTLE_SECONDS)
@@ -110,9 +117,18 @@ def sweep(
     does not grow with the backlog. Raises DatabaseWentBack, RedisUnavailable, or BrokerUnavailable
     after giving back what was not dispatched.
     """
-    report = _sweep(hot, settings, one, batch, whole=whole)
+    report = _sweep(hot, settings, one, batch, hot.status(), whole=whole)
     hot.count({"sweeps": 1})
     return report
+
+
+def _purge_receipts(engine: Engine) -> None:
+    """Delete old receipts; what is left after some seconds, the next round deletes."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    is_done = False
+    while not is_done and time.monotonic() < deadline:
+        with database.transaction(engine) as connection:
+            is_done = durable.receipts.purge(connection) < durable.receipts.AT_ONCE
 
 
 def catch_up(hot: HotStore, settings: Settings, batch: Dispatch) -> None:
@@ -128,23 +144,28 @@ def catch_up(hot: HotStore, settings: Settings, batch: Dispatch) -> None:
 
 
 def _sweep(
-    hot: HotStore, settings: Settings, one: Dispatch, batch: Dispatch, *, whole: bool
+    hot: HotStore,
+    settings: Settings,
+    one: Dispatch,
+    batch: Dispatch,
+    status: Status,
+    *,
+    whole: bool,
 ) -> SweepReport:
     """Sweep once, as ``sweep`` does, and count what is claimed and requeued."""
-    status = hot.status()
     if status.recovering:
         raise DatabaseWentBack
     requeued = 0
-    while (ended := requeue(hot)) > 0:
+    while status.expired and (ended := requeue(hot)):
         requeued += ended
         status = hot.status()
     in_batches = status.dirty > settings.batch_above
     dispatch, size = (batch, settings.batch_size) if in_batches else (one, 1)
     claimed, messages = _claim_and_dispatch(hot, settings, dispatch, size, whole=whole)
-    left = hot.status().dirty
     if claimed or requeued:
         hot.count({"claimed": claimed, "requeued": requeued})
-    return SweepReport(requeued, claimed, messages if in_batches else 0, left)
+        status = hot.status()
+    return SweepReport(requeued, claimed, messages if in_batches else 0, status.dirty)
 
 
 def _claim_and_dispatch(
@@ -270,7 +291,7 @@ class _Drain:
         """Claim and save what is dirty; take over the claims of others if they stand still."""
         self.of_round.clear()
         with suppress(_TimeIsUp):
-            _sweep(self.hot, self.settings, self.save, self.save, whole=True)
+            _sweep(self.hot, self.settings, self.save, self.save, self.hot.status(), whole=True)
         status = self.hot.status()
         self.progress(status)
         if status.dirty or status.claimed != self.claimed:

@@ -147,7 +147,7 @@ def _schedule(settings: Settings) -> CelerySettings:
                 one.scrub_seconds, TaskName.SCRUB, one, expires=one.scrub_seconds
             )
     return {
-        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_scheduler": "statesync.worker.beat:Scheduler",
         "beat_max_loop_interval": min(settings.sync_seconds, 60),
         "beat_schedule": schedule,
     }

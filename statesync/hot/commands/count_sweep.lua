@@ -29,6 +29,7 @@ end
 local memory = redis.call('HMGET', servers, 'sweeps', 'postgresql_sweeps', 'postgresql_run_id')
 local sweeps, known_sweeps, known_run_id = number_of(memory[1]), memory[2], memory[3]
 local run_id = redis_run_id()
+redis.call('HSET', servers, 'counted_ms', integer(now_ms()))
 
 local redis_started = remembered_run_id ~= '' and remembered_run_id ~= run_id
 local has_started = redis_started or (known_run_id and known_run_id ~= postgresql_run_id)

@@ -25,6 +25,7 @@ __all__ = [
     "count_sweep",
     "drop_tombstones",
     "heads",
+    "is_count_due",
     "note_loss",
     "note_lost",
     "note_postgresql",
@@ -86,6 +87,24 @@ def count_sweep(
     args = (postgresql_sweeps, postgresql_run_id, *memory)
     # Repeatable: a number that is left out harms nothing.
     return Command(_count_sweep, (keys.servers,), args, parse, repeatable=True)
+
+
+_is_count_due = load_script("is_count_due")
+
+
+def is_count_due(
+    keys: Keys,
+    /,
+    *,
+    postgresql_sweeps: int,
+    postgresql_run_id: str,
+    redis_sweeps: int,
+    redis_run_id: str | None,
+    round_ms: int,
+) -> Command[bool]:
+    """Say whether none was counted for ``round_ms``, or the servers do not know each other."""
+    args = (postgresql_sweeps, postgresql_run_id, redis_sweeps, redis_run_id or "", round_ms)
+    return Command(_is_count_due, (keys.servers,), args, bool, repeatable=True)
 
 
 _note_postgresql = load_script("note_postgresql")

@@ -1,0 +1,18 @@
+"""Owns the schedule's clock: it keeps nothing on disk, and sleeps until a message is due."""
+
+from __future__ import annotations
+
+from celery import beat
+
+__all__ = ["Scheduler"]
+
+
+class Scheduler(beat.Scheduler):
+    """Celery's own scheduler wakes 10 ms early, and spends them looking whether it is time.
+
+    With several messages a second, that would be most of what a slice of a sweep costs.
+    """
+
+    def adjust(self, n: float, drift: float = 0.0) -> float:
+        """Return how long to sleep if the next message is due in ``n`` seconds."""
+        return n + drift
