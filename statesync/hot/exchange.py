@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from redis import BlockingConnectionPool
@@ -163,7 +163,7 @@ class Wire(_Wire):
         sent = 0
         try:
             _limit(connection, deadline)
-            for part in packed(requests, _keys_of, _PART_KEYS):
+            for part in _parts(requests):
                 connection.send_packed_command(connection.pack_commands(part), check_health=False)
                 replies += [_read_reply(connection) for _ in range(sent - len(replies))]
                 sent += len(part)
@@ -176,6 +176,10 @@ class Wire(_Wire):
         finally:
             self.pool.release(connection)
         return replies
+
+
+def _parts(requests: Sequence[Request]) -> Iterator[list[Request]]:
+    return packed(requests, _keys_of, _PART_KEYS)
 
 
 def _keys_of(request: Request) -> int:
@@ -222,12 +226,18 @@ class AsyncWire(_Wire):
     ) -> list[Any]:
         """Send requests and read their replies, as ``Wire`` does."""
         seconds = _left(deadline)
+        replies: list[Any] = []
+        sent = 0
         try:
-            async with asyncio.timeout(seconds):
-                await connection.send_packed_command(
-                    connection.pack_commands(requests), check_health=False
-                )
-            replies = [await _read_reply_async(connection, seconds) for _ in requests]
+            for part in _parts(requests):
+                async with asyncio.timeout(seconds):
+                    packed_part = connection.pack_commands(part)
+                    await connection.send_packed_command(packed_part, check_health=False)
+                while len(replies) < sent:
+                    replies.append(await _read_reply_async(connection, seconds))
+                sent += len(part)
+            while len(replies) < sent:
+                replies.append(await _read_reply_async(connection, seconds))
             if any(map(is_replica, replies)):
                 await connection.disconnect()
         except BaseException:

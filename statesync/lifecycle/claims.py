@@ -17,8 +17,8 @@ __all__ = ["acknowledge", "release", "requeue"]
 
 log = logging.getLogger(__name__)
 
-_REQUEUE_STEP = 100
-"""Small enough that no script holds Redis for more than about a millisecond."""
+_REQUEUE_STEP = 50
+"""Small enough that no script holds Redis for more than some tenths of a millisecond."""
 
 
 def acknowledge(
