@@ -11,6 +11,7 @@
     ├── CharacterNotLoaded        the character is not in Redis; restore it first
     ├── CharacterExists           the character is in Redis already
     ├── CharacterNotRestored      a session type cannot load a session of the character
+    ├── CharacterNotMoved         the character cannot go to another realm now
     ├── CharacterNotSaved         the character has changes that are not in PostgreSQL yet
     ├── SessionNotFound           the session is not in Redis
     ├── SessionNotLoaded          no loaded character is in the session, so nothing would save it
@@ -44,6 +45,7 @@ __all__ = [
     "CharacterExists",
     "CharacterNotFound",
     "CharacterNotLoaded",
+    "CharacterNotMoved",
     "CharacterNotRestored",
     "CharacterNotSaved",
     "CorruptState",
@@ -164,6 +166,18 @@ class CharacterNotRestored(StatesyncError):
 
     def __str__(self) -> str:
         return f"character {self.char_id} is not restored: {self.reason}"
+
+
+class CharacterNotMoved(StatesyncError):
+    """The character cannot go to another realm now; ``args`` are (char_id, reason)."""
+
+    def __init__(self, char_id: int, reason: str) -> None:
+        super().__init__(char_id, reason)
+        self.char_id = char_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"character {self.char_id} is not moved: {self.reason}"
 
 
 class CharacterNotSaved(StatesyncError):

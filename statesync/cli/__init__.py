@@ -27,12 +27,14 @@ _COMMANDS = {
     "scrub": "operate",
     "recover": "recover",
     "delete": "operate",
+    "where": "move",
+    "move": "move",
     "quarantine": "quarantine",
     "conflicts": "conflicts",
 }
 """Each command and its module, which is imported when it is asked for."""
-_ON_THEIR_OWN = ("demo", "dev")
-"""These start servers of their own, so they know no realms."""
+_ON_THEIR_OWN = ("demo", "dev", "where", "move")
+"""These work on servers of their own, without realms, or in several realms at once."""
 
 
 class _Lazy(click.Group):

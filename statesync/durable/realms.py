@@ -21,7 +21,7 @@ from sqlalchemy import (
 from statesync.durable.tables import metadata, moment
 from statesync.errors import DatabaseForbidden, NotMigrated
 
-__all__ = ["MOVES", "check", "moves", "take"]
+__all__ = ["check", "moves", "take"]
 
 _metadata = MetaData(naming_convention=metadata.naming_convention)
 
@@ -33,13 +33,11 @@ moves = Table(
     Column("character_id", BigInteger, primary_key=True, autoincrement=False),
     Column("source", Text, nullable=False),
     Column("target", Text, nullable=False),
-    # Where the character stands; MOVES has the steps.
+    # durable/moves.py has the steps.
     Column("step", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
     moment("changed_at"),
 )
-
-MOVES = moves.name
 
 _IS_THERE = text("SELECT to_regclass(:name) IS NOT NULL")
 

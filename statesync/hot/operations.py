@@ -125,6 +125,8 @@ class Operations(_GameOperations):
     stage = _Operation(transfer.stage)
     restore = _Operation(transfer.restore)
     evict = _Operation(transfer.evict)
+    presence = _Operation(transfer.presence)
+    set_tombstone = _Operation(transfer.set_tombstone)
 
     count = _Operation(operators.count)
     status = _Operation(operators.status)

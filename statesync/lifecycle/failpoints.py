@@ -16,8 +16,10 @@ __all__ = ["FAILPOINTS", "failpoint"]
 FAILPOINTS = (
     *("swept", "claimed", "snapshot", "written", "committed", "acknowledged"),
     *("reverted", "recorded", "loaded", "restored", "evicting"),
+    *("intended", "inserted", "moved"),
 )
-"""What ``STOP_SYNC_AT`` may name: steps of a sweep, a backup, a revert, a restore, an eviction."""
+"""What ``STOP_SYNC_AT`` may name: steps of a sweep, a backup, a revert, a restore, an eviction, a
+move."""
 
 
 def failpoint(name: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +20,7 @@ from statesync.durable import database, migrate
 from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
 from statesync.errors import CharacterNotFound
-from tests.acceptance.command_line import run, run_json
+from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.conftest import NewDatabase
 
@@ -178,3 +181,31 @@ def test_the_doctor_examines_each_realm(worker: Stack, fleet: Settings) -> None:
     assert checks["us"]["beat"]["status"] == "fail"  # none runs
     assert "broker" in checks["eu"]
     assert "broker" not in checks["us"]
+
+
+@pytest.mark.parametrize("step", ["intended", "inserted", "moved"])
+def test_move_whose_process_is_killed_is_taken_up(
+    fleet: Settings, stores: dict[str, GameStore], tmp_path: Path, step: str
+) -> None:
+    stores["eu"].create(1, state="exploration", guild="mine")
+    pid_file = tmp_path / "pid"
+    env = os.environ | fleet.to_env() | {"STOP_SYNC_AT": f"{step}:{pid_file}"}
+    with subprocess.Popen([*STATESYNC, "move", "1", "--to", "us"], env=env) as process:
+        wait_until(pid_file.exists)
+        process.kill()
+    assert "not finished" in run(fleet, "where", "1") or step == "moved"
+    assert "`statesync move 1 --to us` goes on" in run(fleet, "where", status=1)
+    here = [realm for realm, place in run_json(fleet, "where", "1").items() if place["here"]]
+    assert here == ([] if step == "moved" else ["eu"])
+    assert run(fleet, "move", "1", "--to", "us") == "1: moved from realm eu to us\n"
+    assert "All moves are finished." in run(fleet, "where")
+    assert "eu: moved to realm us" in run(fleet, "where", "1")
+    assert LoginService(stores["us"]).login(1).character.fields["guild"] == "mine"
+    with pytest.raises(CharacterNotFound):
+        LoginService(stores["eu"]).login(1)
+
+
+def test_move_and_where_need_realms(settings: Settings, fleet: Settings) -> None:
+    assert "STATESYNC_REALMS is not set" in run(settings, "where", "1", status=2)
+    assert "No realm knows character 1." in run(fleet, "where", "1", status=1)
+    assert "neither in Redis nor" in run(fleet, "move", "1", "--to", "us", status=1)

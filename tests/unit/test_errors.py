@@ -12,6 +12,7 @@ from statesync import errors
 EXAMPLES: dict[type[errors.StatesyncError], tuple[object, ...]] = {
     errors.InvalidField: ("bio.name", "must be a string"),
     errors.CharacterNotRestored: (7, "why"),
+    errors.CharacterNotMoved: (7, "why"),
     errors.CorruptState: (7, "stats.luck", "must be an integer"),
     errors.CharacterNotLoaded: (7,),
     errors.CharacterExists: (7,),

@@ -28,6 +28,7 @@ __all__ = [
     "TOMBSTONE_MS",
     "CoreOutcome",
     "Peek",
+    "Presence",
     "RestoreItem",
     "RestoreResult",
     "evict",
@@ -35,9 +36,11 @@ __all__ = [
     "packed_item",
     "peek",
     "peek_session",
+    "presence",
     "reconcile",
     "reconcile_session",
     "restore",
+    "set_tombstone",
     "stage",
     "staged_name",
 ]
@@ -100,6 +103,46 @@ def _try_evict(
     }
     # Repeatable: it deletes only what is saved.
     return Command(_evict, script_keys, (pack(args),), parse, char_id, repeatable=True)
+
+
+class Presence(StrEnum):
+    """Whether Redis holds a character, and why it cannot go to another realm if it does."""
+
+    ABSENT = "absent"
+    LIVE = "live"
+    UNSAVED = "unsaved"
+    """It is not loaded, and dirty, claimed or quarantined all the same."""
+    TIED = "tied"
+    IN_SESSION = "in_session"
+
+
+_set_tombstone = load_script("set_tombstone")
+
+
+def presence(keys: Keys, char_id: int, /) -> Command[Presence]:
+    """Tell whether Redis holds a character. Raises as ``set_tombstone`` does."""
+    return _presence(keys, char_id, "")
+
+
+def set_tombstone(keys: Keys, char_id: int, version: int, /) -> Command[Presence]:
+    """Keep rows below ``version`` from being restored, if the character is ``ABSENT``.
+
+    For ten minutes. Raises InvalidCharId, CorruptState or DatabaseWentBack.
+    """
+    return _presence(keys, char_id, version)
+
+
+def _presence(keys: Keys, char_id: int, version: int | str) -> Command[Presence]:
+    script_keys = [
+        *(keys.core(check_char_id(char_id)), keys.dirty, keys.claimed, keys.quarantine),
+        *(keys.tombstone(char_id), keys.servers),
+    ]
+    args = [char_id, version, TOMBSTONE_MS, *map(reference_field, names())]
+
+    def parse(reply: Raw) -> Presence:
+        return Presence(reply.decode())
+
+    return Command(_set_tombstone, script_keys, args, parse, char_id, repeatable=True)
 
 
 # What a save does that finds its row ahead

@@ -1,0 +1,195 @@
+"""Owns the rows of a character that goes to another realm, and the record of its move.
+
+Each of the two realms has a record of its own. Which rows are restored and saved, ``deleted_at``
+says: the row that is not active has it set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Table,
+    Text,
+    cast,
+    column,
+    delete,
+    func,
+    literal_column,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from statesync.durable import realms
+from statesync.durable.tables import (
+    character_stats,
+    characters,
+    inventory_items,
+    scenario_progress,
+    session_characters,
+)
+
+__all__ = [
+    "Move",
+    "Step",
+    "activate",
+    "copy",
+    "has_row",
+    "insert_inactive",
+    "is_in_session",
+    "leave",
+    "note",
+    "read",
+    "unfinished",
+]
+
+_OWNED = (character_stats, inventory_items, scenario_progress)
+"""What goes with a character. The history of its sessions stays."""
+
+
+class Step(StrEnum):
+    """How far a move has come, in the order of the steps."""
+
+    INTENDED = "intended"
+    """In the source, which has the character still."""
+    INACTIVE = "inactive"
+    """In the target: its rows are there, and nothing restores them yet."""
+    MOVED = "moved"
+    """In the source: nothing restores it here any more."""
+    ACTIVE = "active"
+    """In the target, which has the character now."""
+
+
+class Move(NamedTuple):
+    """The record of a move in one of its realms."""
+
+    char_id: int
+    source: str
+    target: str
+    step: Step
+    version: int = 0
+    """Of the row that goes."""
+
+
+Copy = dict[str, str]
+"""The rows of a character, by table, as JSON."""
+
+
+def read(connection: Connection, char_id: int) -> Move | None:
+    """Return the last move of a character from here or to here."""
+    found = _read(connection, realms.moves.c.character_id == char_id)
+    return found[0] if found else None
+
+
+def unfinished(connection: Connection) -> list[Move]:
+    """Return the moves that are to be taken up again, if no process is at work on them."""
+    return _read(connection, realms.moves.c.step.in_([Step.INTENDED, Step.INACTIVE]))
+
+
+def _read(connection: Connection, condition: object) -> list[Move]:
+    columns = [column for column in realms.moves.c if column.name != "changed_at"]
+    query = select(*columns).where(condition).order_by(realms.moves.c.character_id)  # type: ignore[arg-type]
+    return [Move(i, s, t, Step(step), v) for i, s, t, step, v in connection.execute(query)]
+
+
+def note(connection: Connection, move: Move) -> None:
+    """Write down how far a move has come."""
+    values = dict(zip(("character_id", *Move._fields[1:]), move, strict=True))
+    row = upsert(realms.moves).values(**values, changed_at=func.now())
+    connection.execute(
+        row.on_conflict_do_update(
+            index_elements=["character_id"],
+            set_={name: row.excluded[name] for name in (*Move._fields[1:], "changed_at")},
+        )
+    )
+
+
+def is_in_session(connection: Connection, char_id: int) -> bool:
+    """Return whether a character is in an open session."""
+    query = select(session_characters.c.session_id).where(
+        session_characters.c.character_id == char_id, session_characters.c.left_at.is_(None)
+    )
+    return connection.execute(query.limit(1)).first() is not None
+
+
+def has_row(connection: Connection, char_id: int) -> bool:
+    """Return whether there is a row of a character, deleted or not."""
+    query = select(characters.c.id).where(characters.c.id == char_id)
+    return connection.execute(query).first() is not None
+
+
+def copy(connection: Connection, char_id: int) -> Copy | None:
+    """Lock the rows of a character and return them; None if it has none, or is deleted."""
+    is_here = characters.c.deleted_at.is_(None)
+    lock = select(characters.c.id).where(characters.c.id == char_id, is_here).with_for_update()
+    if connection.execute(lock).first() is None:
+        return None
+    return {table.name: _as_json(connection, table, char_id) for table in (characters, *_OWNED)}
+
+
+def version_of(connection: Connection, char_id: int) -> int:
+    """Return the version of a character's row."""
+    query = select(characters.c.version).where(characters.c.id == char_id)
+    version: int = connection.execute(query).scalar_one()
+    return version
+
+
+def _as_json(connection: Connection, table: Table, char_id: int) -> str:
+    """Return the rows of a character in one table. As text: JSON in Python is not exact."""
+    row = func.to_jsonb(literal_column(table.name))
+    rows = func.coalesce(func.jsonb_agg(aggregate_order_by(row, cast(row, Text))), text("'[]'"))
+    query = select(cast(rows, Text)).select_from(table).where(_key(table) == char_id)
+    return connection.execute(query).scalar_one()
+
+
+def insert_inactive(connection: Connection, char_id: int, rows: Copy) -> None:
+    """Insert the rows of a character, in place of what is here of it, so that nothing restores it.
+
+    Raises DBAPIError if another character has one of its items.
+    """
+    _delete(connection, _OWNED, char_id)
+    for table in (characters, *_OWNED):
+        names = [one.name for one in table.c]
+        row = f"jsonb_populate_recordset(NULL::{table.name}, CAST(:rows AS jsonb)) AS moved"
+        source = text(row).bindparams(rows=rows[table.name])
+        moved: Any = select(*map(column, names)).select_from(source)
+        insert = upsert(table).from_select(names, moved)
+        if table is characters:
+            values = {name: insert.excluded[name] for name in names if name != "id"}
+            insert = insert.on_conflict_do_update(index_elements=["id"], set_=values)
+        connection.execute(insert)
+    _set_deleted(connection, char_id, is_deleted=True)
+
+
+def leave(connection: Connection, char_id: int) -> None:
+    """Take a character out of this realm: its row stays, and nothing restores or saves it."""
+    _delete(connection, _OWNED, char_id)
+    _set_deleted(connection, char_id, is_deleted=True)
+
+
+def activate(connection: Connection, char_id: int) -> None:
+    """Let a character be restored and saved here."""
+    _set_deleted(connection, char_id, is_deleted=False)
+
+
+def _set_deleted(connection: Connection, char_id: int, *, is_deleted: bool) -> None:
+    moment = func.now() if is_deleted else None
+    connection.execute(
+        update(characters).where(characters.c.id == char_id).values(deleted_at=moment)
+    )
+
+
+def _delete(connection: Connection, tables: Sequence[Table], char_id: int) -> None:
+    for table in tables:
+        connection.execute(delete(table).where(_key(table) == char_id))
+
+
+def _key(table: Table) -> Column[Any]:
+    return table.c.id if table is characters else table.c.character_id
