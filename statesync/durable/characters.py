@@ -251,7 +251,7 @@ def write(
     connection: Connection,
     new: Sequence[CoreRows],
     over: Sequence[CoreRows],
-) -> dict[int, Saved]:
+) -> None:
     """Write what ``decide`` has accepted, in its transaction; durable when the caller commits.
 
     ``over`` are snapshots whose rows exist, and are locked. Raises Raced if another worker made one
@@ -265,7 +265,6 @@ def write(
     stats = [snapshot.stats for snapshot in written if snapshot.stats]
     if stats:
         connection.execute(_UPSERT_STATS, {"rows": stats})
-    return {row.id: Saved(row.version, changed=True, seal=row.seal) for row, *_ in written}
 
 
 def load(connection: Connection, char_ids: Iterable[int]) -> dict[int, Character]:

@@ -28,6 +28,7 @@ from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.seals import Withdrawn
 from statesync.hot.members import Members
 from statesync.hot.store import HotStore, unwrap
+from statesync.lifecycle.acknowledgement import acknowledgement
 from statesync.lifecycle.claims import acknowledge, release
 from statesync.lifecycle.commit import Commit
 from statesync.lifecycle.conflicts import reconcile
@@ -47,7 +48,6 @@ from statesync.lifecycle.reports import (
 from statesync.lifecycle.seals import make_room
 from statesync.lifecycle.snapshots import (
     Snapshot,
-    acknowledgement,
     add,
     decode,
     merge,

@@ -282,7 +282,9 @@ def _write_characters(
         decision = decided.characters[character.char_id]
         if isinstance(decision, Accepted):
             (new if decision.new else over).append(character)
-    return durable.characters.write(connection, new, over)
+    durable.characters.write(connection, new, over)
+    written = (snapshot.row for snapshot in (*new, *over))
+    return {row.id: Saved(row.version, changed=True, seal=row.seal) for row in written}
 
 
 def _write_sessions(

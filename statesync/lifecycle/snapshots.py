@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -22,9 +22,7 @@ from statesync.durable.results import (
 )
 from statesync.durable.rows import CoreRows, core_rows
 from statesync.errors import CorruptState, InvalidField
-from statesync.hot.commands.acknowledge import GroupAck, SessionAck
 from statesync.hot.commands.backup import RawSnapshot
-from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.groups import Group, GroupResult
 from statesync.sessions.base import SessionOrchestrator
@@ -35,7 +33,6 @@ from statesync.state.sessions import Session, decode_session, unknown_references
 
 __all__ = [
     "Snapshot",
-    "acknowledgement",
     "add",
     "decode",
     "merge",
@@ -350,59 +347,3 @@ def _with_log(hot: HotStore, session: Session, start: int, seal: int) -> Session
     if len(entries) < end - start:
         raise InvalidField("log", "is shorter than it was: it may only be appended to")
     return replace(session, log=entries, log_start=start)
-
-
-def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collection[int]) -> GroupAck:
-    """Return what acknowledges a group that PostgreSQL holds; its anchor comes first.
-
-    A character that is deleted keeps its claim, unless it is one of ``deleting``.
-    """
-    raw, group = snapshot.raw, snapshot.group
-    claims, versions, durable_versions = [], [], []
-    seals: dict[int, int | None] = {}
-    nonces: dict[int, str] = {}
-    without = {i for i in result.characters if not _ends(result, i, deleting)}
-    without |= raw.cores.keys() - raw.claims.keys()  # not loaded
-    # Sessions are acknowledged under the first claim.
-    order = [snapshot.anchor, *(i for i in raw.cores if i != snapshot.anchor)]
-    for place, char_id in enumerate(sorted(order, key=without.__contains__)):
-        saved = result.characters.get(char_id)
-        claims.append(Claim(char_id, 0) if char_id in without else raw.claims[char_id])
-        if isinstance(saved, Saved):
-            versions.append(group.characters[char_id].version)
-            durable_versions.append(saved.version)
-            if saved.seal != raw.seal:
-                seals[place] = saved.seal
-            if char_id in raw.nonces:
-                nonces[place] = raw.nonces[char_id]
-        else:
-            versions.append(0)
-            durable_versions.append(0)
-    sessions = [
-        SessionAck(
-            session.session_type,
-            str(session_id),
-            session.version,
-            saved.version,
-            session.closed,
-            saved.seal,
-        )
-        for session_id, session in group.sessions.items()
-        if isinstance(saved := result.sessions[session_id], Saved)
-    ]
-    return GroupAck(
-        raw.at_ms,
-        raw.seal,
-        claims,
-        versions,
-        durable_versions,
-        seals,
-        nonces,
-        sessions,
-        raw.ties,
-    )
-
-
-def _ends(result: GroupResult, char_id: int, deleting: Collection[int]) -> bool:
-    """Return whether the claim on a character ends with its group."""
-    return isinstance(result.characters[char_id], Saved) or char_id in deleting

@@ -45,7 +45,7 @@ __all__ = [
 Dispatch = Callable[[Sequence[Claim]], object]
 """Sends claims to the workers; raises BrokerUnavailable if it cannot."""
 
-_CLAIM_STEP = 50
+_CLAIM_STEP = 80
 """Small enough that no script holds Redis for more than some tenths of a millisecond."""
 _LATE_SLICES = 2
 """So many slices late is a backlog: the next slice may only be on its way."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import starmap
+from typing import Annotated, Any
 
+import msgspec
 from kombu.exceptions import OperationalError
+from msgspec import Meta
 
 from statesync.errors import BrokerUnavailable, InvalidInput
 from statesync.hot.commands.claims import Claim
@@ -16,20 +19,29 @@ from statesync.worker.names import TaskName, of_realm
 __all__ = ["Outbox", "read_claims", "read_cursor"]
 
 
+_Positive = Annotated[int, Meta(gt=0, le=2**63 - 1)]
+_Pairs = list[tuple[_Positive, _Positive]]
+
+
 class Outbox:
     """Sends the messages of one realm, or of the one world; all raise BrokerUnavailable."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def send(self, task: TaskName, *args: Any) -> None:
-        """Send a message that expires with the lease and keeps no result."""
+    def send(self, task: TaskName, *args: Any, shown: str | None = None) -> None:
+        """Send a message that expires with the lease and keeps no result.
+
+        ``shown`` is what Flower and logs show for the arguments.
+        """
+        options: dict[str, Any] = {"argsrepr": shown} if shown else {}
         try:
             app.tasks[task].apply_async(
                 args,
                 of_realm(self._settings),
                 expires=self._settings.lease_seconds,
                 ignore_result=True,
+                **options,
             )
         except OperationalError as error:
             raise BrokerUnavailable(f"the broker: {error}") from None
@@ -41,18 +53,19 @@ class Outbox:
 
     def batch(self, claims: Sequence[Claim]) -> None:
         """Send one task for all claims."""
-        self.send(TaskName.BACKUP_BATCH, [list(claim) for claim in claims])
+        pairs = [list(claim) for claim in claims]
+        self.send(TaskName.BACKUP_BATCH, pairs, shown=f"({len(claims)} characters)")
 
 
 def read_claims(pairs: Sequence[Sequence[int]]) -> list[Claim]:
     """Return the claims of a message, ``[[char_id, token], …]``. Raises InvalidInput."""
     try:
-        claims = [Claim(char_id, token) for char_id, token in pairs]
-    except (TypeError, ValueError):
-        claims = [Claim(0, 0)]
-    if not all(type(part) is int and 0 < part < 2**63 for claim in claims for part in claim):
-        raise InvalidInput("claims are a list of [char_id, token], two positive integers each")
-    return claims
+        claims = msgspec.convert(pairs, _Pairs)
+    except msgspec.ValidationError:
+        raise InvalidInput(
+            "claims are a list of [char_id, token], two positive integers each"
+        ) from None
+    return [*starmap(Claim, claims)]
 
 
 def read_cursor(cursor: int) -> int:

@@ -10,8 +10,8 @@
 -- ARGV: 1 lease in µs, 2 most claims in flight, 3 how many to claim, and about how many to look at,
 --       4 round_ms, 5 how many ms late a step must be, 6 1 if all that is dirty now is due, 2 if a sweep
 --       of all that goes on, which begins anew if its pass is lost, else 0
--- Returns: 1 if it was due and there was room, so that the next step may be, too, else 0; then char_id,
---          token, char_id, token, …
+-- Returns: 1 if it was due and there was room, so that the next step may be, too, else 0; the token of
+--          all claims; and the char_ids, separated by a space
 -- Errors: WRONGTYPE with the key's number
 local dirty, claimed, since, quarantine, pass = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local lease_us, max_in_flight, count = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -88,13 +88,13 @@ if is_whole then -- this pass meets all that is dirty if it begins here, else th
   redis.call('HSET', pass, 'paced_from', integer(paced_from))
 end
 local room = math.min(count, max_in_flight - redis.call('ZCARD', claimed))
-if room <= 0 then return {0} end
+if room <= 0 then return {0, 0, ''} end
 local page = redis.call('SSCAN', dirty, cursor, 'COUNT', count)
 local next_cursor, names = page[1], page[2]
 local first_share, last_share = share_behind(cursor), 1
 if next_cursor ~= '0' then last_share = share_behind(next_cursor) end
-if not is_due(first_share, last_share) then return {0} end
-local reply, token = {1}, integer(now + lease_us)
+if not is_due(first_share, last_share) then return {0, 0, ''} end
+local token, claims = integer(now + lease_us), {}
 
 -- Claims characters, as many as there is room for. Returns whether it was too little.
 local function claim(char_ids)
@@ -111,7 +111,7 @@ local function claim(char_ids)
       moved[#moved + 1] = char_id
       tokens[2 * #moved - 1], tokens[2 * #moved] = token, char_id
       times[2 * #moved - 1], times[2 * #moved] = integer(at_ms), char_id
-      reply[#reply + 1], reply[#reply + 2] = char_id, token
+      claims[#claims + 1] = char_id
     end
   end
   if #moved > 0 then
@@ -136,7 +136,7 @@ local full, UNPACKED = false, 500 -- unpack gives no more than some thousands at
 for first = 1, #char_ids, UNPACKED do
   full = full or claim({unpack(char_ids, first, math.min(first + UNPACKED - 1, #char_ids))})
 end
-if full then return reply end -- the rest of this page comes next
+if full then return {1, token, table.concat(claims, ' ')} end -- the rest of this page comes next
 if next_cursor == '0' then number, began_ms = number + 1, at_ms end
 if first_share % SLOT == 0 then entered_ms = at_ms end
 local fields = {'number', integer(number), 'cursor', next_cursor, 'began_ms', integer(began_ms)}
@@ -146,4 +146,4 @@ for slot = math.floor(first_share / SLOT), math.floor(last_share / SLOT) - 1 do 
 end
 fields[#fields + 1], fields[#fields + 2] = 'entered_ms', integer(entered_ms or at_ms)
 redis.call('HSET', pass, unpack(fields))
-return reply
+return {1, token, table.concat(claims, ' ')}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import NamedTuple
 
 from statesync.hot.command import Command, Raw, load_script
@@ -83,9 +84,10 @@ def claim_dirty(
     """
 
     def parse(reply: Raw) -> ClaimStep:
-        goes_on, *rest = reply
-        claims = [Claim(int(i), int(t)) for i, t in zip(rest[::2], rest[1::2], strict=True)]
-        return ClaimStep(claims, bool(goes_on))
+        goes_on, token, char_ids = reply
+        return ClaimStep(
+            [*map(Claim, map(int, char_ids.split()), repeat(int(token)))], bool(goes_on)
+        )
 
     script_keys = (keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.sweep)
     args = (lease_us, max_in_flight, count, round_ms, late_ms, 2 * whole if goes_on else int(whole))

@@ -26,8 +26,8 @@ __all__ = ["PLAIN_STEP", "Plain", "snapshot_plain"]
 
 PLAIN_STEP = 50
 """How many plain characters one script reads or acknowledges: about 0.3 ms of Redis."""
-_SCRIPT_BYTES = 1024 * 1024
-"""Once a script gives more than this, nobody else is plain."""
+_SCRIPT_BYTES = 256 * 1024
+"""Once a script gives more than this, nobody else is plain: 50 characters have some 40 kB."""
 
 
 class Plain(NamedTuple):

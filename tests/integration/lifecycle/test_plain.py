@@ -267,7 +267,7 @@ def test_what_is_too_much_for_one_reply_comes_with_the_groups(
     orchestrator: GameStateOrchestrator, saved: HotStore, groups: list[list[int]]
 ) -> None:
     for char_id in FOUR:
-        saved.update(char_id, book="x" * 400_000)
+        saved.update(char_id, book="x" * 90_000)
     assert outcomes(orchestrator, FOUR) == ["saved"] * 4
     assert groups == [[3, 4]]
 

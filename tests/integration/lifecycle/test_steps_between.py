@@ -18,8 +18,9 @@ from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import claims as lifecycle_claims
 from statesync.lifecycle import groups
+from statesync.lifecycle.acknowledgement import acknowledgement
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.snapshots import Snapshot, acknowledgement, decode, read_logs
+from statesync.lifecycle.snapshots import Snapshot, decode, read_logs
 from statesync.settings import Settings
 from tests.conftest import FullCore
 

@@ -1,0 +1,52 @@
+"""Owns what acknowledges a group that PostgreSQL holds: claims, versions and seals, in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from statesync.durable.results import Saved
+from statesync.hot.commands.acknowledge import GroupAck, SessionAck
+from statesync.hot.commands.claims import Claim
+from statesync.lifecycle.groups import GroupResult
+from statesync.lifecycle.snapshots import Snapshot
+
+__all__ = ["acknowledgement"]
+
+
+def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collection[int]) -> GroupAck:
+    """Return what acknowledges a group that PostgreSQL holds.
+
+    A character that is deleted keeps its claim, unless it is one of ``deleting``. Of those whose
+    claim ends, the anchor comes first: sessions are acknowledged under the first claim.
+    """
+    raw, group = snapshot.raw, snapshot.group
+    saved = {i: one for i, one in result.characters.items() if isinstance(one, Saved)}
+    ends = saved.keys() | (raw.claims.keys() & {*deleting})
+    order = sorted(raw.cores, key=lambda i: (i not in ends, i != snapshot.anchor))
+    places = {char_id: place for place, char_id in enumerate(order)}
+    return GroupAck(
+        raw.at_ms,
+        raw.seal,
+        [raw.claims[i] if i in ends else Claim(i, 0) for i in order],
+        [group.characters[i].version if i in saved else 0 for i in order],
+        [saved[i].version if i in saved else 0 for i in order],
+        {places[i]: one.seal for i, one in saved.items() if one.seal != raw.seal},
+        {places[i]: nonces for i, nonces in raw.nonces.items() if i in saved},
+        _sessions(snapshot, result),
+        raw.ties,
+    )
+
+
+def _sessions(snapshot: Snapshot, result: GroupResult) -> list[SessionAck]:
+    return [
+        SessionAck(
+            session.session_type,
+            str(session_id),
+            session.version,
+            saved.version,
+            session.closed,
+            saved.seal,
+        )
+        for session_id, session in snapshot.group.sessions.items()
+        if isinstance(saved := result.sessions[session_id], Saved)
+    ]
