@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, text
 
+from statesync.durable import database
 from statesync.errors import DatabaseUnavailable
 from statesync.hot.keys import Keys
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
@@ -105,6 +106,8 @@ def test_connection_that_is_lost_once_costs_one_more_try(
     orchestrator: Orchestrator, engine: Engine, full_core: FullCore
 ) -> None:
     orchestrator.hot.create(1, **full_core(1))
+    with database.transaction(orchestrator.engine):
+        pass  # the first transaction looks whose tables these are
     event.listen(orchestrator.engine, "begin", lambda _: end_other_connections(engine), once=True)
     assert orchestrator.backup_full_state(1).outcome == "saved"
     assert orchestrator.hot.sync_state(1) == (False, None, None, None)
