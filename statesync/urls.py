@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from statesync.sentinels import SENTINEL_URL_IS, SentinelUrl, is_sentinel
+
 __all__ = [
     "broker_of",
     "check_broker_url",
@@ -33,8 +35,14 @@ _WHOLE_FOR_LIBPQ = frozenset(
 )
 _DATABASE_URL_IS = "postgresql://user:password@host:port/database"
 _REDIS_URL_IS = (
-    "redis://[user:password@]host:port/db, rediss://…, unix:///path?db=0, or of a Redis Cluster "
+    "redis://[user:password@]host:port/db, rediss://…, unix:///path?db=0, "
+    f"{SENTINEL_URL_IS}, or of a Redis Cluster "
     "cluster://[user:password@]host:port,host:port, clusters://… with TLS"
+)
+_BROKER_URL_IS = (
+    "a URL that Celery knows, such as redis://host:port/1, amqp://user:password@host:port/vhost or "
+    f"{SENTINEL_URL_IS}; a Redis Cluster is none: take a single Redis, one with Sentinel, or "
+    "RabbitMQ"
 )
 _NODES = re.compile(r"[^,:@\s]+:[0-9]{1,5}(,[^,:@\s]+:[0-9]{1,5})*")
 
@@ -92,6 +100,9 @@ def check_redis_url(text: str) -> str:
             raise ValueError(_REDIS_URL_IS)
         _check_query(parts.query)
         return parts.scheme + text[len(parts.scheme) :]
+    if parts.scheme == "sentinel":
+        _check_query(parts.query)
+        return str(SentinelUrl.parse(text))
     if parts.scheme not in _REDIS_SCHEMES or not (parts.netloc or parts.path):
         raise ValueError(_REDIS_URL_IS)
     _ = parts.port  # raises ValueError if the port is no number
@@ -116,11 +127,8 @@ def is_cluster(url: str) -> bool:
 def check_broker_url(text: str) -> str:
     """Return the URL of a broker or of results. Raises ValueError: what is accepted."""
     if "://" not in text or is_cluster(text):
-        raise ValueError(
-            "a URL that Celery knows, such as redis://host:port/1; a Redis Cluster is none: take a "
-            "single Redis, one with Sentinel, or RabbitMQ"
-        )
-    return text
+        raise ValueError(_BROKER_URL_IS)
+    return str(SentinelUrl.parse(text)) if is_sentinel(text) else text
 
 
 def check_database_url(text: str) -> str:
@@ -142,6 +150,8 @@ def check_database_url(text: str) -> str:
 
 def broker_of(redis_url: str, db: int) -> str:
     """Return the URL of database ``db`` on the server of ``redis_url``, as kombu spells it."""
+    if is_sentinel(redis_url):
+        return str(SentinelUrl.parse(redis_url).with_db(db))
     parts = urlsplit(redis_url)
     query = {k: v for k, v in parse_qsl(parts.query) if k != "db"}
     if parts.scheme == "rediss":

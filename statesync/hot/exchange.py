@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import BlockingConnectionPool
 from redis.asyncio.connection import BlockingConnectionPool as AsyncPool
@@ -21,7 +21,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from statesync.hot.command import packed
+from statesync.hot.masters import Master
 from statesync.hot.trouble import is_replica
+from statesync.sentinels import SentinelUrl, is_sentinel
 
 __all__ = [
     "ANSWER_SECONDS",
@@ -49,6 +51,8 @@ _PING_SECONDS = 1.0
 _OPTIONS: Any = {"health_check_interval": _REST_SECONDS, "max_connections": 50, "protocol": 2}
 """With protocol 3, redis-py expects messages at any time, and so does not see that a connection at
 rest is closed."""
+_NOWHERE = ("localhost", 1)
+"""An address in place of the master's, until Sentinels are asked."""
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1)
 
 _PART_KEYS = 64
@@ -83,18 +87,58 @@ class _Deadline(threading.local):
 _deadline = _Deadline()
 
 
-class _InTime:
-    """A connection of redis-py's that is made before the deadline of its thread, if it has one."""
+class _Options(NamedTuple):
+    """What the connections of a wire share."""
 
+    seconds: float
+    """How long a call waits: what the URL says, or else what the store does."""
     connect_seconds: float
+    master: Master | None
+    """Where to connect to, if Sentinels know."""
+
+
+class _Connection:
+    """What the wires add to a connection of redis-py's."""
+
+    options: _Options
+    host: str
+    port: int
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the master has moved since the connection was made."""
+        master = self.options.master
+        return master is not None and master.address != (self.host, self.port)
+
+
+class _InTime(_Connection):
+    """A connection that is made before the deadline of its thread, if it has one."""
+
     _sock: object
 
     def connect(self) -> None:
         """Connect and shake hands."""
-        if self._sock is None and _deadline.at is not None:
-            self.socket_timeout = _left(_deadline.at)
-            self.socket_connect_timeout = min(self.connect_seconds, self.socket_timeout)
+        if self._sock is None:
+            if self.options.master:
+                self.host, self.port = self.options.master.find(self._seconds_left())
+            self.socket_timeout = self._seconds_left()
+            self.socket_connect_timeout = min(self.options.connect_seconds, self.socket_timeout)
         super().connect()  # type: ignore[misc]
+
+    def _seconds_left(self) -> float:
+        return self.options.seconds if _deadline.at is None else _left(_deadline.at)
+
+
+class _InTimeAsync(_Connection):
+    """A connection for asyncio, which has deadlines of its own."""
+
+    is_connected: bool
+
+    async def connect(self) -> None:
+        """Connect and shake hands."""
+        if not self.is_connected and self.options.master:
+            self.host, self.port = await self.options.master.find_async(self.options.seconds)
+        await super().connect()  # type: ignore[misc]
 
 
 class _Pool(BlockingConnectionPool):
@@ -113,10 +157,13 @@ class _Pool(BlockingConnectionPool):
 class _Wire:
     """What both wires share: a pool of connections to one Redis."""
 
-    def __init__(self, pool: Any) -> None:
-        self.pool = pool
-        self.seconds = float(pool.connection_kwargs["socket_timeout"])
-        """How long a call waits: what the URL says, or else what the store does."""
+    def __init__(self, pool: Any, base: type[_Connection], master: Master | None) -> None:
+        self.pool, self.master = pool, master
+        limits = pool.connection_kwargs
+        self.seconds = float(limits["socket_timeout"])
+        options = _Options(self.seconds, limits["socket_connect_timeout"], master)
+        plain = pool.connection_class
+        pool.connection_class = type(plain.__name__, (base, plain), {"options": options})
 
     def connection(self) -> _PyConnection:
         """Return a connection of its own, not the pool's; nothing is connected yet."""
@@ -128,10 +175,8 @@ class Wire(_Wire):
 
     def __init__(self, url: str, seconds: float) -> None:
         # redis-py tries nothing again by itself: it would multiply with our tries.
-        super().__init__(_made(_Pool, url, Retry(NoBackoff(), 0), seconds))
-        plain = self.pool.connection_class
-        limit = {"connect_seconds": self.pool.connection_kwargs["socket_connect_timeout"]}
-        self.pool.connection_class = type(plain.__name__, (_InTime, plain), limit)
+        pool, master = _made(_Pool, url, Retry(NoBackoff(), 0), seconds)
+        super().__init__(pool, _InTime, master)
 
     def take(self, deadline: float) -> _PyConnection:
         """Return a connection that is alive, for ``exchange``; nothing is sent on it yet."""
@@ -139,6 +184,9 @@ class Wire(_Wire):
         try:
             connection = self.pool.get_connection()
             try:
+                if connection.is_elsewhere:
+                    connection.disconnect()
+                    connection.connect()
                 if time.monotonic() > connection.next_health_check:
                     _limit(connection, min(deadline, time.monotonic() + _PING_SECONDS))
                     connection.check_health()
@@ -207,13 +255,17 @@ class AsyncWire(_Wire):
     """The connections to one Redis, for asyncio."""
 
     def __init__(self, url: str, seconds: float) -> None:
-        super().__init__(_made(AsyncPool, url, AsyncRetry(NoBackoff(), 0), seconds))
+        pool, master = _made(AsyncPool, url, AsyncRetry(NoBackoff(), 0), seconds)
+        super().__init__(pool, _InTimeAsync, master)
 
     async def take(self, deadline: float) -> _PyConnection:
         """Return a connection, as ``Wire`` does."""
         async with asyncio.timeout(_left(deadline)):
             connection = await self.pool.get_connection()
             try:
+                if connection.is_elsewhere:
+                    await connection.disconnect()
+                    await connection.connect()
                 async with asyncio.timeout(_PING_SECONDS):
                     await connection.check_health()
             except BaseException:
@@ -256,16 +308,23 @@ async def _read_reply_async(connection: _PyConnection, seconds: float) -> Any:
         return error
 
 
-def _made(pool_class: Any, url: str, retry: object, seconds: float) -> Any:
-    """Return a pool. Raises TypeError or ValueError if the URL has an option that there is not."""
+def _made(pool_class: Any, url: str, retry: object, seconds: float) -> tuple[Any, Master | None]:
+    """Return a pool, and the master if Sentinels know it.
+
+    Raises TypeError or ValueError if the URL has an option that there is not.
+    """
     limits = {
         "socket_connect_timeout": min(_CONNECT_SECONDS, seconds),
         "socket_timeout": seconds,
         "timeout": seconds,
     }
+    master = None
+    if is_sentinel(url):
+        behind = SentinelUrl.parse(url)
+        url, master = behind.url_at(*_NOWHERE), Master(behind)
     pool = pool_class.from_url(url, retry=retry, **limits, **_OPTIONS)
     _connection(pool)
-    return pool
+    return pool, master
 
 
 def _connection(pool: Any) -> _PyConnection:

@@ -34,7 +34,7 @@ from statesync.hot.keys import Keys
 from statesync.hot.operations import AsyncOperations, Commands, GameCommands, SyncOperations
 from statesync.hot.reverts import AsyncListener, Listener, Reverted
 from statesync.hot.runs import Committer, Run
-from statesync.hot.trouble import is_loading, tell
+from statesync.hot.trouble import is_refused, tell
 from statesync.settings import Settings
 from statesync.urls import mask_or_hide
 
@@ -201,7 +201,7 @@ class HotStore(_Connection, SyncOperations):
                 connection = self._wire.take(deadline)
                 may_repeat = repeatable
                 replies = self._wire.exchange(connection, requests, deadline)
-                if not all(map(is_loading, replies)) or is_last(tries_left, deadline):
+                if not all(map(is_refused, replies)) or is_last(tries_left, deadline):
                     return replies
             except (RedisError, OSError) as error:
                 if is_last(tries_left, deadline) or not may_repeat:
@@ -302,7 +302,7 @@ class AsyncHotStore(_Connection, AsyncOperations):
                 connection = await self._wire.take(deadline)
                 may_repeat = repeatable
                 replies = await self._wire.exchange(connection, requests, deadline)
-                if not all(map(is_loading, replies)) or is_last(tries_left, deadline):
+                if not all(map(is_refused, replies)) or is_last(tries_left, deadline):
                     return replies
             except (RedisError, OSError) as error:
                 if is_last(tries_left, deadline) or not may_repeat:

@@ -13,10 +13,10 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["is_loading", "is_replica", "tell"]
+__all__ = ["is_refused", "is_replica", "tell"]
 
 _SENTENCES = {
-    "READONLY": "it is a replica now and takes no changes; the next try connects anew",
+    "READONLY": "it is a replica now and takes no changes",
     "LOADING": "it is still loading its data",
     "MASTERDOWN": "it is a replica that has lost its master",
     "OOM": "it is out of memory (maxmemory) and takes no changes",
@@ -36,9 +36,9 @@ _CLASSES = {
 _CODE = re.compile(rf"(?:^|: )-?({'|'.join(_SENTENCES)})\b")
 
 
-def is_loading(reply: object) -> bool:
-    """Return whether Redis refused a command since it is still starting."""
-    return isinstance(reply, BusyLoadingError)
+def is_refused(reply: object) -> bool:
+    """Return whether Redis has done nothing, and a new try may help: it starts, or is a replica."""
+    return isinstance(reply, BusyLoadingError) or is_replica(reply)
 
 
 def is_replica(reply: object) -> bool:
