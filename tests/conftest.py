@@ -31,7 +31,9 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.plain import PlainReport
 from statesync.settings import PREFIX, Settings
 from tests.databases import Databases
+from tests.rabbitmq import RabbitMQ, rabbitmq_server
 from tests.rewind import Rewind
+from tests.sentinels import Trio, sentinel_trio
 
 for name in [name for name in os.environ if name.startswith(PREFIX)]:
     del os.environ[name]
@@ -64,17 +66,47 @@ def new_database(databases: Databases) -> NewDatabase:
 
 
 @pytest.fixture
-def settings(embedded: Servers, databases: Databases) -> Iterator[Settings]:
+def trio() -> Iterator[Trio]:
+    """Run a master with a replica, and three Sentinels."""
+    with sentinel_trio() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """Run a RabbitMQ; skip the test if it is not installed."""
+    with rabbitmq_server() as running:
+        yield running
+
+
+@pytest.fixture
+def topology(request: pytest.FixtureRequest) -> str:
+    """Return which servers the test runs on; a test that runs on several has it as a parameter.
+
+    ``single``: one Redis. ``sentinel``: a master and a replica, with Sentinels. ``rabbitmq``: one
+    Redis, and RabbitMQ as the broker.
+    """
+    return str(getattr(request, "param", "single"))
+
+
+@pytest.fixture
+def settings(
+    embedded: Servers, databases: Databases, topology: str, request: pytest.FixtureRequest
+) -> Iterator[Settings]:
     """Return settings with a key prefix and a database of the test's own.
 
     What other tests have left in Redis goes first: whoever walks over all keys would meet it.
     """
+    urls = {}
+    if topology == "sentinel":
+        urls["redis_url"] = request.getfixturevalue("trio").url()
+    elif topology == "rabbitmq":
+        urls["broker_url"] = request.getfixturevalue("rabbitmq").url
     with redis.Redis.from_url(embedded.redis_url()) as client:
         client.flushdb(asynchronous=True)
     name = databases.take()
-    yield embedded.settings(
-        database_url=embedded.database_url(name), key_prefix=f"t{next(_numbers)}:"
-    )
+    urls["database_url"] = embedded.database_url(name)
+    yield embedded.settings(key_prefix=f"t{next(_numbers)}:", **urls)
     databases.give_back(name)
 
 
@@ -92,9 +124,12 @@ def hot(settings: Settings) -> Iterator[HotStore]:
 
 
 @pytest.fixture
-def raw(settings: Settings) -> Iterator[Any]:
+def raw(settings: Settings, topology: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """Return a client that knows nothing of statesync; ``keys`` has the names."""
-    client = redis.Redis.from_url(settings.redis_url)
+    if topology == "sentinel":
+        client = request.getfixturevalue("trio").master_client()
+    else:
+        client = redis.Redis.from_url(settings.redis_url)
     yield client
     client.close()
 
@@ -210,6 +245,11 @@ class Driver:
     def restore_one(self, *one: Any, **more: Any) -> Any:
         """Restore one, as ``RestoreItem`` takes it."""
         return unwrap(self.restore([RestoreItem(*one, **more)])[0])
+
+    @property
+    def is_async(self) -> bool:
+        """Whether the store is for asyncio."""
+        return isinstance(self.store, AsyncHotStore)
 
     def close(self) -> None:
         """Close the store's connections."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from statesync.errors import BrokerUnavailable
 from statesync.settings import Settings
+from statesync.worker.brokers import DECLARED_BY_NAME, is_rabbitmq, reach
 from statesync.worker.names import QueueName, TaskName, of_realm
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ __all__ = ["BackupSender", "enqueue_backup"]
 
 _POOL_SIZE = 10
 _CONNECT_SECONDS = 4
-_TRANSPORT_OPTIONS = {"socket_connect_timeout": 5, "socket_timeout": 10}
+_ANSWER_SECONDS = 10
 
 
 def enqueue_backup(settings: Settings) -> BackupSender:
@@ -76,9 +77,9 @@ def _application(broker_url: str) -> Celery:
     from kombu import Connection
     from kombu.pools import ProducerPool
 
-    broker = Connection(
-        broker_url, connect_timeout=_CONNECT_SECONDS, transport_options=_TRANSPORT_OPTIONS
-    )
+    url, options = reach(broker_url, seconds=_ANSWER_SECONDS)
+    broker = Connection(url, connect_timeout=_CONNECT_SECONDS, transport_options=options)
+    declared = DECLARED_BY_NAME if is_rabbitmq(url) else {}
 
     class OwnPool(AMQP):
         producer_pool = ProducerPool(broker.Pool(limit=_POOL_SIZE), limit=_POOL_SIZE)
@@ -87,7 +88,7 @@ def _application(broker_url: str) -> Celery:
         "statesync.sender",
         amqp=OwnPool,
         loader="celery.loaders.app:AppLoader",
-        config_source={"broker_url": broker_url},
+        config_source={"broker_url": url, **declared},
         fixups=[],
         set_as_current=False,
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from statesync.errors import InvalidInput
 from statesync.settings import Settings
+from statesync.worker.brokers import is_rabbitmq, reach
 from statesync.worker.names import QueueName, TaskName, of_realm
 
 __all__ = ["CelerySettings", "celery_settings"]
@@ -39,6 +40,9 @@ _MESSAGES: CelerySettings = {
     "result_accept_content": ["json"],
 }
 
+_ANSWER_SECONDS = 30
+"""How long the broker and the results may take for an answer."""
+
 _DELIVERY: CelerySettings = {
     # A worker process reserves one message at a time: none waits behind a long one.
     "worker_prefetch_multiplier": 1,
@@ -67,7 +71,7 @@ def _routing(settings: Settings) -> CelerySettings:
     return {
         "task_default_queue": settings.each_realm()[0].queue(QueueName.BACKUP),
         # With a queue prefix, messages of other applications on the same broker are left alone.
-        "task_queues": [Queue(name) for name in (*queues, celery)],
+        "task_queues": [_queue(settings, name) for name in (*queues, celery)],
         "task_routes": [_Router(settings)],
         "task_create_missing_queues": False,
     }
@@ -101,22 +105,40 @@ def _queue_name(task: str) -> QueueName:
     return QueueName.BACKUP
 
 
+def _queue(settings: Settings, name: str) -> Queue:
+    """Return a queue as the broker of the settings has it.
+
+    RabbitMQ keeps a quorum queue on several nodes, and holds back what has a countdown in queues
+    of its own, from which only an exchange of this type leads back. Its key is one word.
+    """
+    if not is_rabbitmq(settings.broker_url):
+        return Queue(name)
+    return Queue(
+        name,
+        Exchange(f"{settings.queue_prefix}statesync", type="topic"),
+        routing_key=name.replace(".", "/"),
+        queue_arguments={"x-queue-type": "quorum"},
+    )
+
+
 def _connections(settings: Settings) -> CelerySettings:
     """Return how to reach the broker and the results, for as long as it takes."""
-    options = {
-        # The broker delivers an unacknowledged message again after this: more than any task of
-        # ours takes, and more than a retry waits.
+    # Redis delivers an unacknowledged message again after this: more than any task of ours takes,
+    # and more than a retry waits.
+    common = {
         "visibility_timeout": max(3600, 4 * settings.lease_seconds),
-        "socket_connect_timeout": 5,
-        "socket_timeout": 30,
         "socket_keepalive": True,
         "health_check_interval": 25,
     }
+    broker_url, broker = reach(settings.broker_url, seconds=_ANSWER_SECONDS)
+    result_url, results = reach(settings.result_url, seconds=_ANSWER_SECONDS)
     return {
-        "broker_url": settings.broker_url,
-        "result_backend": settings.result_url,
-        "broker_transport_options": options,
-        "result_backend_transport_options": options,
+        "broker_url": broker_url,
+        "result_backend": result_url,
+        "broker_transport_options": common | broker,
+        "result_backend_transport_options": common | results,
+        # A RabbitMQ that is frozen is noticed within a minute.
+        "broker_heartbeat": 30,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         # A master that comes back as a replica refuses writes: to be waited for, like an outage.

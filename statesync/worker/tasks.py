@@ -176,7 +176,8 @@ def _retrying(task: Task[Any, Any], work: Callable[[], T]) -> T:
     try:
         return work()
     except ServerUnavailable as error:
-        bound = min(_RETRY_CAP_SECONDS, 2 ** min(task.request.retries, 10))
-        wait = random.uniform(0.1, bound)  # noqa: S311
+        bound = min(_RETRY_CAP_SECONDS, 2 ** min(task.request.retries + 1, 10))
+        # RabbitMQ holds messages back for whole seconds, and none for less than one.
+        wait = random.uniform(1, bound)  # noqa: S311
         log.log(_level(error), "%s: next try in %.1f s", printable(error), wait)
         raise task.retry(exc=error, countdown=wait) from None

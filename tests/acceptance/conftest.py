@@ -11,7 +11,6 @@ import gc
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,10 +33,11 @@ from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
+from statesync.worker.brokers import DECLARED_BY_NAME, is_rabbitmq, reach
 from statesync.worker.names import QueueName
 from tests.acceptance.bare import Bare
 from tests.databases import Databases
-from tests.rabbitmq import RabbitMQ, rabbitmq_server
+from tests.rabbitmq import RabbitMQ
 
 if TYPE_CHECKING:
     from tests.acceptance.going_back import Play
@@ -46,6 +46,14 @@ WAIT_SECONDS = 300.0
 """A limit for what never happens. It costs nothing: no test waits longer than it has to."""
 LOST_SECONDS = 5.0
 """A sweep that takes longer may be lost, as when the broker restarts: another one is sent."""
+
+
+on_every_topology = pytest.mark.parametrize(
+    "topology",
+    ["single", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sentinel", "rabbitmq"))],
+    indirect=True,
+)
+"""Runs a test on all servers that a fleet may have."""
 
 
 class LocalProcess:
@@ -84,33 +92,12 @@ class LocalProcess:
         return None
 
 
-@pytest.fixture(scope="session")
-def rabbitmq() -> Iterator[RabbitMQ]:
-    """Run a RabbitMQ; skip the test if it is not installed."""
-    with rabbitmq_server() as running:
-        yield running
-
-
-@pytest.fixture
-def broker(request: pytest.FixtureRequest) -> str:
-    """Return which broker the test runs on; a test that runs on several has it as a parameter."""
-    return str(getattr(request, "param", "redis"))
-
-
-@pytest.fixture
-def settings(settings: Settings, broker: str, request: pytest.FixtureRequest) -> Settings:
-    """Return settings with the broker of the test."""
-    if broker == "rabbitmq":
-        return replace(settings, broker_url=request.getfixturevalue("rabbitmq").url)
-    return settings
-
-
 @pytest.fixture
 def stack(
-    embedded: Servers, settings: Settings, broker: str, request: pytest.FixtureRequest
+    embedded: Servers, settings: Settings, topology: str, request: pytest.FixtureRequest
 ) -> Iterator[Stack]:
     """The embedded servers with an empty broker, to start workers on."""
-    if broker == "rabbitmq":
+    if topology == "rabbitmq":
         request.getfixturevalue("rabbitmq").empty(*map(settings.queue, QueueName))
     for db in (1, 2):
         with redis.Redis.from_url(embedded.redis_url(db)) as client:
@@ -121,10 +108,10 @@ def stack(
 
 @pytest.fixture
 def celery_broker_cluster(
-    embedded: Servers, settings: Settings, broker: str, request: pytest.FixtureRequest
+    embedded: Servers, settings: Settings, topology: str, request: pytest.FixtureRequest
 ) -> CeleryBrokerCluster:
     child, start = embedded.valkey, embedded.start_valkey
-    if broker == "rabbitmq":
+    if topology == "rabbitmq":
         server: RabbitMQ = request.getfixturevalue("rabbitmq")
         child, start = server.child, server.start
     node = LocalProcess("broker", settings.broker_url, child, start)
@@ -148,10 +135,13 @@ def celery_worker_cluster(stack: Stack, celery_setup_app: Celery) -> Iterator[Ce
 @pytest.fixture
 def celery_setup_app(settings: Settings) -> Iterator[Celery]:
     """An application that knows only the broker: tasks are sent by name, as a game does."""
-    app = Celery("game", broker=settings.broker_url, backend=settings.result_url)
-    app.conf.broker_transport_options = app.conf.result_backend_transport_options = {
-        "socket_timeout": 30
-    }
+    broker, options = reach(settings.broker_url, seconds=30)
+    backend, of_results = reach(settings.result_url, seconds=30)
+    app = Celery("game", broker=broker, backend=backend)
+    app.conf.broker_transport_options = options
+    app.conf.result_backend_transport_options = of_results
+    if is_rabbitmq(broker):
+        app.conf.update(DECLARED_BY_NAME)
     yield app
     # A result unsubscribes when it is collected. At the end of the run, without servers, it would
     # try for minutes.

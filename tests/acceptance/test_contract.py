@@ -7,14 +7,13 @@ import threading
 from typing import Any
 
 import pytest
-import redis
 from sqlalchemy import Connection, Engine
 
 from statesync import Settings
 from statesync.hot.store import HotStore
-from tests.acceptance.conftest import Game, wait_until
+from tests.acceptance.conftest import Game, on_every_topology, wait_until
 
-pytestmark = pytest.mark.usefixtures("celery_setup")
+pytestmark = [pytest.mark.usefixtures("celery_setup"), on_every_topology]
 
 BAD_IDS = [0, -1, 2**63, True, "42; DROP", [1], None, 1.5]
 HOSTILE = {
@@ -222,8 +221,8 @@ def test_results_are_kept_for_minutes_and_the_sweep_keeps_none(
     game.call("sync_dirty")
     # No further sweep may be on its way: its result would be kept.
     wait_until(lambda: (hot.status().dirty, hot.status().claimed) == (0, 0))
-    path, _, query = settings.result_url.removeprefix("redis+socket://").partition("?")
-    results = redis.Redis(unix_socket_path=path, db=int(query.rpartition("=")[2]))
+    backend: Any = game.app.backend
+    results = backend.client
     results.flushdb()
     bare_write(raw, settings, 1, state="combat")
     game.send("sync_dirty", ignore_result=True)
@@ -232,4 +231,3 @@ def test_results_are_kept_for_minutes_and_the_sweep_keeps_none(
     result = game.send("backup_full_state", 1)
     result.get(timeout=60)
     assert 0 < results.ttl(f"celery-task-meta-{result.id}") <= settings.result_seconds
-    results.close()

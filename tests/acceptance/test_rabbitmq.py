@@ -9,7 +9,7 @@ from statesync.embedded.stack import Stack
 from tests.acceptance.command_line import run_json
 from tests.rabbitmq import RabbitMQ
 
-pytestmark = pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+pytestmark = pytest.mark.parametrize("topology", ["rabbitmq"], indirect=True)
 
 
 def test_looking_at_queues_before_the_first_worker_changes_nothing(
