@@ -64,7 +64,8 @@ def load(
 ) -> dict[int, Core | CorruptState]:
     """Load the cores of the characters that exist and are not deleted, by id.
 
-    ``query`` is LOAD, LOAD_ALONE or SMALL_ALONE. If a row cannot be read, its error is the result.
+    ``query`` is LOAD or one of those that name ALONE. If a row cannot be read, its error is the
+    result.
     """
     return characters.load_each(connection, char_ids, query, core_of)
 

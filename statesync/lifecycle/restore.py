@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, Select
 
 from statesync import durable
 from statesync.durable import database
@@ -149,8 +149,7 @@ class Restore:
 
     def _restore_round(self, ids: Sequence[int], reports: _Reports) -> list[int]:
         """Restore what can be restored; returns the characters whose rows were read too early."""
-        few = len(ids) <= _FEW
-        query = durable.characters.LOAD_ALONE if few else durable.cores.SMALL_ALONE
+        query = _query_for(len(ids))
         with database.statement(self._engine, answer_seconds=QUICK_SECONDS) as connection:
             rows = durable.cores.load(connection, ids, query)
         failpoint("loaded")
@@ -256,6 +255,13 @@ class Restore:
         if outcome is not RestoreOutcome.RESTORED:
             fallback_from = None
         reports[char_id] = RestoreReport(char_id, outcome, item.version, sessions, fallback_from)
+
+
+def _query_for(count: int) -> Select[Any]:
+    """Return the query for the rows of so many characters, those that most restores find."""
+    if count == 1:
+        return durable.characters.LOAD_ONE_ALONE
+    return durable.characters.LOAD_ALONE if count <= _FEW else durable.cores.SMALL_ALONE
 
 
 def _checked(char_id: int, peek: Peek | None) -> Peek | None:
