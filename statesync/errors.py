@@ -138,10 +138,21 @@ class _OfCharacter(StatesyncError):
         return self._message.format(char_id=self.char_id)
 
 
-class CharacterNotLoaded(_OfCharacter):
-    """The character is not in Redis."""
+class CharacterNotLoaded(StatesyncError):
+    """The character is not in Redis; ``args`` are (char_id,), and in a realm its name."""
 
-    _message = "character {char_id} is not loaded in Redis; restore it first"
+    def __init__(self, char_id: int, realm: str = "") -> None:
+        super().__init__(char_id, *filter(None, (realm,)))
+        self.char_id = char_id
+        self.realm = realm
+
+    def __str__(self) -> str:
+        if self.realm:
+            return (
+                f"character {self.char_id} is not loaded in realm {self.realm}; restore it first "
+                "(it may be in another realm, which shares nothing with this one)"
+            )
+        return f"character {self.char_id} is not loaded in Redis; restore it first"
 
 
 class CharacterExists(_OfCharacter):

@@ -14,6 +14,7 @@ from statesync.errors import (
 )
 from statesync.game.enqueue import BackupSender, enqueue_backup
 from statesync.game.group_commit import GroupCommit
+from statesync.hot.command import not_loaded
 from statesync.hot.store import AsyncHotStore, HotStore
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
 from statesync.settings import Settings
@@ -111,4 +112,4 @@ def log_in(orchestrator: GameStateOrchestrator, char_id: int) -> LoggedIn:
         except CharacterNotLoaded:
             continue
         return LoggedIn(character, sessions, report)
-    raise CharacterNotLoaded(char_id)
+    raise not_loaded(char_id, orchestrator.hot.keys.core(char_id))

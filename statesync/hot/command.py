@@ -24,6 +24,7 @@ __all__ = [
     "error_of",
     "flat",
     "load_script",
+    "not_loaded",
     "pack",
     "packed",
     "pairs",
@@ -117,6 +118,12 @@ def _char_id(key: str, otherwise: int) -> int:
     return int(text) if head.endswith("ac") and text.isdigit() else otherwise
 
 
+def not_loaded(char_id: int, key: str) -> errors.CharacterNotLoaded:
+    """Return the error for a character whose core, ``key``, is absent; it names the realm."""
+    tag = _TAG.match(key)
+    return errors.CharacterNotLoaded(char_id, tag[1] if tag else "")
+
+
 def corrupt(char_id: int, key: str, field: str, reason: str) -> errors.CorruptState:
     """Return the error for a field of a core or session; of ``char_id`` unless it is a core."""
     session = _SESSION.search(key)
@@ -149,6 +156,7 @@ def session_of(key: str) -> str:
     return found[0] if found else key
 
 
+_TAG = re.compile(r"\{([^}]+)\}:")
 _USES = re.compile(rb"^-- Uses: (.+)$", re.M)
 _MARKS = re.compile(
     r"(dirty_accounts(:[a-z]+)?|statesync:(stats|sweep|seals|nonces|dropped|servers|once:.*))$"
@@ -156,7 +164,7 @@ _MARKS = re.compile(
 _SESSION = re.compile(r"[a-z0-9_]+:session:[0-9a-f-]{36}(:log)?$")
 
 _ERRORS: dict[str, Callable[[int, str, str], errors.StatesyncError]] = {
-    "NOTLOADED": lambda char_id, key, _: errors.CharacterNotLoaded(_char_id(key, char_id)),
+    "NOTLOADED": lambda char_id, key, _: not_loaded(_char_id(key, char_id), key),
     "EXISTS": lambda char_id, _key, _: errors.CharacterExists(char_id),
     "WENTBACK": lambda _char, _key, _: errors.DatabaseWentBack(),
     "LEASELOST": lambda char_id, _key, _: errors.LeaseLost(char_id),

@@ -20,7 +20,7 @@ class Bare:
 
     def __init__(self, raw: Any, settings: Settings) -> None:
         self.raw = raw
-        self.prefix = settings.key_prefix
+        self.prefix = settings.prefix
 
     def key(self, name: str) -> str:
         return f"{self.prefix}{name}"

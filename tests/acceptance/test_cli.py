@@ -118,7 +118,7 @@ def test_status_inspect_drain_restore(
     found = run_json(settings, "inspect", "7")
     of_redis = {"fields": found["redis"]["fields"], "seal": None}  # only a row has one
     assert found["redis"] == found["postgresql"] | of_redis
-    raw.delete(f"{settings.key_prefix}ac:7")
+    raw.delete(f"{settings.prefix}ac:7")
     assert "Hero 7" in run(settings, "inspect", "7")
     assert "7: restored" in run(settings, "restore", "7")
     assert "8: live" in run(settings, "restore", "8", "7")
@@ -143,18 +143,18 @@ def test_quarantine(
     assert "Nothing is in quarantine" in run(settings, "quarantine", "list")
     for i in (1, 2):
         hot.create(i, **full_core(i))
-        raw.hset(f"{settings.key_prefix}ac:{i}", "stats", "{")
+        raw.hset(f"{settings.prefix}ac:{i}", "stats", "{")
         orchestrator.backup_full_state(i)
     assert [e["name"] for e in run_json(settings, "quarantine", "list")] == ["1", "2"]
     shown = run(settings, "quarantine", "show", "1")
     assert "field: stats" in shown
     assert "`statesync quarantine retry 1`" in shown
     assert "not in quarantine" in run(settings, "quarantine", "retry", "3", status=1)
-    raw.hset(f"{settings.key_prefix}ac:1", "stats", "{}")
+    raw.hset(f"{settings.prefix}ac:1", "stats", "{}")
     assert run_json(settings, "quarantine", "retry", "1")["done"] == ["1"]
     run(settings, "drain")
     assert [e["name"] for e in run_json(settings, "quarantine", "list")] == ["2"]
-    raw.delete(f"{settings.key_prefix}ac:2")
+    raw.delete(f"{settings.prefix}ac:2")
     assert "is not loaded in Redis" in run(settings, "quarantine", "retry", "2", status=1)
     assert hot.status().dirty == 0
     run(settings, "quarantine", "discard", "2")

@@ -36,8 +36,8 @@ def rows(engine: Engine, query: str) -> list[tuple[Any, ...]]:
 
 def bare_write(raw: Any, settings: Settings, char_id: int, **fields: Any) -> None:
     """Write as a game without statesync's client does."""
-    raw.hset(f"{settings.key_prefix}ac:{char_id}", mapping=fields)
-    raw.sadd(f"{settings.key_prefix}dirty_accounts", char_id)
+    raw.hset(f"{settings.prefix}ac:{char_id}", mapping=fields)
+    raw.sadd(f"{settings.prefix}dirty_accounts", char_id)
 
 
 def waiting_for_a_lock(engine: Engine) -> bool:
@@ -74,10 +74,10 @@ def test_a_bare_writer_is_saved_by_the_sweep_and_restored_by_name(
     assert rows(engine, "SELECT strength, luck, extra FROM character_stats") == [
         (7, None, {"mana": 3})
     ]
-    wait_until(lambda: not raw.zcard(f"{settings.key_prefix}dirty_accounts:claimed"))
-    raw.delete(f"{settings.key_prefix}ac:42")
+    wait_until(lambda: not raw.zcard(f"{settings.prefix}dirty_accounts:claimed"))
+    raw.delete(f"{settings.prefix}ac:42")
     assert game.call("restore_full_state", 42)["outcome"] == "restored"
-    found = raw.hgetall(f"{settings.key_prefix}ac:42")
+    found = raw.hgetall(f"{settings.prefix}ac:42")
     for name, value in core.items():
         restored = found[name.encode()].decode()
         assert restored == value or json.loads(restored) == json.loads(value)
@@ -104,14 +104,14 @@ def test_one_broken_character_does_not_hold_up_29(
 ) -> None:
     for i in range(1, 31):
         bare_write(raw, settings, i, state="exploration", stats='{"luck": 1}')
-    raw.hset(f"{settings.key_prefix}ac:17", "stats", "{broken")
+    raw.hset(f"{settings.prefix}ac:17", "stats", "{broken")
     game.sync_until_clean(hot)
     assert len(rows(engine, "SELECT 1 FROM characters WHERE id <> 17")) == 29
     entry = hot.sync_state(17).quarantine
     assert entry
     assert entry.field == "stats"
-    assert raw.hget(f"{settings.key_prefix}ac:17", "stats") == b"{broken"
-    raw.hset(f"{settings.key_prefix}ac:17", "stats", '{"luck": 2}')
+    assert raw.hget(f"{settings.prefix}ac:17", "stats") == b"{broken"
+    raw.hset(f"{settings.prefix}ac:17", "stats", '{"luck": 2}')
     assert game.call("backup_full_state", 17)["outcome"] == "saved"
     assert hot.sync_state(17).quarantine is None
 
@@ -122,7 +122,7 @@ def test_hostile_values_are_quarantined_by_name_and_hold_up_no_other(
     for i, (field, value) in enumerate(HOSTILE.values(), start=1):
         bare_write(raw, settings, i, state="exploration", **{field: value})
         bare_write(raw, settings, 1000 + i, state="exploration")
-    raw.sadd(f"{settings.key_prefix}dirty_accounts", "42; DROP", "0", "-1", str(2**63), b"\xff")
+    raw.sadd(f"{settings.prefix}dirty_accounts", "42; DROP", "0", "-1", str(2**63), b"\xff")
     game.sync_until_clean(hot)
     assert len(rows(engine, "SELECT 1 FROM characters WHERE id > 1000")) == len(HOSTILE)
     assert not rows(engine, "SELECT 1 FROM characters WHERE id < 1000")
@@ -130,7 +130,7 @@ def test_hostile_values_are_quarantined_by_name_and_hold_up_no_other(
         entry = hot.sync_state(i).quarantine
         assert entry
         assert (entry.field or "").split(".")[0] == field
-        assert raw.hget(f"{settings.key_prefix}ac:{i}", field) == value
+        assert raw.hget(f"{settings.prefix}ac:{i}", field) == value
     _, entries = hot.list_quarantine()
     assert {"42; DROP", "0", "-1", str(2**63), "\\xff"} <= {entry.name for entry in entries}
 

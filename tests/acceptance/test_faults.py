@@ -184,8 +184,8 @@ def test_100_000_dirty_characters_never_overfill_the_broker(
 ) -> None:
     with raw.pipeline(transaction=False) as pipe:
         for i in range(1, 100_001):
-            pipe.hset(f"{settings.key_prefix}ac:{i}", "state", "exploration")
-        pipe.sadd(f"{settings.key_prefix}dirty_accounts", *range(1, 100_001))
+            pipe.hset(f"{settings.prefix}ac:{i}", "state", "exploration")
+        pipe.sadd(f"{settings.prefix}dirty_accounts", *range(1, 100_001))
         pipe.execute()
     most_claimed = most_queued = 0
     game.send("sync_dirty")

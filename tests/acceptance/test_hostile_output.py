@@ -99,7 +99,7 @@ def test_losses(settings: Settings, orchestrator: GameStateOrchestrator) -> None
     now = datetime.now(UTC)
     loss = Loss(side=Side.POSTGRESQL, found_at=now, recovered_at=now, left=[Left(1, HOSTILE)])
     with database.transaction(orchestrator.engine) as connection:
-        losses.record(connection, settings.key_prefix, loss)
+        losses.record(connection, settings.prefix, loss)
     shown = run(settings, "recover")
     check(shown)
     assert "left unsaved: 1" in shown

@@ -15,11 +15,11 @@ import pytest
 import redis
 from celery import Celery
 
-from statesync import GameStateOrchestrator, GameStore, LoginService, Settings
+from statesync import GameStateOrchestrator, GameStore, LoginService, Settings, Together
 from statesync.durable import database, migrate
 from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
-from statesync.errors import CharacterNotFound
+from statesync.errors import CharacterNotFound, CharacterNotLoaded
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.conftest import NewDatabase
@@ -127,6 +127,18 @@ def test_a_game_enqueues_into_its_realm(
     assert json.loads(message)["headers"]["kwargsrepr"] == "{'realm': 'eu'}"
     with pytest.raises(CharacterNotFound):
         LoginService(stores["us"]).login(5)
+
+
+def test_what_is_changed_together_is_in_one_realm(stores: dict[str, GameStore]) -> None:
+    stores["eu"].create(1, state="exploration")
+    stores["us"].create(2, state="exploration")
+    trade = Together().update(1, gold=0).update(2, gold=1)
+    with pytest.raises(CharacterNotLoaded, match="character 2 is not loaded in realm eu"):
+        stores["eu"].update_together(trade)
+    with pytest.raises(CharacterNotLoaded, match=r"in realm us; .*it may be in another"):
+        stores["us"].open_session("combat", [2, 1], {})
+    with pytest.raises(CharacterNotLoaded, match="in realm us"):
+        stores["us"].get(1)
 
 
 def test_worker_may_serve_some_of_the_realms(

@@ -128,7 +128,7 @@ def test_losses_on_record_are_shown_for_as_long_as_they_are_recent(
     )
     for loss in (old, new):
         with database.transaction(engine) as connection:
-            losses.record(connection, settings.key_prefix, loss)
+            losses.record(connection, settings.prefix, loss)
 
     shown = run(settings, "status")
     assert ("not live: 23" in shown, "set to their rows" in shown) == (True, False)

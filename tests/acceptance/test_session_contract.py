@@ -105,7 +105,7 @@ def test_one_broken_session_holds_up_its_own_players_alone(
     _, entries = hot.list_quarantine()
     assert {entry.name for entry in entries} == {"29", "30"}
     assert {entry.field for entry in entries} == {f"combat:session:{fight}.monsters"}
-    key = f"{settings.key_prefix}combat:session:{fight}"
+    key = f"{settings.prefix}combat:session:{fight}"
     assert raw.hget(key, "monsters") == b"{"
     raw.hset(key, "monsters", "[]")
     bare_write(raw, settings, 30, state="combat")

@@ -14,7 +14,7 @@ EXAMPLES: dict[type[errors.StatesyncError], tuple[object, ...]] = {
     errors.CharacterNotRestored: (7, "why"),
     errors.CharacterNotMoved: (7, "why"),
     errors.CorruptState: (7, "stats.luck", "must be an integer"),
-    errors.CharacterNotLoaded: (7,),
+    errors.CharacterNotLoaded: (7, "eu"),
     errors.CharacterExists: (7,),
     errors.CharacterNotSaved: (7, "why"),
     errors.UnknownSessionType: ("raid:session:x",),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from statesync import errors
-from statesync.hot.command import Command, Raw, load_script, pack, pairs
+from statesync.hot.command import Command, Raw, load_script, not_loaded, pack, pairs
 from statesync.hot.fields import gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
 from statesync.state.characters import Character, FieldValue, decode_character, encode_character
@@ -104,7 +103,7 @@ def get(keys: Keys, char_id: int, /) -> Command[Character]:
 
     def parse(reply: Raw) -> Character:
         if not reply:
-            raise errors.CharacterNotLoaded(char_id)
+            raise not_loaded(char_id, keys.core(char_id))
         return decode_character(char_id, pairs(reply))
 
     script_keys = (keys.core(check_char_id(char_id)),)

@@ -12,13 +12,12 @@ from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from statesync.errors import (
-    CharacterNotLoaded,
     CorruptState,
     InvalidField,
     InvalidInput,
     SessionNotFound,
 )
-from statesync.hot.command import Command, Raw, load_script, pack, pairs
+from statesync.hot.command import Command, Raw, load_script, not_loaded, pack, pairs
 from statesync.hot.commands.together import Action, Together, change
 from statesync.hot.fields import gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
@@ -314,7 +313,7 @@ def _try_full_state(keys: Keys, char_id: int, references: Mapping[str, str]) -> 
         if not is_read:
             return _try_full_state(keys, char_id, read_references(char_id, core))
         if not core:
-            raise CharacterNotLoaded(char_id)
+            raise not_loaded(char_id, keys.core(char_id))
         try:
             sessions = {
                 ref.session_type: decode_session(*ref, pairs(fields), log_length)

@@ -173,7 +173,7 @@ def test_a_bare_version_tells_nothing_after_a_loss(
     version = game.update(1, gold=5, durable=True)
     receipt = game.update(1, gold=6, receipt=True)
     assert game.is_durable(1, int(version)) is True
-    lose(engine, settings.key_prefix, seconds_ago=60)
+    lose(engine, settings.prefix, seconds_ago=60)
     assert game.is_durable(1, int(version)) is None
     assert game.is_durable(1, version) is True
     assert game.is_durable(1, int(receipt)) is False, "PostgreSQL has no version as high"
@@ -190,10 +190,10 @@ def test_a_receipt_that_postgresql_has_lost_is_unknown(
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM durable_changes"))
     assert game.is_durable(1, receipt) is False
-    lose(engine, settings.key_prefix, seconds_ago=0, side="postgresql")
+    lose(engine, settings.prefix, seconds_ago=0, side="postgresql")
     with engine.begin() as connection:
         durable.losses.record(
-            connection, settings.key_prefix, Loss(side=Side.REDIS, found_at=datetime.now(UTC))
+            connection, settings.prefix, Loss(side=Side.REDIS, found_at=datetime.now(UTC))
         )
     assert game.is_durable(1, receipt) is None, "whatever else has happened since"
     with pytest.raises(NotDurable, match="unknown: PostgreSQL went back"):
