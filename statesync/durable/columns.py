@@ -119,9 +119,9 @@ def _is_utc(moment: str | UnsetType) -> bool:
 
 def _extra(core: Mapping[str, str]) -> dict[str, str]:
     """Return the fields without columns. Raises ValueError if one needs a closer look."""
-    if len(core) == len(_OURS):
-        return {}
     extra = {name: core[name] for name in core.keys() - _OURS}
+    if not extra:
+        return extra
     references = reference_fields()
     for name, value in extra.items():
         if name in references:

@@ -68,6 +68,17 @@ def test_saved(orchestrator: Orchestrator, engine: Engine, full_core: FullCore) 
     orchestrator.hot.create(1, **full_core())
     assert orchestrator.backup_full_state(1) == BackupReport(1, BackupOutcome.SAVED, version=2)
     assert (row(engine)["version"], row(engine)["name"]) == (2, "Hero 1")
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_first_save_holds_all_own_fields(
+    orchestrator: Orchestrator, engine: Engine, full_core: FullCore, count: int
+) -> None:
+    own = {f"own{i}": str(i) for i in range(count)}
+    fields = {**full_core(), **own, "combat_session_id": None, "guild": None}
+    orchestrator.hot.create(1, **fields)
+    orchestrator.backup_full_state(1)
+    assert row(engine)["extra"] == own
     assert orchestrator.hot.sync_state(1) == (False, None, None, None)
     read = orchestrator.hot.get(1)
     assert (read.version, read.saved_version) == (2, 2)
