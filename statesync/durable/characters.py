@@ -212,8 +212,10 @@ def _lock(connection: Connection, char_ids: Sequence[int], *, wait: bool) -> dic
     """Lock rows and return their heads, by id; without ``wait`` only those that nobody else has."""
     lock = _LOCK if wait else _LOCK_UNLOCKED
     return {
-        row.id: RowHead(row.version, row.seal, row.seal_version, row.deleted_at is not None)
-        for row in connection.execute(lock, {"ids": char_ids})
+        char_id: RowHead(version, seal, seal_version, deleted_at is not None)
+        for char_id, version, seal, seal_version, deleted_at in connection.execute(
+            lock, {"ids": char_ids}
+        )
     }
 
 

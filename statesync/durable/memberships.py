@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import starmap
 from typing import NamedTuple
 from uuid import UUID
 
@@ -108,6 +109,9 @@ _MEMBERSHIPS = select(CURRENT.c.character_id, OPEN_SESSION.c.session_type, OPEN_
 )
 
 
+_OTHER_MEMBERSHIPS = _MEMBERSHIPS.where(~(OPEN_SESSION.c.id == func.any(bindparam("saved"))))
+
+
 class Membership(NamedTuple):
     """A character in an open session."""
 
@@ -149,12 +153,11 @@ def end(
     snapshot says who is in them; they are left alone, as are types not in ``type_names``. A session
     that has lost its last member is closed.
     """
-    skipped = set(saved)
+    parameters = {"char_ids": list(references), "saved": list(saved)}
     ended = [
         membership
-        for membership in current(connection, list(references))
+        for membership in starmap(Membership, connection.execute(_OTHER_MEMBERSHIPS, parameters))
         if membership.session_type in type_names
-        and membership.session_id not in skipped
         and str(membership.session_id) not in references[membership.char_id]
     ]
     if not ended:

@@ -62,6 +62,8 @@ _LOCK = (
     .order_by(sessions.c.id)
     .with_for_update()
 )
+_LOCK_UNLOCKED = _LOCK.with_for_update(skip_locked=True)
+_EXISTING = select(sessions.c.id).where(sessions.c.id == func.any(bindparam("ids")))
 
 _INSERT = (
     upsert(sessions)
@@ -119,13 +121,9 @@ def decide(
     by_id = {session.id: session for session in snapshots}
     if not by_id:
         return {}
-    query = select(sessions.c.id).where(sessions.c.id == func.any(bindparam("ids")))
-    existing = set(connection.execute(query, {"ids": list(by_id)}).scalars())
     decided: dict[UUID, SessionDecision] = {}
-    decided |= dict.fromkeys(existing, Busy())
-    decided |= {i: _decision(by_id[i], seals[i], None) for i in by_id.keys() - existing}
-    lock = _LOCK if wait else _LOCK.with_for_update(skip_locked=True)
-    for row in connection.execute(lock, {"ids": list(existing)}):
+    lock = _LOCK if wait else _LOCK_UNLOCKED
+    for row in connection.execute(lock, {"ids": list(by_id)}):
         session = by_id[row.id]
         if row.session_type != session.session_type:
             message = f"{session.ref.label}: a {row.session_type} session has this id"
@@ -133,6 +131,10 @@ def decide(
         head = RowHead(row.version, row.seal, row.seal_version, row.closed_at is not None)
         is_same = row.digest == session.digest()
         decided[row.id] = _decision(session, seals[row.id], head, is_same=is_same)
+    if others := by_id.keys() - decided.keys():
+        locked = set(connection.execute(_EXISTING, {"ids": list(others)}).scalars())
+        decided |= dict.fromkeys(locked, Busy())
+        decided |= {i: _decision(by_id[i], seals[i], None) for i in others - locked}
     return decided
 
 
@@ -163,7 +165,7 @@ def write(
     connection: Connection,
     new: Sequence[Session],
     over: Sequence[Session],
-    payloads: Mapping[UUID, Mapping[str, Any]],
+    payloads: Mapping[UUID, Any],
     *,
     saved: Collection[int],
     seals: Mapping[Any, Seals],
@@ -242,9 +244,7 @@ def open_sessions(
     return {char_id: loaded[row["id"]] for char_id, row in rows.items()}
 
 
-def _to_row(
-    session: Session, payload: Mapping[str, Any], now: datetime | None, seal: int
-) -> dict[str, Any]:
+def _to_row(session: Session, payload: Any, now: datetime | None, seal: int) -> dict[str, Any]:
     return {
         "id": str(session.id),
         "session_type": session.session_type,

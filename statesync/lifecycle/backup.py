@@ -42,7 +42,7 @@ from statesync.lifecycle.plain import PlainReport, backup_plain
 from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.reports import (
     Reports,
-    saved_report,
+    saved_reports,
     tell_left_to_others,
 )
 from statesync.lifecycle.seals import make_room
@@ -358,8 +358,7 @@ class _Batch:
 
     def report_saved(self, snapshot: Snapshot, result: GroupResult) -> None:
         """Report the characters of a group that PostgreSQL holds."""
-        for char_id in result.characters:
-            report = saved_report(snapshot, result, char_id)
+        for char_id, report in saved_reports(snapshot, result).items():
             if report.error:
                 log.warning("character %d: %s", char_id, printable(report.error))
             self.pending.reports[char_id] = report

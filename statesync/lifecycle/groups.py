@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
+from msgspec import Raw
 from sqlalchemy import Connection
 
 from statesync import durable
@@ -304,7 +304,7 @@ def _write_sessions(
             by_type[session.session_type].append(session)
     if not by_type:
         return
-    payloads: dict[UUID, dict[str, Any]] = {}
+    payloads: dict[UUID, Raw] = {}
     for session_type, sessions in by_type.items():
         payloads |= _payloads(types[session_type], session_type, sessions)
     saved = {char_id for group in accepted for char_id in group.characters}
@@ -316,13 +316,12 @@ def _write_sessions(
 
 def _payloads(
     orchestrator: SessionOrchestrator, session_type: str, sessions: Sequence[Session]
-) -> dict[UUID, dict[str, Any]]:
-    """Return the payloads of sessions. Raises Rejected if their type fails or gives no JSON."""
+) -> dict[UUID, Raw]:
+    """Return the payloads of sessions as JSON. Raises Rejected if a type gives none."""
     payloads = {}
     with work_of(f"the session type {session_type!r} cannot save it"):
         for session in sessions:
-            payloads[session.id] = orchestrator.payload(session)
-            dump_json(payloads[session.id])
+            payloads[session.id] = Raw(dump_json(orchestrator.payload(session)))
     return payloads
 
 

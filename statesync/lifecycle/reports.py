@@ -8,15 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import overload
-from uuid import UUID
 
-from statesync.durable.results import Saved
+from statesync.durable.results import Saved, SessionResult
 from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.references import SessionRef
 
-__all__ = ["BackupReport", "Reports", "saved_report", "tell_left_to_others"]
+__all__ = ["BackupReport", "Reports", "saved_reports", "tell_left_to_others"]
 
 log = logging.getLogger(__name__)
 
@@ -83,37 +82,42 @@ class Reports(Sequence[BackupReport]):
         return self.of(self._char_ids[index])
 
 
-def saved_report(snapshot: Snapshot, result: GroupResult, char_id: int) -> BackupReport:
-    """Return the report on one character of a group that PostgreSQL holds."""
-    saved = result.characters[char_id]
-    if not isinstance(saved, Saved):
-        return BackupReport(char_id, BackupOutcome.DELETED)
-    refs = [SessionRef(*pair) for pair in snapshot.group.references[char_id].items()]
-    sessions = {ref.session_type: _session_outcome(snapshot, result, ref) for ref in refs}
-    if saved.changed or any(_is_changed(result, ref) for ref in refs):
-        outcome = BackupOutcome.SAVED
-    else:
-        outcome = BackupOutcome.UNCHANGED
-    missing = [ref.label for ref in refs if sessions[ref.session_type] is SessionOutcome.MISSING]
+def saved_reports(snapshot: Snapshot, result: GroupResult) -> dict[int, BackupReport]:
+    """Return the reports on the characters of a group that PostgreSQL holds."""
+    sessions = {
+        str(session_id): (session.closed, result.sessions[session_id])
+        for session_id, session in snapshot.group.sessions.items()
+    }
+    return {
+        char_id: BackupReport(char_id, BackupOutcome.DELETED)
+        if not isinstance(saved, Saved)
+        else _saved_report(char_id, saved, snapshot.group.references[char_id], sessions)
+        for char_id, saved in result.characters.items()
+    }
+
+
+def _saved_report(
+    char_id: int,
+    saved: Saved,
+    references: Mapping[str, str],
+    sessions: Mapping[str, tuple[bool, SessionResult]],
+) -> BackupReport:
+    is_changed = saved.changed
+    outcomes, missing = {}, []
+    for session_type, session_id in references.items():
+        closed, row = sessions.get(session_id, (False, None))
+        if not isinstance(row, Saved):
+            outcomes[session_type] = SessionOutcome.MISSING
+            missing.append(SessionRef(session_type, session_id).label)
+            continue
+        is_changed = is_changed or row.changed
+        unless_closed = SessionOutcome.SAVED if row.changed else SessionOutcome.UNCHANGED
+        outcomes[session_type] = SessionOutcome.CLOSED if closed else unless_closed
     error = None
     if missing:
         error = f"gone from Redis: {', '.join(missing)}; what PostgreSQL has stays"
-    return BackupReport(char_id, outcome, saved.version, error, sessions=sessions)
-
-
-def _session_outcome(snapshot: Snapshot, result: GroupResult, ref: SessionRef) -> SessionOutcome:
-    session_id = UUID(ref.id)
-    saved = result.sessions.get(session_id)
-    if not isinstance(saved, Saved):
-        return SessionOutcome.MISSING
-    if snapshot.group.sessions[session_id].closed:
-        return SessionOutcome.CLOSED
-    return SessionOutcome.SAVED if saved.changed else SessionOutcome.UNCHANGED
-
-
-def _is_changed(result: GroupResult, ref: SessionRef) -> bool:
-    saved = result.sessions.get(UUID(ref.id))
-    return isinstance(saved, Saved) and saved.changed
+    outcome = BackupOutcome.SAVED if is_changed else BackupOutcome.UNCHANGED
+    return BackupReport(char_id, outcome, saved.version, error, sessions=outcomes)
 
 
 def tell_left_to_others(unknown_types: Mapping[str, int]) -> None:

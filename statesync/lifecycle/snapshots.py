@@ -29,6 +29,7 @@ from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character, decode_character
 from statesync.state.references import SessionRef, reference_field
 from statesync.state.seals import LAID
+from statesync.state.session_types import reference_fields
 from statesync.state.sessions import Session, decode_session, unknown_references
 
 __all__ = [
@@ -111,7 +112,7 @@ class Snapshot:
     def bytes(self) -> int:
         """Return how many bytes Redis held of the group, without the logs."""
         hashes = [*self.raw.cores.values(), *(fields for _, fields in self.raw.sessions.values())]
-        return sum(len(name) + len(value) for one in hashes for name, value in one.items())
+        return sum(sum(map(len, one)) + sum(map(len, one.values())) for one in hashes)
 
     def members(self) -> list[int | UUID]:
         """Return the characters and sessions in it."""
@@ -183,7 +184,7 @@ def decode(raw: RawSnapshot) -> Group:
 def _rows(char_id: int, core: Mapping[bytes, bytes], seal: int) -> CoreRows:
     """Return what is to be saved of a core. Raises CorruptState."""
     try:
-        texts = {name.decode(): value.decode() for name, value in core.items()}
+        texts = dict(zip(map(bytes.decode, core), map(bytes.decode, core.values()), strict=True))
     except UnicodeDecodeError:
         return core_rows(decode_character(char_id, core), seal)
     return rows_of(char_id, int(core[b"version"]), seal, texts)
@@ -211,15 +212,14 @@ def _head(char_id: int, core: Mapping[bytes, bytes], seal: int) -> CoreRows:
 
 def unknown_sessions(raw: RawSnapshot) -> list[SessionRef]:
     """Return what cores point at, by fields like ours, of types that are not registered here."""
+    known = {name.encode() for name in reference_fields()}
     return [
         ref
         for core in raw.cores.values()
+        for field in core.keys() - known
+        if field.endswith(_REFERENCE_SUFFIX)
         for ref in unknown_references(
-            {
-                field.decode(errors="replace"): value.decode(errors="replace")
-                for field, value in core.items()
-                if field.endswith(_REFERENCE_SUFFIX)
-            }
+            {field.decode(errors="replace"): core[field].decode(errors="replace")}
         )
     ]
 

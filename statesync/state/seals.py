@@ -86,5 +86,5 @@ def seals_of(own: int, raw: bytes | None) -> Seals:
     """Return what an entry in Redis says, without the snapshot's own seal: it may be sent twice."""
     if raw is None:
         return Seals(own)
-    words = raw.decode(errors="replace").split()
-    return Seals(own, tuple(word for word in words if word != str(own)))
+    words, own_word = raw.decode(errors="replace").split(), str(own)
+    return Seals(own, tuple([word for word in words if word != own_word]))
