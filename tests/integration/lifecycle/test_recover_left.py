@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
-from statesync.durable import database
+from statesync.durable import database, limits
 from statesync.durable.losses import Loss
 from statesync.errors import DatabaseWentBack
 from statesync.hot.commands.claims import Claim
@@ -33,7 +33,7 @@ def played(
     monkeypatch.setattr(recover, "PAGE_KEYS", 3)
     monkeypatch.setattr("statesync.lifecycle.sweep._SETTLE_SECONDS", 600)
     monkeypatch.setattr(recover, "_WAIT_SECONDS", 0)
-    monkeypatch.setattr(database, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(limits, "_LOCK_SECONDS", 0.05)
     with GameStateOrchestrator.from_settings(settings) as made:
         for char_id in range(1, 7):
             made.hot.create(char_id, **full_core(char_id))
