@@ -5,7 +5,7 @@
 -- A claimed character stays dirty until that backup is acknowledged, so that sweeps that come
 -- faster than saves cannot supersede each other for ever. What is no character id goes to
 -- quarantine, so that it cannot block the queue.
--- Uses: clock, types, quarantine
+-- Uses: clock, types, ids, quarantine
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 the pass
 -- ARGV: 1 lease in µs, 2 most claims in flight, 3 how many to claim, and about how many to look at,
 --       4 round_ms, 5 how many ms late a step must be, 6 1 if all that is dirty now is due, 2 if a sweep
@@ -64,11 +64,6 @@ local function is_due(first_share, last_share)
   local met_ms = redis.call('HGET', pass, 'met ' .. math.floor(first_share / SLOT))
   met_ms = tonumber(met_ms or nil)
   return met_ms and met_ms + (1 + SLOT) * round_ms <= until_ms
-end
-
-local function is_char_id(name)
-  return string.match(name, '^[1-9]%d*$')
-    and (#name < 19 or (#name == 19 and name <= '9223372036854775807'))
 end
 
 local function set_aside(name)

@@ -166,12 +166,13 @@ def test_requeue_takes_no_more_than_it_may(store: Driver) -> None:
     assert store.status().dirty == 10
 
 
-def test_ended_lease_on_a_clean_one_leaves_it_clean(store: Driver) -> None:
-    store.create(1)
+@pytest.mark.parametrize("char_id", [1, 10**18, 2**63 - 1])
+def test_ended_lease_on_a_clean_one_leaves_it_clean(store: Driver, char_id: int) -> None:
+    store.create(char_id)
     store.raw.delete(store.keys.dirty, store.keys.since)
-    store.claim(1, lease_us=LEASE)
-    assert store.requeue(100, include_unexpired=True) == Requeued(0, [1])
-    assert store.sync_state(1) == SyncState(False, None, None, None)
+    store.claim(char_id, lease_us=LEASE)
+    assert store.requeue(100, include_unexpired=True) == Requeued(0, [char_id])
+    assert store.sync_state(char_id) == SyncState(False, None, None, None)
 
 
 def test_released_clean_one_stays_clean(store: Driver) -> None:
@@ -203,8 +204,8 @@ def test_bare_change_under_a_claim_keeps_its_mark(store: Driver, when: str, end:
 
 
 def test_name_that_is_no_id_is_put_back_to_be_named(store: Driver) -> None:
-    store.raw.zadd(store.keys.claimed, {"x": 1, "9" * 20: 1})
-    assert store.requeue(100) == Requeued(2, [])
+    store.raw.zadd(store.keys.claimed, {"x": 1, "9" * 20: 1, str(2**63): 1})
+    assert store.requeue(100) == Requeued(3, [])
 
 
 @pytest.mark.parametrize("operation", ["release", "acknowledge"])
