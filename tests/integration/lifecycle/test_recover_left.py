@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import Engine
 
-from statesync.durable import database, limits
+from statesync.durable import limits
 from statesync.durable.losses import Loss
 from statesync.errors import DatabaseWentBack
 from statesync.hot.commands.claims import Claim
