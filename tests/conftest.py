@@ -20,7 +20,7 @@ import pytest
 import redis
 from sqlalchemy import Engine
 
-from statesync.durable import database
+from statesync.durable import database, realms
 from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers, servers
 from statesync.hot.commands.transfer import RestoreItem
@@ -30,6 +30,8 @@ from statesync.lifecycle import backup
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.plain import PlainReport
 from statesync.settings import PREFIX, Settings
+from statesync.urls import broker_of
+from tests.clusters import Cluster, cluster
 from tests.databases import Databases
 from tests.rabbitmq import RabbitMQ, rabbitmq_server
 from tests.rewind import Rewind
@@ -79,12 +81,19 @@ def rabbitmq() -> Iterator[RabbitMQ]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def redis_cluster() -> Iterator[Cluster]:
+    """Run a Redis Cluster."""
+    with cluster() as running:
+        yield running
+
+
 @pytest.fixture
 def topology(request: pytest.FixtureRequest) -> str:
     """Return which servers the test runs on; a test that runs on several has it as a parameter.
 
-    ``single``: one Redis. ``sentinel``: a master and a replica, with Sentinels. ``rabbitmq``: one
-    Redis, and RabbitMQ as the broker.
+    ``single``: one Redis. ``cluster``: a realm in a Redis Cluster. ``sentinel``: a master and a
+    replica, with Sentinels. ``rabbitmq``: one Redis, and RabbitMQ as the broker.
     """
     return str(getattr(request, "param", "single"))
 
@@ -97,23 +106,42 @@ def settings(
 
     What other tests have left in Redis goes first: whoever walks over all keys would meet it.
     """
-    urls = {}
-    if topology == "sentinel":
+    urls: dict[str, str] = {}
+    number = next(_numbers)
+    if topology == "cluster":
+        nodes = request.getfixturevalue("redis_cluster")
+        nodes.flush()
+        urls |= {"realms": f"r{number}", "realm": f"r{number}", "redis_url": nodes.url}
+        urls |= {"broker_url": broker_of(embedded.redis_url(), 1)}
+        urls |= {"result_url": broker_of(embedded.redis_url(), 2)}
+    elif topology == "sentinel":
         urls["redis_url"] = request.getfixturevalue("trio").url()
     elif topology == "rabbitmq":
         urls["broker_url"] = request.getfixturevalue("rabbitmq").url
     with redis.Redis.from_url(embedded.redis_url()) as client:
         client.flushdb(asynchronous=True)
     name = databases.take()
-    urls["database_url"] = embedded.database_url(name)
-    yield embedded.settings(key_prefix=f"t{next(_numbers)}:", **urls)
+    made = embedded.settings(
+        key_prefix=f"t{number}:", database_url=embedded.database_url(name), **urls
+    )
+    _take_tables(made)
+    yield made
     databases.give_back(name)
+
+
+def _take_tables(settings: Settings) -> None:
+    """Write the realm's name into its schema, as a migration does."""
+    if settings.realm:
+        engine = database.connect(settings)
+        with engine.begin() as connection:
+            realms.take(connection, settings.realm)
+        engine.dispose()
 
 
 @pytest.fixture
 def keys(settings: Settings) -> Keys:
     """Return the names of the test's own keys."""
-    return Keys(settings.key_prefix)
+    return Keys(settings.prefix)
 
 
 @pytest.fixture
@@ -126,8 +154,11 @@ def hot(settings: Settings) -> Iterator[HotStore]:
 @pytest.fixture
 def raw(settings: Settings, topology: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """Return a client that knows nothing of statesync; ``keys`` has the names."""
+    client: Any
     if topology == "sentinel":
         client = request.getfixturevalue("trio").master_client()
+    elif topology == "cluster":
+        client = request.getfixturevalue("redis_cluster").client()
     else:
         client = redis.Redis.from_url(settings.redis_url)
     yield client
@@ -268,20 +299,29 @@ class Driver:
         return run
 
 
-_ALSO = [pytest.param(name, marks=pytest.mark.slow) for name in ("valkey-async", "redis62-sync")]
+_ALSO = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("valkey-async", "redis62-sync", "cluster-sync", "cluster-async")
+]
 
 
 @pytest.fixture(params=["valkey-sync", "redis62-async", *_ALSO])
 def store(request: pytest.FixtureRequest) -> Iterator[Driver]:
     """Each of the stores on each of the servers, under a key prefix of the test's own."""
     server, _, face = request.param.partition("-")
-    if server == "valkey":
-        url = request.getfixturevalue("embedded").redis_url()
+    prefix = f"s{next(_numbers)}:"
+    client: Any
+    if server == "cluster":
+        nodes: Cluster = request.getfixturevalue("redis_cluster")
+        url, client, prefix = nodes.url, nodes.client(), f"{{realm}}:{prefix}"
     else:
-        url = request.getfixturevalue("redis_62")
+        is_valkey = server == "valkey"
+        found = request.getfixturevalue("embedded" if is_valkey else "redis_62")
+        url = found.redis_url() if is_valkey else found
+        client = redis.Redis.from_url(url)
     session_type = HotStore if face == "sync" else AsyncHotStore
-    with asyncio.Runner() as runner, redis.Redis.from_url(url) as client:
-        driver = Driver(session_type(url, prefix=f"s{next(_numbers)}:"), client, runner)
+    with asyncio.Runner() as runner, client:
+        driver = Driver(session_type(url, prefix=prefix), client, runner)
         yield driver
         driver.close()
 

@@ -16,14 +16,16 @@ from redis import BlockingConnectionPool
 from redis.asyncio.connection import BlockingConnectionPool as AsyncPool
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
-from redis.exceptions import BusyLoadingError, ResponseError
+from redis.exceptions import BusyLoadingError, MovedError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
+from statesync.hot.clusters import ClusterMaster
 from statesync.hot.command import packed
 from statesync.hot.masters import Master
 from statesync.hot.trouble import is_replica
 from statesync.sentinels import SentinelUrl, is_sentinel
+from statesync.urls import is_cluster
 
 __all__ = [
     "ANSWER_SECONDS",
@@ -52,7 +54,7 @@ _OPTIONS: Any = {"health_check_interval": _REST_SECONDS, "max_connections": 50, 
 """With protocol 3, redis-py expects messages at any time, and so does not see that a connection at
 rest is closed."""
 _NOWHERE = ("localhost", 1)
-"""An address in place of the master's, until Sentinels are asked."""
+"""An address in place of the master's, until somebody is asked for it."""
 _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1)
 
 _PART_KEYS = 64
@@ -87,14 +89,17 @@ class _Deadline(threading.local):
 _deadline = _Deadline()
 
 
+AnyMaster = Master | ClusterMaster
+
+
 class _Options(NamedTuple):
     """What the connections of a wire share."""
 
     seconds: float
     """How long a call waits: what the URL says, or else what the store does."""
     connect_seconds: float
-    master: Master | None
-    """Where to connect to, if Sentinels know."""
+    master: AnyMaster | None
+    """Where to connect to, if Sentinels or the nodes of a cluster know."""
 
 
 class _Connection:
@@ -157,13 +162,20 @@ class _Pool(BlockingConnectionPool):
 class _Wire:
     """What both wires share: a pool of connections to one Redis."""
 
-    def __init__(self, pool: Any, base: type[_Connection], master: Master | None) -> None:
+    def __init__(self, pool: Any, base: type[_Connection], master: AnyMaster | None) -> None:
         self.pool, self.master = pool, master
         limits = pool.connection_kwargs
         self.seconds = float(limits["socket_timeout"])
         options = _Options(self.seconds, limits["socket_connect_timeout"], master)
         plain = pool.connection_class
         pool.connection_class = type(plain.__name__, (base, plain), {"options": options})
+
+    def is_misplaced(self, replies: Sequence[Any]) -> bool:
+        """Return whether a connection leads to what is no master any more, by what it replies."""
+        moved = next((reply for reply in replies if isinstance(reply, MovedError)), None)
+        if moved and isinstance(self.master, ClusterMaster):
+            self.master.moved(moved)
+        return moved is not None or any(map(is_replica, replies))
 
     def connection(self) -> _PyConnection:
         """Return a connection of its own, not the pool's; nothing is connected yet."""
@@ -173,9 +185,9 @@ class _Wire:
 class Wire(_Wire):
     """The connections to one Redis, for threads."""
 
-    def __init__(self, url: str, seconds: float) -> None:
+    def __init__(self, url: str, prefix: str, seconds: float) -> None:
         # redis-py tries nothing again by itself: it would multiply with our tries.
-        pool, master = _made(_Pool, url, Retry(NoBackoff(), 0), seconds)
+        pool, master = _made(_Pool, _place(url, prefix), Retry(NoBackoff(), 0), seconds)
         super().__init__(pool, _InTime, master)
 
     def take(self, deadline: float) -> _PyConnection:
@@ -216,7 +228,7 @@ class Wire(_Wire):
                 replies += [_read_reply(connection) for _ in range(sent - len(replies))]
                 sent += len(part)
             replies += [_read_reply(connection) for _ in range(sent - len(replies))]
-            if any(map(is_replica, replies)):
+            if self.is_misplaced(replies):
                 connection.disconnect()
         except BaseException:  # replies are under way that nobody will read
             connection.disconnect()
@@ -254,8 +266,8 @@ def _read_reply(connection: _PyConnection) -> Any:
 class AsyncWire(_Wire):
     """The connections to one Redis, for asyncio."""
 
-    def __init__(self, url: str, seconds: float) -> None:
-        pool, master = _made(AsyncPool, url, AsyncRetry(NoBackoff(), 0), seconds)
+    def __init__(self, url: str, prefix: str, seconds: float) -> None:
+        pool, master = _made(AsyncPool, _place(url, prefix), AsyncRetry(NoBackoff(), 0), seconds)
         super().__init__(pool, _InTimeAsync, master)
 
     async def take(self, deadline: float) -> _PyConnection:
@@ -290,7 +302,7 @@ class AsyncWire(_Wire):
                 sent += len(part)
             while len(replies) < sent:
                 replies.append(await _read_reply_async(connection, seconds))
-            if any(map(is_replica, replies)):
+            if self.is_misplaced(replies):
                 await connection.disconnect()
         except BaseException:
             await connection.disconnect(nowait=True)
@@ -308,20 +320,30 @@ async def _read_reply_async(connection: _PyConnection, seconds: float) -> Any:
         return error
 
 
-def _made(pool_class: Any, url: str, retry: object, seconds: float) -> tuple[Any, Master | None]:
-    """Return a pool, and the master if Sentinels know it.
+def _place(url: str, prefix: str) -> tuple[str, AnyMaster | None]:
+    """Return the URL of a server, and whom to ask for its address if that is not in the URL."""
+    if is_sentinel(url):
+        behind = SentinelUrl.parse(url)
+        return behind.url_at(*_NOWHERE), Master(behind)
+    if is_cluster(url):
+        master = ClusterMaster(url, prefix)
+        return master.url_at(*_NOWHERE), master
+    return url, None
+
+
+def _made(
+    pool_class: Any, place: tuple[str, AnyMaster | None], retry: object, seconds: float
+) -> tuple[Any, AnyMaster | None]:
+    """Return a pool, and the master if somebody is to be asked where it is.
 
     Raises TypeError or ValueError if the URL has an option that there is not.
     """
+    url, master = place
     limits = {
         "socket_connect_timeout": min(_CONNECT_SECONDS, seconds),
         "socket_timeout": seconds,
         "timeout": seconds,
     }
-    master = None
-    if is_sentinel(url):
-        behind = SentinelUrl.parse(url)
-        url, master = behind.url_at(*_NOWHERE), Master(behind)
     pool = pool_class.from_url(url, retry=retry, **limits, **_OPTIONS)
     _connection(pool)
     return pool, master

@@ -54,10 +54,10 @@ class _Connection:
         self.commands = Commands(self.keys)
         self._address = mask_or_hide(url)
 
-    def _made(self, wire: Callable[[str, float], T], url: str, seconds: float) -> T:
+    def _made(self, wire: Callable[[str, str, float], T], url: str, seconds: float) -> T:
         """Return a wire. Raises SettingsError: redis-py names an option that it does not have."""
         try:
-            return wire(url, seconds)
+            return wire(url, self.keys.prefix, seconds)
         except (TypeError, ValueError) as error:
             reason = str(error).rpartition("() ")[2]
             raise SettingsError(
@@ -120,6 +120,13 @@ def _are_repeatable(todo: Sequence[Command[Any]]) -> bool:
 
 def _missing(replies: Sequence[Any]) -> list[int]:
     return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+
+
+def _take_in(replies: list[Any], sent: Sequence[int], got: Sequence[Any]) -> list[int]:
+    """Take the replies to some requests in; return those that Redis has refused to look at."""
+    for i, reply in zip(sent, got, strict=True):
+        replies[i] = reply
+    return [i for i in sent if is_refused(replies[i])]
 
 
 def unwrap(result: T | StatesyncError) -> T:
@@ -194,14 +201,17 @@ class HotStore(_Connection, SyncOperations):
 
         Sends again what Redis has not run, or what may be run twice. Raises RedisUnavailable.
         """
+        replies: list[Any] = [None] * len(requests)
+        left = [*range(len(requests))]
         for tries_left in range(TRIES - 1, -1, -1):
             self._check_open()
             may_repeat = True
             try:
                 connection = self._wire.take(deadline)
                 may_repeat = repeatable
-                replies = self._wire.exchange(connection, requests, deadline)
-                if not all(map(is_refused, replies)) or is_last(tries_left, deadline):
+                got = self._wire.exchange(connection, [requests[i] for i in left], deadline)
+                left = _take_in(replies, left, got)
+                if not left or is_last(tries_left, deadline):
                     return replies
             except (RedisError, OSError) as error:
                 if is_last(tries_left, deadline) or not may_repeat:
@@ -294,6 +304,8 @@ class AsyncHotStore(_Connection, AsyncOperations):
         self, requests: Sequence[Request], deadline: float, *, repeatable: bool
     ) -> list[Any]:
         """Return the replies, as ``HotStore`` does."""
+        replies: list[Any] = [None] * len(requests)
+        left = [*range(len(requests))]
         for tries_left in range(TRIES - 1, -1, -1):
             self._check_open()
             self._check_loop()
@@ -301,8 +313,9 @@ class AsyncHotStore(_Connection, AsyncOperations):
             try:
                 connection = await self._wire.take(deadline)
                 may_repeat = repeatable
-                replies = await self._wire.exchange(connection, requests, deadline)
-                if not all(map(is_refused, replies)) or is_last(tries_left, deadline):
+                got = await self._wire.exchange(connection, [requests[i] for i in left], deadline)
+                left = _take_in(replies, left, got)
+                if not left or is_last(tries_left, deadline):
                     return replies
             except (RedisError, OSError) as error:
                 if is_last(tries_left, deadline) or not may_repeat:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 
 from redis.exceptions import (
+    AskError,
     BusyLoadingError,
+    ClusterDownError,
     MasterDownError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -22,6 +25,10 @@ _SENTENCES = {
     "OOM": "it is out of memory (maxmemory) and takes no changes",
     "NOREPLICAS": "it has too few replicas (min-replicas-to-write) and takes no changes",
     "TIMEOUT": "it does not answer in time",
+    "CLUSTERDOWN": "the cluster has no master for its keys",
+    "TRYAGAIN": "its slot of the cluster is being moved",
+    "ASK": "its slot of the cluster is being moved",
+    "MOVED": "another node of the cluster has its slot",
     "MISCONF": "it cannot save to its disk and takes no changes",
 }
 _CLASSES = {
@@ -32,13 +39,17 @@ _CLASSES = {
     RedisTimeoutError: "TIMEOUT",
     TimeoutError: "TIMEOUT",
 }
+_REFUSALS = (BusyLoadingError, AskError, TryAgainError, ClusterDownError)
 # Redis 6.2 puts the line of the script before an error, and a minus before the code.
 _CODE = re.compile(rf"(?:^|: )-?({'|'.join(_SENTENCES)})\b")
 
 
 def is_refused(reply: object) -> bool:
-    """Return whether Redis has done nothing, and a new try may help: it starts, or is a replica."""
-    return isinstance(reply, BusyLoadingError) or is_replica(reply)
+    """Return whether Redis has done nothing, and a new try may help.
+
+    It starts, or is a replica; or another node of its cluster has the keys, or will soon.
+    """
+    return isinstance(reply, _REFUSALS) or is_replica(reply)
 
 
 def is_replica(reply: object) -> bool:

@@ -34,7 +34,7 @@ from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from statesync.worker.brokers import DECLARED_BY_NAME, is_rabbitmq, reach
-from statesync.worker.names import QueueName
+from statesync.worker.names import QueueName, of_realm
 from tests.acceptance.bare import Bare
 from tests.databases import Databases
 from tests.rabbitmq import RabbitMQ
@@ -48,9 +48,11 @@ LOST_SECONDS = 5.0
 """A sweep that takes longer may be lost, as when the broker restarts: another one is sent."""
 
 
+TOPOLOGIES = ("cluster", "sentinel", "rabbitmq")
+
 on_every_topology = pytest.mark.parametrize(
     "topology",
-    ["single", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sentinel", "rabbitmq"))],
+    ["single", *(pytest.param(name, marks=pytest.mark.slow) for name in TOPOLOGIES)],
     indirect=True,
 )
 """Runs a test on all servers that a fleet may have."""
@@ -162,7 +164,11 @@ class Game:
     def send(self, name: str, *args: Any, **options: Any) -> Any:
         queue = "sync" if name == "sync_dirty" else name.partition("_")[0]
         return self.app.send_task(
-            f"statesync.{name}", args=args, queue=self.settings.queue(queue), **options
+            f"statesync.{name}",
+            args=args,
+            kwargs=of_realm(self.settings),
+            queue=self.settings.queue(queue),
+            **options,
         )
 
     def call(self, name: str, *args: Any) -> Any:

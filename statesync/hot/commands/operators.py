@@ -124,7 +124,8 @@ def scan(keys: Keys, cursor: int, /, *, count: int) -> Command[Found]:
                 continue  # only looks like one of ours
         return Found(int(reply[0]), reply[1], char_ids, sessions, evicted)
 
-    return Command(_scan, (), (cursor, count, keys.prefix), parse, repeatable=True)
+    args = (cursor, count, keys.prefix)
+    return Command(_scan, (keys.servers,), args, parse, repeatable=True)
 
 
 def _evicted(text: str) -> int | str:

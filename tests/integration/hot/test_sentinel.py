@@ -92,7 +92,7 @@ def test_sentinel_that_still_calls_a_replica_the_master_costs_no_call(
     (replica,) = trio.servers.keys() - {trio.master()}
     master = store.store._wire.master
     assert master
-    right, late = master._address, iter([replica])
+    right, late = master._address, iter([replica])  # type: ignore[union-attr]
 
     def address(*told: Any) -> Any:
         master.address = "127.0.0.1", next(late, 0)

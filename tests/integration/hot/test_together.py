@@ -43,7 +43,7 @@ def gold(store: Any, *char_ids: int) -> list[int]:
 
 def ties(raw: Any, keys: Keys) -> list[dict[str, str]]:
     """Return what every tie holds, sorted."""
-    found = [raw.hgetall(key) for key in raw.keys(keys.tie("*"))]
+    found = [raw.hgetall(key) for key in raw.scan_iter(keys.tie("*"))]
     return sorted(({k.decode(): v.decode() for k, v in one.items()} for one in found), key=sorted)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+import redis
 
 from statesync.errors import RedisUnavailable
 
@@ -17,6 +18,12 @@ class Trouble(NamedTuple):
     begin: Callable[[Any], object]
     end: Callable[[Any], object]
     sentence: str
+
+
+@pytest.fixture(autouse=True)
+def _of_one_server(store: Driver) -> None:
+    if isinstance(store.raw, redis.RedisCluster):
+        pytest.skip("each node of a cluster is set up by itself")
 
 
 def become_replica(raw: Any) -> None:
