@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine
 
 from statesync import Settings
 from statesync.hot.store import HotStore
+from statesync.worker.names import of_realm
 from tests.acceptance.conftest import Game, on_every_topology, wait_until
 
 pytestmark = [pytest.mark.usefixtures("celery_setup"), on_every_topology]
@@ -210,7 +211,8 @@ def test_a_login_does_not_wait_behind_a_flood_of_backups(
 
 
 def test_a_message_that_names_no_queue_is_served(game: Game) -> None:
-    result = game.app.send_task("statesync.restore_full_state", args=[1])
+    realm = of_realm(game.settings)
+    result = game.app.send_task("statesync.restore_full_state", args=[1], kwargs=realm)
     assert result.get(timeout=60)["outcome"] == "not_found"
 
 
