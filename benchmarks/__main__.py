@@ -79,7 +79,7 @@ def _option(*words: str, **more: Any) -> Callable[[Any], Any]:
     "--plot",
     "chart",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
-    help="Write a chart of the ratios to the floor, such as bench.svg.",
+    help="Write a chart of the ratios to the floor and the seconds of `tail`, such as bench.svg.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def bench(
