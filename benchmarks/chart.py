@@ -1,4 +1,4 @@
-"""Owns the charts: how far each contestant is from the floor, how even the seconds of a tail are."""
+"""Owns the charts: how far each contestant is from the floor, how even the seconds of tail are."""
 
 from __future__ import annotations
 

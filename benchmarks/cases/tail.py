@@ -44,15 +44,22 @@ def tail(bench: Bench) -> Contests:
     ):
 
         def turn() -> dict[str, float]:
-            bench.wait_clean()
-            bench.wait_idle()
-            return _figures(_updates(store, bench.ids))
+            updates = _updates(store, bench.ids)
+            settle()
+            return _figures(updates)
 
         def alone() -> dict[str, float]:
+            with paused(worker, beat):
+                updates = _updates(store, bench.ids)
+            settle()
+            return _figures(updates)
+
+        def settle() -> None:
+            """Save all: nobody else's turn is beside that."""
             bench.wait_clean()
             bench.wait_idle()
-            with paused(worker, beat):
-                return _figures(_updates(store, bench.ids))
+
+        settle()
 
         per_second = round(_CHANGED_EACH_SECOND * len(bench.ids))
         name = f"update, while {per_second:,} of {len(bench.ids):,} change each second"

@@ -10,7 +10,7 @@
 -- A session that was closed at the snapshot is durable now, so it goes, and the references to it,
 -- also those of characters that were not loaded then. Its tombstone stops a slow restore that read
 -- it open.
--- Uses: clock, types, mark, fields, seals
+-- Uses: at_maxmemory, clock, types, mark, fields, seals
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 seals, 6 nonces; then for each group the cores,
 --       the sessions, their logs, their tombstones, the ties
 -- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, its seal, of its

@@ -1,6 +1,6 @@
 -- Notes where the comparison stands after a page, and renews the lease. At its end the flags go: the
 -- loss is settled. Nothing is done if it has passed to another worker or has begun anew.
--- Uses: clock, types
+-- Uses: at_maxmemory, clock, types
 -- KEYS: 1 servers
 -- ARGV: 1 token, 2 lease_us, 3 where it stood, 4 where it stands now, or "" at its end
 -- Returns: 1 if that is noted, else 0

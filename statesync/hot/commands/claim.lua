@@ -1,5 +1,5 @@
 -- Claims one character, dirty or not, for a direct backup; an older claim on it is superseded.
--- Uses: clock, types
+-- Uses: at_maxmemory, clock, types
 -- KEYS: 1 dirty, 2 claimed, 3 since
 -- ARGV: 1 char_id, 2 lease in µs
 -- Returns: the claim's token, and 1 if the character was dirty, or claimed as a dirty one, else 0

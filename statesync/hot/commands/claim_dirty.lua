@@ -5,7 +5,7 @@
 -- A claimed character stays dirty until that backup is acknowledged, so that sweeps that come
 -- faster than saves cannot supersede each other for ever. What is no character id goes to
 -- quarantine, so that it cannot block the queue.
--- Uses: clock, types, ids, quarantine
+-- Uses: at_maxmemory, clock, types, ids, quarantine
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 the pass
 -- ARGV: 1 lease in µs, 2 most claims in flight, 3 how many to claim, and about how many to look at,
 --       4 round_ms, 5 how many ms late a step must be, 6 1 if all that is dirty now is due, 2 if a sweep

@@ -1,5 +1,5 @@
 -- Adds to the shared counters.
--- Uses: types
+-- Uses: at_maxmemory, types
 -- KEYS: 1 stats
 -- ARGV: counter, number, counter, number, …
 -- Returns: nothing

@@ -6,7 +6,7 @@
 -- sweep finds the same.
 -- If Redis went back or has started, PostgreSQL knows better whether it is being recovered: what
 -- Redis has forgotten of that is noted again, what is over is dropped.
--- Uses: clock, types, comparison
+-- Uses: at_maxmemory, clock, types, comparison
 -- KEYS: 1 servers
 -- ARGV: 1 PostgreSQL's sweeps, 2 its run id, 3 Redis' sweeps as PostgreSQL remembers them, 4 its run
 --       id or "", 5 "1" if it remembers that it is being recovered, else "0"

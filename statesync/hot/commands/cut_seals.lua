@@ -1,6 +1,6 @@
 -- Cuts the entries of seals of a group to the newest one, which its rows have now, under the claim
 -- of one of its characters: what an earlier snapshot still commits is refused.
--- Uses: types, fields, seals
+-- Uses: at_maxmemory, types, fields, seals
 -- KEYS: 1 claimed, 2 seals
 -- ARGV: 1, packed: char_id, token, the newest seal by id
 -- Returns: 1 if the claim was still ours, else 0

@@ -1,4 +1,5 @@
 -- Deletes what a revert moved away: it is recorded.
+-- Uses: at_maxmemory
 -- KEYS: 1 dropped, then the cores, sessions and logs
 -- ARGV: 1 the id under which it is kept
 -- Returns: 1

@@ -1,5 +1,5 @@
 -- Notes that the schedule works: a sweep that it sent has arrived.
--- Uses: clock
+-- Uses: at_maxmemory, clock
 -- KEYS: 1 heartbeat
 -- ARGV: none
 -- Returns: nothing

@@ -3,7 +3,7 @@
 -- forgot it. Or whose session is known not to be the saved one, if the core still
 -- points at it. Or whose core was found not to be as its row, if it is still as it was then. A
 -- character that is dirty, claimed or quarantined is left alone.
--- Uses: types, mark
+-- Uses: at_maxmemory, types, mark
 -- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 quarantine, 6 seals
 -- ARGV: 1 char_id; and, if it was compared with its row: 2 the reference field of an unsaved session
 --       or "", 3 the session's id or ""; and of a core that is not as its row: 4 version,

@@ -1,6 +1,6 @@
 -- Notes that a deletion of a character has begun: a row that is deleted is so by us. Ends a claim on
 -- it, since the snapshot of that claim does not know.
--- Uses: types, mark, seals
+-- Uses: at_maxmemory, types, mark, seals
 -- KEYS: 1 core, 2 dirty, 3 claimed, 4 since, 5 seals
 -- ARGV: 1 char_id
 -- Returns: 1; 0 if it was noted before

@@ -1,7 +1,7 @@
 -- Notes that a server went back in time, as a backup found: everything live is to be compared with
 -- its rows, and if it is PostgreSQL, saved again first. Redis goes back only as it starts, so a
 -- second finding in one run of it is of the same loss.
--- Uses: clock, types, comparison
+-- Uses: at_maxmemory, clock, types, comparison
 -- KEYS: 1 servers
 -- ARGV: 1 the flag: "settling" if Redis went back, "recovering" if PostgreSQL did; 2 "1" to note
 --       it, "0" to ask only

@@ -1,7 +1,7 @@
 -- Notes of cores that were never saved and were not made as new ones that Redis had gone back when
 -- they were there: they may be from before that. The backup of one that has a row records it and
 -- takes the row, also if it comes after all is compared.
--- Uses: types, fields, seals
+-- Uses: at_maxmemory, types, fields, seals
 -- KEYS: 1 seals; then the cores
 -- ARGV: the char_ids
 -- Returns: nothing

@@ -1,6 +1,6 @@
 -- Notes the counter of PostgreSQL and its run id, once they are committed; unless another sweep has
 -- noted its own since.
--- Uses: types
+-- Uses: at_maxmemory, types
 -- KEYS: 1 servers
 -- ARGV: 1 the sweeps that are remembered or "", 2 PostgreSQL's sweeps, 3 its run id
 -- Returns: nothing

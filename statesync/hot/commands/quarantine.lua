@@ -1,5 +1,5 @@
 -- Sets a character aside that cannot be saved: its data stays, the queue goes on.
--- Uses: clock, types, quarantine
+-- Uses: at_maxmemory, clock, types, quarantine
 -- KEYS: 1 claimed, 2 quarantine
 -- ARGV: 1 char_id, 2 token, 3 error, 4 field or ""
 -- Returns: 1 if the claim was still ours, else 0

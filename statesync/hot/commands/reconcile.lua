@@ -2,7 +2,7 @@
 -- that it lacks. A core that was made by a bare writer is laid over its row: it becomes one that is
 -- saved as the row is. That counts as a sweep, which PostgreSQL remembers with the save of what is
 -- laid: a Redis that goes back to before it is found out.
--- Uses: types, fields, seals
+-- Uses: at_maxmemory, types, fields, seals
 -- KEYS: 1 core or session, 2 claimed, 3 seals, 4 servers
 -- ARGV: 1, packed: char_id and token of the claim, the hash's id, the seal of its snapshot, the
 --       row's version, its seal or "", the counter of sweeps as it was when a core was found that

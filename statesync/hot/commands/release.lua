@@ -1,6 +1,6 @@
 -- Gives a claim back: if the character has unsaved changes it is dirty again, and any sweep may claim
 -- it. One that was claimed clean gets its mark from mark_unsaved.lua, if it is loaded.
--- Uses: types
+-- Uses: at_maxmemory, types
 -- KEYS: 1 dirty, 2 claimed, 3 since
 -- ARGV: 1 char_id, 2 token
 -- Returns: 1 if the claim was still ours, else 0

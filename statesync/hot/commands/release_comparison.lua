@@ -1,5 +1,5 @@
 -- Gives the comparison back, so that another worker goes on with it at once.
--- Uses: types
+-- Uses: at_maxmemory, types
 -- KEYS: 1 servers
 -- ARGV: 1 token
 -- Returns: nothing

@@ -1,7 +1,7 @@
 -- Ends claims, those whose lease has ended or any. Characters with unsaved changes go back into the
 -- dirty set; so does what is no character id, to be named. A character that was claimed clean stays
 -- clean: dirty again, it would count as lost if it is logged out by now.
--- Uses: clock, types, ids
+-- Uses: at_maxmemory, clock, types, ids
 -- KEYS: 1 dirty, 2 claimed, 3 since
 -- ARGV: 1 how many at the most, 2 1 for any, else 0
 -- Returns: how many were put back; then the char_ids of the clean ones

@@ -1,7 +1,7 @@
 -- Marks a quarantined character dirty again; the entry goes when the character is saved.
 -- What is no character id cannot be retried: its entry stays. Nor can a character that is not
 -- loaded: there is nothing to save, and a mark would count as a loss once more.
--- Uses: types
+-- Uses: at_maxmemory, types
 -- KEYS: 1 quarantine, 2 dirty, 3 core
 -- ARGV: 1 char_id
 -- Returns: 1 if it was in quarantine, else 0

@@ -2,7 +2,7 @@
 -- moved away, whole and undecoded, in the same step, until it is recorded. What PostgreSQL does not
 -- have goes, with a tombstone. Nothing is done if a claim is lost or the group has grown, or if
 -- PostgreSQL was found to have gone back itself since the group was read.
--- Uses: types, mark, fields, seals, members, restore
+-- Uses: at_maxmemory, types, mark, fields, seals, members, restore
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 seals, 6 nonces, 7 dropped, 8 stats,
 --       9 servers; then the group's cores, sessions, logs, ties; the tombstones of its cores and sessions; for each of
 --       its cores, sessions and logs the key to which it is moved; and as for restore the keys of

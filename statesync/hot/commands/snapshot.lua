@@ -8,7 +8,7 @@
 -- Redis knows its own history: a row that was saved under another seal is of another one.
 -- If a group has more members than are declared, nothing is done for it: the reply names them. Nor
 -- is anything done for the groups that come once the reply is full.
--- Uses: clock, types, version, members, fields, seals
+-- Uses: at_maxmemory, clock, types, version, members, fields, seals
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 seals, 5 nonces, 6 servers, then for each group its cores,
 --       sessions, sessions' logs, ties
 -- ARGV: 1, packed: max_bytes of a hash, script_bytes (the reply is full once its hashes are

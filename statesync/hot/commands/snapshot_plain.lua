@@ -2,7 +2,7 @@
 -- does for groups. Most characters are plain: in no session and no tie, their last save acknowledged,
 -- no core field absent. Any other is left as it is; of those that point at members of their group the
 -- reply says at which. Nobody is plain while a server that went back in time, or has started, is settled.
--- Uses: clock, types, version, fields, seals
+-- Uses: at_maxmemory, clock, types, version, fields, seals
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 seals, 5 nonces, 6 servers, then the cores
 -- ARGV: 1, packed: seal, script_bytes (whoever comes once the hashes are more is not plain),
 --       words_bytes (an entry of seals that is longer is full), the fields that name members, those

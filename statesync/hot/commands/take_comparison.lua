@@ -1,6 +1,6 @@
 -- Takes the comparison of everything live with its rows, for as long as a lease; one has it at a
 -- time.
--- Uses: clock, types, comparison
+-- Uses: at_maxmemory, clock, types, comparison
 -- KEYS: 1 servers
 -- ARGV: 1 token, 2 lease_us, 3 "1" to begin one if there is none, else "0"
 -- Returns: 1 if it is ours now, else 0; where it stands, or "" if there is none; as 1 or 0 whether

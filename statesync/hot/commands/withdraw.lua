@@ -1,6 +1,6 @@
 -- Withdraws seals whose transactions have certainly written nothing, of members whose claims are
 -- still ours. Without the claim another worker may have given a seal to the row (cut_seals).
--- Uses: types, fields, seals
+-- Uses: at_maxmemory, types, fields, seals
 -- KEYS: 1 claimed, 2 seals
 -- ARGV: 1, packed: groups, each its seal, its claims (char_id, token), the ids of its sessions
 -- Returns: 1

@@ -13,6 +13,7 @@ from statesync import durable
 from statesync.durable import database
 from statesync.embedded.servers import Servers
 from statesync.errors import (
+    CharacterNotLoaded,
     CharacterNotSaved,
     CorruptState,
     DatabaseUnavailable,
@@ -24,6 +25,7 @@ from statesync.hot.store import HotStore
 from statesync.lifecycle import groups, sweep
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
+from statesync.state.outcomes import BackupOutcome
 from tests.conftest import FullCore, NewDatabase
 
 
@@ -38,18 +40,36 @@ def out_of_memory(raw: Any) -> Iterator[Any]:
     raw.config_set("maxmemory", 0)
 
 
-def test_redis_out_of_memory_quarantines_no_character(
-    hot: HotStore, orchestrator: GameStateOrchestrator, full_core: FullCore, out_of_memory: Any
+def test_redis_out_of_memory_is_drained_and_refuses_what_a_game_adds(
+    hot: HotStore,
+    orchestrator: GameStateOrchestrator,
+    settings: Settings,
+    full_core: FullCore,
+    out_of_memory: Any,
 ) -> None:
-    hot.create(1, **full_core())
-    claim, _ = hot.claim(1, lease_us=60_000_000)
-    hot.snapshot(claim)
+    for char_id in range(1, 8):
+        hot.create(char_id, **full_core())
+    fight = hot.open_session("combat", [1, 2], {"monsters": [{"hp": 3}]})
+    hot.update_session("combat", fight, log=[{"hit": 1}])
+    hot.open_session("inventory", [3], {"items": []})
+    hot.update_together({4: {"gold": 0}, 5: {"gold": 2}})
+    hot.close_session("combat", hot.open_session("combat", [6], {"monsters": []}))
     out_of_memory()
     with pytest.raises(RedisUnavailable, match="maxmemory"):
         hot.update(1, gold=1)
+    report = sweep.drain(orchestrator, settings, 60)
+    assert (report.complete, report.quarantined) == (True, 0), report
+    assert {BackupOutcome.RELEASED, BackupOutcome.QUARANTINED}.isdisjoint(report.outcomes)
+    orchestrator.evict(7)
+    with pytest.raises(CharacterNotLoaded):
+        hot.get(7)
     with pytest.raises(RedisUnavailable, match="maxmemory"):
-        orchestrator.backup_claims([claim])
-    assert hot.sync_state(1).quarantine is None
+        orchestrator.restore_full_state(7)
+    sweep.scheduled_sweep(orchestrator, settings, fail, fail)
+
+
+def fail(claims: object) -> None:
+    raise AssertionError(f"still dirty: {claims}")
 
 
 @pytest.mark.parametrize("version", ["x", "1.5", str(2**63 - 1)])
