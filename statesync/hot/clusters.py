@@ -69,12 +69,21 @@ class ClusterMaster:
             known = NodesManager(nodes, from_url=True, **options)
             node = known.get_node_from_slot(self._slot)
         except RedisClusterException as error:
-            raise RedisConnectionError(str(error)) from None
+            raise RedisConnectionError(
+                f"no node tells where the slots are: {_root(error)}"
+            ) from None
         finally:
             if known:
                 known.close()
         self._nodes |= {(one.host, one.port) for one in known.nodes_cache.values()}
         return node.host, node.port
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the first cause: redis-py says of a right that is missing that this is no cluster."""
+    while cause := error.__cause__ or error.__context__:
+        error = cause
+    return error
 
 
 def _node(text: str) -> Address:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -125,7 +127,7 @@ def test_cluster_that_is_away_is_said_so(store: Driver) -> None:
     away = Driver(
         store_type("cluster://127.0.0.1:1,127.0.0.1:2", prefix="{eu}:"), None, store.runner
     )
-    with pytest.raises(RedisUnavailable, match=r"cluster://127.*cannot be connected"):
+    with pytest.raises(RedisUnavailable, match=r"cluster://127.*no node tells where the slots are"):
         away.get(1)
     away.close()
 
@@ -148,3 +150,27 @@ def test_master_that_is_killed_is_replaced(store: Driver, redis_cluster: Cluster
     assert errors < 200
     redis_cluster.restart(port)
     assert store.update(1, gold=2) == 3
+
+
+def test_rights_by_the_tag_are_enough(store: Driver, redis_cluster: Cluster) -> None:
+    """As docs/realms.md gives them: a user of one realm, who is refused in another one."""
+    page = Path(__file__).parents[3] / "docs" / "realms.md"
+    (rule,) = re.findall(r"^ACL SETUSER worker-eu (.*)$", page.read_text(), re.M)
+    url = redis_cluster.url.replace("://", "://worker-eu:password@")
+    for port in redis_cluster.nodes:
+        redis_cluster.ask(port, "ACL", "SETUSER", "worker-eu", "reset", *rule.split())
+    with (
+        HotStore(url, prefix="{eu}:") as hot,
+        pytest.raises(RedisUnavailable, match=r"cluster.slots"),
+    ):
+        hot.status()
+    for port in redis_cluster.nodes:
+        redis_cluster.ask(port, "ACL", "SETUSER", "worker-eu", "+cluster|slots")
+    with HotStore(url, prefix="{eu}:") as hot, HotStore(url, prefix="{us}:") as other:
+        hot.create(1, state="exploration")
+        hot.update_together({1: {"gold": 1}})
+        assert hot.scan(0, count=100).keys
+        assert hot.status().dirty == 1
+        assert hot.examine([1]).info
+        with pytest.raises(RedisUnavailable, match=r"NOPERM|permission"):
+            other.create(1, state="exploration")
