@@ -67,7 +67,7 @@ def new_database(databases: Databases) -> NewDatabase:
     return databases.make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trio() -> Iterator[Trio]:
     """Run a master with a replica, and three Sentinels."""
     with sentinel_trio() as running:
@@ -115,7 +115,10 @@ def settings(
         urls |= {"broker_url": broker_of(embedded.redis_url(), 1)}
         urls |= {"result_url": broker_of(embedded.redis_url(), 2)}
     elif topology == "sentinel":
-        urls["redis_url"] = request.getfixturevalue("trio").url()
+        running: Trio = request.getfixturevalue("trio")
+        urls["redis_url"] = running.url()
+        with running.master_client() as client:
+            client.flushall()
     elif topology == "rabbitmq":
         urls["broker_url"] = request.getfixturevalue("rabbitmq").url
     with redis.Redis.from_url(embedded.redis_url()) as client:

@@ -89,18 +89,41 @@ class Trio:
         with self.client(next(iter(self.sentinels))) as client:
             return int(client.sentinel_get_master_addr_by_name(MASTER)[1])
 
-    def master_client(self) -> Any:
+    def master_client(self, db: int = 0, **options: Any) -> Any:
         """Return a client of the master, wherever it is."""
         sentinels = [("127.0.0.1", port) for port in self.sentinels]
-        options = {"password": _SENTINEL_PASSWORD}
+        login = {"password": _SENTINEL_PASSWORD}
         made: Any = redis.Sentinel
-        return made(sentinels, sentinel_kwargs=options, password=_PASSWORD).master_for(MASTER)
+        manager = made(sentinels, sentinel_kwargs=login, password=_PASSWORD, db=db, **options)
+        return manager.master_for(MASTER)
 
     def kill_master(self) -> Child:
         """Kill the master: SIGKILL. Return it."""
         child = self.servers[self.master()]
         child.kill()
         return child
+
+    def wait_master(self, other_than: Child) -> None:
+        """Wait until another server is the master."""
+        first, *_ = self.sentinels.values()
+        first.wait_ready(lambda: self.servers[self.master()] is not other_than)
+
+    def cut_off_replica(self) -> None:
+        """Break the replica's connection to the master, until it is let in again."""
+        master = self.master()
+        (replica,) = self.servers.keys() - {master}
+        with self.client(replica) as client:
+            client.config_set("masterauth", "wrong")
+        with self.client(master) as client:
+            client.client_kill_filter(_type="replica")
+
+    def let_in_replicas(self) -> None:
+        """Let every server follow another one."""
+        for port, child in self.servers.items():
+            child.wait_ready(partial(self._answers, port))
+            with self.client(port) as client:
+                client.config_set("masterauth", _PASSWORD)
+                client.config_rewrite()  # its promotion has written the wrong one
 
     def wait_whole(self) -> None:
         """Wait until every Sentinel sees a master and its replica."""

@@ -10,13 +10,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import redis
-
 from statesync import GameStore
 from statesync.embedded.servers import Servers
 from tests.acceptance.command_line import run
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.rewind import BackUpPostgres, CutTail, LoadSnapshot, Moment, PromoteReplica
+from tests.acceptance.topologies import BehindSentinels
 from tests.acceptance.traffic import GOLD, ITEMS, open_bank
 from tests.acceptance.world import World, running
 
@@ -56,9 +55,15 @@ class Bank(World):
     """A world whose players trade; its servers may go back in time."""
 
     def __init__(
-        self, servers: Servers, exits: contextlib.ExitStack, ids: range, seed: int
+        self,
+        servers: Servers,
+        exits: contextlib.ExitStack,
+        where: str,
+        *,
+        ids: range,
+        seed: int,
     ) -> None:
-        super().__init__(servers, exits)
+        super().__init__(servers, exits, where)
         self.ids = ids
         self.chance = random.Random(seed)
         self.forgotten: list[tuple[float, float]] = []
@@ -102,6 +107,15 @@ class Bank(World):
         before.go_back()
         self.forgotten.append((begun, time.monotonic()))
 
+    def fail_over(self) -> None:
+        """Kill the master; its replica, which has been cut off for a while, takes its place."""
+        assert isinstance(self.topology, BehindSentinels)
+        begun = time.monotonic()
+        with self.topology.cut_off():
+            self.play_on(self.chance.randint(20, 200))
+        self.play_on(20)
+        self.forgotten.append((begun, time.monotonic()))
+
     def put_postgres_back(self) -> None:
         """Have PostgreSQL forget some changes; none that is live is lost.
 
@@ -135,7 +149,7 @@ class Bank(World):
         return int(self.rows("SELECT coalesce(sum(sweeps), 0) FROM server_counters")[0][0])
 
     def unsaved(self) -> set[str]:
-        with redis.Redis.from_url(self.direct.redis_url, decode_responses=True) as client:
+        with self.topology.client() as client:
             dirty: Any = client.smembers("dirty_accounts")
             claimed: Any = client.zrange("dirty_accounts:claimed", 0, -1)
             return {*dirty, *claimed}
@@ -191,7 +205,7 @@ class Bank(World):
                 "SELECT id, extra->>'gold', extra->>'trail' FROM characters"
             )
         }
-        with redis.Redis.from_url(self.direct.redis_url, decode_responses=True) as client:
+        with self.topology.client() as client:
             for char_id in self.ids:
                 live: Any = client.hmget(f"ac:{char_id}", "gold", "trail")
                 if live != [None, None]:
@@ -217,7 +231,7 @@ def _trails(state: object) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def bank(seed: int, *, size: int = 300) -> Iterator[Bank]:
-    """Run a bank of ``size`` characters."""
+def bank(seed: int, where: str = "single", *, size: int = 300) -> Iterator[Bank]:
+    """Run a bank of ``size`` characters on the servers of a topology."""
     with running() as (servers, exits):
-        yield Bank(servers, exits, range(1, size + 1), seed)
+        yield Bank(servers, exits, where, ids=range(1, size + 1), seed=seed)

@@ -14,10 +14,16 @@ from sqlalchemy import Engine
 from statesync import Settings
 from statesync.embedded.servers import Servers
 from statesync.hot.store import HotStore
-from tests.acceptance.conftest import WAIT_SECONDS, Game, middle_of_a_write, wait_until
+from tests.acceptance.conftest import (
+    WAIT_SECONDS,
+    Game,
+    middle_of_a_write,
+    on_every_topology,
+    wait_until,
+)
 from tests.acceptance.test_contract import bare_write, rows, waiting_for_a_lock
 
-pytestmark = pytest.mark.usefixtures("celery_setup")
+pytestmark = [pytest.mark.usefixtures("celery_setup"), on_every_topology]
 
 
 @pytest.fixture

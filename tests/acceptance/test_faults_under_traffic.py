@@ -28,6 +28,7 @@ FAULTS = (
     *("kill_valkey", "empty_broker", "double_messages", "cut_connections", "slow_connections"),
     "read_only_database",
 )
+OF_RABBITMQ = ("kill_broker", "empty_broker", "double_messages", "kill_worker", "kill_valkey")
 FAILPOINTS = ("swept", "claimed", "snapshot", "written", "committed", "acknowledged")
 
 _first = itertools.count(1, 1000)
@@ -81,6 +82,23 @@ def test_many_faults(playing: World, turn: int) -> None:
         playing.inject(fault)
         playing.play_on(chance.randint(20, 300))
     print(f"seed {SEED}:", playing.check())
+
+
+@pytest.fixture(scope="module")
+def with_rabbitmq() -> Iterator[World]:
+    with world("rabbitmq") as made:
+        yield made
+
+
+@pytest.mark.parametrize("fault", OF_RABBITMQ)
+def test_one_fault_with_rabbitmq(with_rabbitmq: World, fault: str) -> None:
+    for seed in (SEED, SEED + 1):
+        with_rabbitmq.start_player("play", seed, next(_first), 12)
+    with_rabbitmq.play_on(200)
+    with_rabbitmq.inject(fault)
+    with_rabbitmq.play_on(200)
+    print(f"seed {SEED}:", with_rabbitmq.check())
+    assert (with_rabbitmq.worker.running, with_rabbitmq.beat.running) == (True, True)
 
 
 def test_bank() -> None:

@@ -34,6 +34,19 @@ def test_redis_goes_back() -> None:
         print(f"seed {SEED}:", trading.check())
 
 
+def test_failovers() -> None:
+    """The master is killed again and again; its replica lacks what was written last."""
+    with bank(SEED, "sentinel") as trading:
+        worker, beat = trading.worker, trading.beat
+        trading.start_traders("bank")
+        for fault in ("fail_over", "kill_postgres", "fail_over", "kill_broker", "fail_over"):
+            trading.play_on(100)
+            trading.inject(fault)
+        print(f"seed {SEED}:", trading.check())
+        assert trading.hot.status().counters["redis_went_back"]
+        assert (worker.running, beat.running) == (True, True)
+
+
 def test_both_servers_go_back() -> None:
     """All characters stay live, so what PostgreSQL forgets is saved again."""
     chance = random.Random(SEED)

@@ -23,7 +23,6 @@ from typing import Any
 
 import psutil
 import psycopg2
-import redis
 from sqlalchemy import create_engine, text
 
 from statesync import Settings
@@ -33,6 +32,7 @@ from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
+from tests.acceptance.topologies import topology
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,7 +113,9 @@ class Proxy:
 class World:
     """The servers with a worker and beat, and the faults of a test."""
 
-    def __init__(self, running: Servers, exits: contextlib.ExitStack) -> None:
+    def __init__(
+        self, running: Servers, exits: contextlib.ExitStack, where: str = "single"
+    ) -> None:
         self.servers = running
         self.exits = exits
         folder = Path(tempfile.mkdtemp(prefix="statesync-proxy-"))
@@ -128,12 +130,14 @@ class World:
         exits.callback(self.proxy.close)
         short: Any = {"sync_seconds": 1, "lease_seconds": 2, "scrub_seconds": 0}
         short |= {"batch_above": 10, "batch_size": 20}
-        self.direct = running.settings(**short)
-        self.settings = Settings(
-            redis_url=f"unix://{folder}/valkey.sock?db=0",
-            database_url=f"postgresql+psycopg2://postgres@/postgres?host={folder}",
-            **short,
-        )
+        self.topology = topology(where, running, exits)
+        urls = self.topology.urls()
+        self.direct = running.settings(**short, **urls)
+        by_proxy: Any = {
+            "redis_url": f"unix://{folder}/valkey.sock?db=0",
+            "database_url": f"postgresql+psycopg2://postgres@/postgres?host={folder}",
+        }
+        self.settings = Settings(**short, **(by_proxy | urls))
         engine = database.connect(self.direct)
         migrate.upgrade(engine)
         engine.dispose()
@@ -240,24 +244,18 @@ class World:
         self.servers.valkey.kill()
         self.servers.start_valkey()
 
+    def kill_broker(self) -> None:
+        self.topology.kill_broker()
+
     def empty_broker(self) -> None:
-        for url in (self.direct.broker_url, self.direct.result_url):
-            name = url.replace("redis+socket://", "unix://").replace("virtual_host", "db")
-            with redis.Redis.from_url(name) as client:
-                client.flushdb()
+        self.topology.empty_broker()
 
     def double_messages(self) -> None:
-        """Deliver every waiting and some further tasks twice, and out of order."""
-        url = self.direct.broker_url.replace("redis+socket://", "unix://")
-        with redis.Redis.from_url(url.replace("virtual_host", "db")) as client:
-            assert self.worker.process
-            for _ in range(20):
-                for queue in ("backup", "sync"):
-                    # Some of them: all would double the queue each time.
-                    waiting: Any = client.lrange(queue, 0, 9)
-                    if waiting:
-                        client.lpush(queue, *waiting)
-                self.play_on(20)
+        """Deliver some of the waiting and of further tasks twice, and out of order."""
+        for _ in range(20):
+            for queue in ("backup", "sync"):
+                self.topology.double_messages(queue)
+            self.play_on(20)
 
     def cut_connections(self) -> None:
         for _ in range(5):
@@ -342,25 +340,18 @@ class World:
         return f"{len(faults)} faults ({', '.join(faults)}), {checked} changes checked, 0 lost"
 
     def nothing_is_left_over(self) -> None:
-        url = self.direct.redis_url
-        with redis.Redis.from_url(url) as client:
+        with self.topology.client() as client:
             assert client.keys("statesync:tie:*") == []
             assert client.hgetall("dirty_accounts:quarantine") == {}
             assert client.exists("dirty_accounts", "dirty_accounts:claimed") == 0
-
-        def messages() -> int:
-            name = self.direct.broker_url.replace("redis+socket://", "unix://")
-            with redis.Redis.from_url(name.replace("virtual_host", "db")) as client:
-                return int(client.llen("backup")) + int(client.llen("restore"))
-
-        wait_until(lambda: messages() == 0)
+        wait_until(lambda: not any(map(self.topology.waiting, ("backup", "restore"))))
 
 
 @contextlib.contextmanager
-def world() -> Iterator[World]:
-    """Run a world."""
+def world(where: str = "single") -> Iterator[World]:
+    """Run a world on the servers of a topology."""
     with running() as (servers, exits):
-        yield World(servers, exits)
+        yield World(servers, exits, where)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,14 @@ import pytest
 from statesync.errors import RedisUnavailable
 from statesync.hot.store import AsyncHotStore, HotStore
 from tests.conftest import Driver
-from tests.sentinels import MASTER, Trio
+from tests.sentinels import MASTER, Trio, sentinel_trio
+
+
+@pytest.fixture
+def trio() -> Iterator[Trio]:
+    """A trio of the test's own, in which nothing is missing."""
+    with sentinel_trio() as running:
+        yield running
 
 
 @pytest.fixture(params=[HotStore, AsyncHotStore])
