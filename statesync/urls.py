@@ -12,6 +12,7 @@ __all__ = [
     "check_broker_url",
     "check_database_url",
     "check_redis_url",
+    "database_of",
     "is_cluster",
     "mask_or_hide",
     "mask_url",
@@ -122,6 +123,17 @@ def _check_query(query: str) -> None:
 def is_cluster(url: str) -> bool:
     """Return whether a URL is of a Redis Cluster."""
     return urlsplit(url).scheme in _CLUSTER_SCHEMES
+
+
+def database_of(redis_url: str) -> int:
+    """Return the number of the database that the URL of a Redis names."""
+    if is_sentinel(redis_url):
+        return SentinelUrl.parse(redis_url).db
+    parts = urlsplit(redis_url)
+    given = dict(parse_qsl(parts.query)).get("db", "")
+    if not given and parts.scheme != "unix":
+        given = parts.path.strip("/")
+    return int(given or 0)
 
 
 def check_broker_url(text: str) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlsplit
 
 from statesync.cli.checks import Check, checked
 from statesync.errors import StatesyncError
 from statesync.hot.commands.operators import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
-from statesync.urls import without_secrets
+from statesync.urls import database_of, without_secrets
+from statesync.worker.names import QueueName
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -23,6 +24,7 @@ _RETRY_SECONDS = 60
 _KOMBU_VISIBILITY_SECONDS = 3600
 """What the broker's transport uses if nothing is set."""
 _NOT_FOUND = 404
+_OLDEST_RABBITMQ = (3, 10)
 
 
 def problem_of(error: Exception, what: str, url: str) -> str:
@@ -64,13 +66,36 @@ def check_broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Ite
     from statesync.worker.app import app
 
     with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
-        channel: Any = connection.default_channel
         transport = connection.transport.driver_type
-        if transport != "redis":
+        if transport == "redis":
+            yield from _check_redis(connection, orchestrator, settings)
+        elif transport == "amqp":
+            yield _check_rabbitmq(connection)
+        else:
             yield checked("broker", transport)
-            return
-        info = channel.client.info()
-        db = channel.client.connection_pool.connection_kwargs.get("db") or 0
+        queues = [
+            settings.queue(name) for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP)
+        ]
+        lengths = ", ".join(f"{queue} {count_messages(connection, queue)}" for queue in queues)
+    yield checked("messages", f"waiting: {lengths}")
+
+
+def _check_rabbitmq(connection: Connection) -> Check:
+    told = connection.connection.server_properties
+    version = tuple(map(int, re.findall(r"[0-9]+", told["version"])[:2]))
+    advice = "RabbitMQ 3.10 or newer is needed: messages in quorum queues have to expire"
+    is_old = told["product"] == "RabbitMQ" and version < _OLDEST_RABBITMQ
+    return checked("broker", f"{told['product']} {told['version']}", fail=advice * is_old)
+
+
+def _check_redis(
+    connection: Connection, orchestrator: GameStateOrchestrator, settings: Settings
+) -> Iterator[Check]:
+    from statesync.worker.app import app
+
+    channel: Any = connection.default_channel
+    info = channel.client.info()
+    db = channel.client.connection_pool.connection_kwargs.get("db") or 0
     yield checked("broker", f"database {db} of {server_name(info)}")
     is_shared = _is_ours(orchestrator.hot.examine([]), settings, info["run_id"], int(db))
     advice = "set STATESYNC_BROKER_URL to another one: emptying the broker deletes the game"
@@ -90,11 +115,7 @@ def check_broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Ite
 
 def _is_ours(examined: Examined, settings: Settings, run_id: str, db: int) -> bool:
     """Return whether our state is in database ``db`` of the server with this ``run_id``."""
-    parts = urlsplit(settings.redis_url)
-    given = parse_qs(parts.query).get("db", [""])[0]
-    if not given and parts.scheme != "unix":
-        given = parts.path.strip("/")
-    return examined.info["run_id"] == run_id and int(given or 0) == db
+    return examined.info["run_id"] == run_id and database_of(settings.redis_url) == db
 
 
 def check_results(_: GameStateOrchestrator, __: Settings) -> Iterator[Check]:

@@ -175,6 +175,19 @@ def test_broker_and_state_on_one_database(settings: Settings) -> None:
     assert examine(settings, "broker")["databases"]["status"] == "ok"
 
 
+@pytest.mark.parametrize(
+    ("topology", "broker"),
+    [("single", "Valkey"), ("rabbitmq", "RabbitMQ 3."), ("sentinel", "database 1 of Valkey")],
+    indirect=["topology"],
+)
+def test_broker_and_results_of_each_kind(settings: Settings, broker: str) -> None:
+    found = examine(settings, "redis", "broker", "results")
+    assert broker in found["broker"]["found"]
+    assert found["messages"]["found"] == "waiting: restore 0, sync 0, backup 0"
+    assert "database 2 of Valkey" in found["results"]["found"]
+    assert run_json(settings, "status")["queues"] == {"restore": 0, "sync": 0, "backup": 0}
+
+
 @pytest.mark.slow
 def test_every_server_that_is_away_is_a_check_that_failed(unreachable: Settings) -> None:
     nowhere = replace(
