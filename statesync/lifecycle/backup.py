@@ -71,6 +71,8 @@ _PLAYED_ON = (
 
 _LOCKED = "another transaction holds a lock on its rows"
 
+_TRANSACTION_CHARACTERS = 500
+"""Upper bound on the characters of one transaction: twice as many take 7 MB more of memory."""
 _RECONCILE_ROUNDS = 4
 """How many times one backup tries to save a character, bringing its core up to its row between."""
 
@@ -93,7 +95,7 @@ class Backup:
         self.types = types
         self.planner = planner
         self.lease_us = lease_us
-        self.batch_size = batch_size
+        self.batch_size = min(batch_size, _TRANSACTION_CHARACTERS)
 
     def run(
         self,
