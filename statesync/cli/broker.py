@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from statesync.cli.checks import Check, checked
 from statesync.errors import StatesyncError
-from statesync.hot.commands.operators import Examined
+from statesync.hot.commands.health import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 from statesync.urls import database_of, without_secrets

@@ -26,6 +26,7 @@ from statesync.durable import migrate as migrations
 from statesync.durable.limits import different_limits
 from statesync.durable.rights import missing_grants
 from statesync.errors import DatabaseForbidden, NotMigrated, ServerUnavailable, SettingsError
+from statesync.hot.commands.health import Examined
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import PREFIX, Settings
@@ -40,6 +41,9 @@ _SAMPLE_PAGES = 50
 _DEAD_INTERVALS = 3
 """After so many intervals without a sweep the schedule counts as dead."""
 _FLOWER_SECONDS = 3
+_MIB = 2**20
+_TIGHT = 0.8
+"""From this share of its memory on, Redis counts as almost full."""
 _SKEW_SECONDS = 2.0
 _OLDEST_REDIS = (6, 2)
 _OLDEST_POSTGRESQL = 12
@@ -53,6 +57,7 @@ def _redis(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
     examined = orchestrator.hot.examine(char_ids)
     yield _version_of_redis(examined.info)
     yield _eviction(examined.info)
+    yield _memory(examined)
     yield _persistence(examined.info)
     if examined.info.get("role") in ("slave", "replica"):
         yield checked("role", "a replica", fail="point STATESYNC_REDIS_URL at the master")
@@ -77,6 +82,23 @@ def _eviction(info: dict[str, str]) -> Check:
     if limit and policy.startswith("allkeys"):
         return checked("eviction", found, fail=f"{advice}: it deletes unsaved characters")
     return checked("eviction", found, warn=advice)
+
+
+def _memory(examined: Examined) -> Check:
+    """Check how full the memory is, and say how it has grown."""
+    info = examined.info
+    used, limit, of_what = int(info["used_memory"]), int(info.get("maxmemory", 0)), "maxmemory"
+    if not limit:
+        limit, of_what = int(info.get("total_system_memory", 0)), "the machine's memory"
+    found = f"{used / _MIB:,.0f} MiB are used"
+    if limit:
+        found += f", {used / limit:.0%} of {of_what}"
+    if examined.before:
+        growth, hours = used - examined.before.used_bytes, examined.before.age_ms / 3_600_000
+        found += f"; {growth / _MIB:+,.0f} MiB in the last {hours:.1f} hours"
+    is_tight = limit and used >= _TIGHT * limit
+    advice = "give it more, or log out who does not play: when it is full, it takes no changes"
+    return checked("memory", found, warn=advice if is_tight else "")
 
 
 def _sample(hot: HotStore) -> tuple[list[int], bool]:

@@ -31,6 +31,7 @@ _FOUND_BY = {
     "backup": "the save of a character showed",
 }
 _SETTLING = "the sweeps settle it; `statesync recover` does it at once"
+_LOADING = "`statesync restore --all-active` loads who was playing"
 _LISTED = 20
 """More characters than this are counted, not listed; --json has all."""
 
@@ -58,7 +59,8 @@ def describe_loss(loss: Loss) -> str:
         (loss.postgresql_sweeps, "PostgreSQL", "Redis"),
     ):
         found += f"; {name} counts {pair[1]} sweeps, {other} remembers {pair[0]}" if pair else ""
-    return f"{found}. {_costs(loss)}"
+    advice = f" If Redis was empty: {_LOADING}." if loss.counts_anew else ""
+    return f"{found}. {_costs(loss)}{advice}"
 
 
 def _costs(loss: Loss) -> str:

@@ -111,6 +111,11 @@ class Loss(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     recovered_at: datetime | None = None
     """None while it is being settled."""
 
+    @property
+    def counts_anew(self) -> bool:
+        """Whether Redis had counted no sweep at all, as if it was empty."""
+        return self.redis_sweeps is not None and self.redis_sweeps[1] == 0
+
     def as_json(self) -> dict[str, Any]:
         """Return all of it, as JSON has it."""
         return {name: msgspec.to_builtins(getattr(self, name)) for name in self.__struct_fields__}

@@ -17,6 +17,7 @@ from statesync.hot.commands import (
     backup,
     characters,
     claims,
+    health,
     operators,
     plain,
     seals,
@@ -138,8 +139,8 @@ class Operations(_GameOperations):
     scan = _Operation(operators.scan)
     mark_unsaved = _Operation(operators.mark_unsaved)
     forget = _Operation(operators.forget)
-    heartbeat = _Operation(operators.heartbeat)
-    examine = _Operation(operators.examine)
+    heartbeat = _Operation(health.heartbeat)
+    examine = _Operation(health.examine)
 
     count_sweep = _Operation(servers.count_sweep)
     is_count_due = _Operation(servers.is_count_due)

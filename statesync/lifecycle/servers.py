@@ -92,11 +92,7 @@ def count_sweep(hot: HotStore, engine: Engine) -> int | None:
         counted.postgresql_sweeps, sweeps=counters.sweeps + 1, run_id=counters.run_id
     )
     if side and (counted.redis_is_news or counted.postgresql_is_news):
-        news = {
-            "redis_went_back": counted.redis_is_news,
-            "postgresql_went_back": counted.postgresql_is_news,
-        }
-        _tell(hot, side, [name for name, is_news in news.items() if is_news], found_by="sweep")
+        _tell_news(hot, side, counted)
     elif counted.has_started:
         log.warning(
             "a server has started since the last sweep: everything live is compared with its row"
@@ -173,6 +169,19 @@ def _found(side: Side, counters: Counters, counted: Counted) -> Loss:
 
 def _now() -> datetime:
     return datetime.now(UTC)
+
+
+def _tell_news(hot: HotStore, side: Side, counted: Counted) -> None:
+    news = {
+        "redis_went_back": counted.redis_is_news,
+        "postgresql_went_back": counted.postgresql_is_news,
+    }
+    _tell(hot, side, [name for name, is_news in news.items() if is_news], found_by="sweep")
+    if counted.redis_is_news and not counted.redis_sweeps:
+        log.error(
+            "Redis has counted no sweep: if it is empty, `statesync restore --all-active` loads "
+            "who was playing"
+        )
 
 
 def _tell(hot: HotStore, side: Side, counters: Iterable[str], *, found_by: str) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from statesync import Settings
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
+from statesync.lifecycle import servers
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import Game, wait_until
 from tests.conftest import NewDatabase
@@ -126,6 +127,21 @@ def test_eviction_and_persistence(settings: Settings, configured: Any) -> None:
     found = examine(settings, "redis", status=1)
     assert found["eviction"]["status"] == "fail"
     assert "noeviction" in found["eviction"]["do"]
+
+
+def test_memory_that_is_almost_full(
+    settings: Settings, configured: Any, hot: HotStore, engine: Engine
+) -> None:
+    servers.count_sweep(hot, engine)
+    used = int(configured.info("memory")["used_memory"])
+    for limit, status in ((4 * used, "ok"), (used + used // 10, "warn")):
+        configured.config_set("maxmemory", limit)
+        memory = examine(settings, "redis")["memory"]
+        assert memory["status"] == status
+        assert "% of maxmemory; +0 MiB in the last 0.0 hours" in memory["found"]
+    assert "log out" in memory["do"]
+    configured.config_set("maxmemory", 0)
+    assert "% of the machine's memory" in examine(settings, "redis")["memory"]["found"]
 
 
 def test_a_core_that_expires(settings: Settings, hot: HotStore, raw: Any) -> None:

@@ -14,6 +14,7 @@
 --          1 or 0 whether Redis went back, and that was not known yet; the same of PostgreSQL;
 --          whether one of them has started
 -- Errors: WRONGTYPE with the key's number
+local NOTE_MS = 12 * 3600 * 1000
 local servers = KEYS[1]
 local postgresql_sweeps, postgresql_run_id = tonumber(ARGV[1]), ARGV[2]
 local remembered_sweeps, remembered_run_id = tonumber(ARGV[3]), ARGV[4]
@@ -30,6 +31,17 @@ local memory = redis.call('HMGET', servers, 'sweeps', 'postgresql_sweeps', 'post
 local sweeps, known_sweeps, known_run_id = number_of(memory[1]), memory[2], memory[3]
 local run_id = redis_run_id()
 redis.call('HSET', servers, 'counted_ms', integer(now_ms()))
+
+-- Notes twice a day how much memory is used, and keeps the note before: `doctor` shows the growth.
+local function note_memory()
+  local noted = redis.call('HGET', servers, 'memory')
+  local age_ms = now_ms() - (tonumber(string.match(noted or '', '^(%d+) %d+$')) or 0)
+  if age_ms >= 0 and age_ms < NOTE_MS then return end
+  local used = string.match(redis.call('INFO', 'memory'), 'used_memory:(%d+)')
+  if noted then redis.call('HSET', servers, 'memory_before', noted) end
+  redis.call('HSET', servers, 'memory', integer(now_ms()) .. ' ' .. used)
+end
+note_memory()
 
 local redis_started = remembered_run_id ~= '' and remembered_run_id ~= run_id
 local has_started = redis_started or (known_run_id and known_run_id ~= postgresql_run_id)

@@ -20,7 +20,6 @@ from statesync.state.references import SessionRef, reference_field, session_uuid
 from statesync.state.session_types import names
 
 __all__ = [
-    "Examined",
     "Found",
     "Pending",
     "PendingList",
@@ -29,9 +28,7 @@ __all__ = [
     "SyncState",
     "count",
     "discard_quarantined",
-    "examine",
     "forget",
-    "heartbeat",
     "list_quarantine",
     "mark_unsaved",
     "pending",
@@ -183,44 +180,6 @@ def forget(keys: Keys, char_id: int, sessions: Sequence[SessionRef], /) -> Comma
     args: list[str | int] = [char_id, TOMBSTONE_MS, MAX_VERSION, *session_ids]
     # Repeatable: what others write to a deleted character is not saved either.
     return Command(_forget, script_keys, args, bool, char_id, repeatable=True)
-
-
-_heartbeat = load_script("heartbeat")
-
-
-def heartbeat(keys: Keys, /) -> Command[None]:
-    """Note that the schedule works: a sweep that it sent has arrived."""
-    # Repeatable: the later time is as true.
-    return Command(_heartbeat, (keys.heartbeat,), (), lambda _: None, repeatable=True)
-
-
-_examine = load_script("examine")
-
-
-class Examined(NamedTuple):
-    """How Redis is set up."""
-
-    info: dict[str, str]
-    """What ``INFO`` says."""
-    now_us: int
-    heartbeat_ms: int | None
-    """Since a sweep of the schedule came in; None if there was none yet."""
-    expiring: list[int]
-    """Of the characters asked for, those whose core would expire."""
-
-
-def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
-    """Read how Redis is set up, and which of some cores would expire."""
-
-    def parse(reply: Raw) -> Examined:
-        raw_info, now_us, heartbeat_ms, *all_expire = reply
-        lines = (line.partition(":") for line in raw_info.decode().splitlines())
-        info = {name: value for name, _, value in lines}
-        expiring = [i for i, expires in zip(char_ids, all_expire, strict=True) if expires]
-        return Examined(info, int(now_us), int(heartbeat_ms) if heartbeat_ms else None, expiring)
-
-    script_keys = (keys.heartbeat, *map(keys.core, char_ids))
-    return Command(_examine, script_keys, (), parse, repeatable=True)
 
 
 class QuarantineEntry(NamedTuple):

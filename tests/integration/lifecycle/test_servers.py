@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync import durable
+from statesync.cli.losses import describe_loss
 from statesync.durable import database
 from statesync.durable.fence import RowHead
 from statesync.durable.losses import Loss
@@ -68,6 +69,55 @@ def test_redis_below_what_postgresql_remembers_went_back(
     count(hot, engine, 2)
     assert loss(hot, engine) == on_record, "once"
     assert hot.status().counters == {"redis_went_back": 1}
+
+
+def test_memory_is_noted_twice_a_day(hot: HotStore, engine: Engine, raw: Any) -> None:
+    assert hot.examine([]).before is None
+    count(hot, engine, 3)
+    first = raw.hget(hot.keys.servers, "memory")
+    before = hot.examine([]).before
+    assert before
+    assert first.split()[1] == b"%d" % before.used_bytes
+    half_a_day_ago = before.age_ms + 12 * 3_600_000
+    at_ms = int(first.split()[0]) - half_a_day_ago
+    raw.hset(hot.keys.servers, "memory", f"{at_ms} 7000")
+    count(hot, engine, 3)
+    assert raw.hget(hot.keys.servers, "memory") != b"%d 7000" % at_ms
+    before = hot.examine([]).before
+    assert before
+    assert before.used_bytes == 7000
+    assert before.age_ms >= half_a_day_ago
+
+
+@pytest.mark.parametrize("note", ["x", "9" * 400, "-1 5", "5"])
+def test_a_note_that_is_not_ours_is_made_anew(
+    hot: HotStore, engine: Engine, raw: Any, note: str
+) -> None:
+    raw.hset(hot.keys.servers, "memory", note)
+    assert hot.examine([]).before is None
+    count(hot, engine)
+    assert raw.hget(hot.keys.servers, "memory") != note.encode()
+    raw.hdel(hot.keys.servers, "memory_before")
+    assert hot.examine([]).before is not None
+
+
+def test_an_empty_redis_is_told_how_it_is_filled(
+    hot: HotStore, engine: Engine, raw: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    count(hot, engine, 5)
+    raw.delete(hot.keys.servers)
+    count(hot, engine)
+    on_record = loss(hot, engine)
+    assert on_record
+    assert "restore --all-active" in describe_loss(on_record)
+    assert "restore --all-active" in caplog.text
+    raw.hset(hot.keys.servers, "sweeps", 2)
+    set_counters(engine, "redis_sweeps = 9")
+    count(hot, engine)
+    latest = loss(hot, engine)
+    assert latest
+    assert latest.redis_sweeps == (9, 2)
+    assert "restore --all-active" not in describe_loss(latest)
 
 
 @pytest.mark.parametrize("found", ["sweeps = 2", "sweeps = 4", None])
