@@ -20,6 +20,7 @@ from benchmarks.environment import child_env
 from benchmarks.servers import TABLES, Place
 from statesync import GameStateOrchestrator
 from statesync.embedded.child import Child
+from statesync.hot.keys import Keys
 from statesync.worker.names import QueueName, TaskName
 
 __all__ = ["Bench"]
@@ -32,9 +33,18 @@ class Bench:
     """The servers of a run, and how many characters and processes it takes."""
 
     def __init__(
-        self, place: Place, *, sizes: Sequence[int], percents: Sequence[int], processes: int
+        self,
+        place: Place,
+        *,
+        sizes: Sequence[int],
+        percents: Sequence[int],
+        processes: int,
+        realm: str = "",
     ) -> None:
+        self.place = place
         self.settings, self.folder, self.servers = place
+        self.keys = Keys(f"{{{realm}}}:" if realm else "")
+        self._of_realm = {"realm": realm} if realm else {}
         self.sizes = [size // FIGHTERS * FIGHTERS for size in sizes]
         self.percents = percents
         self.processes = processes
@@ -95,10 +105,11 @@ class Bench:
                     if is_fighting(char_id, fighting_percent):
                         fields |= {"state": "combat", "combat_session_id": fight_id(char_id)}
                         self._write_fight(pipe, char_id)
-                    pipe.hset(f"ac:{char_id}", mapping=fields)
-                    pipe.hincrby(f"ac:{char_id}", "version", 1)
+                    core_key = self.keys.core(char_id)
+                    pipe.hset(core_key, mapping=fields)
+                    pipe.hincrby(core_key, "version", 1)
                     if mark:
-                        pipe.sadd("dirty_accounts", char_id)
+                        pipe.sadd(self.keys.dirty, char_id)
                 pipe.execute()
 
     def check_saved(self, char_ids: Sequence[int]) -> None:
@@ -167,7 +178,11 @@ class Bench:
 
     def sweep(self) -> None:
         """Send the task of statesync's sweep."""
-        self.app.send_task(TaskName.SYNC_DIRTY, queue=self.settings.queue(QueueName.SYNC))
+        self.app.send_task(
+            TaskName.SYNC_DIRTY,
+            kwargs=self._of_realm,
+            queue=self.settings.queue(QueueName.SYNC),
+        )
 
     def wait_clean(self) -> None:
         """Wait until nothing is dirty or claimed.
@@ -175,9 +190,9 @@ class Bench:
         If only unclaimed marks are left, which the next beat would take, sweep again.
         """
         moved = time.monotonic()
-        while self.client.exists("dirty_accounts", "dirty_accounts:claimed"):
+        while self.client.exists(self.keys.dirty, self.keys.claimed):
             now = time.monotonic()
-            if self.client.exists("dirty_accounts:claimed"):
+            if self.client.exists(self.keys.claimed):
                 moved = now
             elif now > moved + _STILL_SECONDS:
                 self.sweep()

@@ -16,6 +16,7 @@ NAMES = (
     "save",
     "sweep",
     "scale",
+    "realms",
     "hot",
     "tail",
     "scripts",
