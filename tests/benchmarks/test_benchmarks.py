@@ -20,7 +20,9 @@ from sqlalchemy import Engine, func, insert, select
 from benchmarks import __main__ as command
 from benchmarks import cases
 from benchmarks.cases.profile import BUCKETS
-from benchmarks.contest import Contest, compete
+from benchmarks.cases.tail import SECOND
+from benchmarks.chart import write_chart
+from benchmarks.contest import Contest, Result, compete
 from benchmarks.environment import child_env
 from benchmarks.processes import CPU_UNIT
 from statesync import Settings
@@ -130,6 +132,20 @@ def test_a_chart_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "find_spec", lambda name: name != "matplotlib")
     with pytest.raises(ClickException, match=r"pip install -e '\.\[bench\]'"):
         start("hot", "--plot", "chart.svg")
+
+
+def test_the_seconds_of_a_tail_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    chart = tmp_path / "chart.svg"
+    seconds = [
+        Result("update", SECOND.format(i, 2), {"statesync": [i * 1000.0], "older": [i * 9000.0]})
+        for i in (1, 2)
+    ]
+    write_chart(seconds, chart)
+    drawn = chart.read_text()
+    assert all(f"<!-- {name} -->" in drawn for name in ("statesync", "older"))
+    with pytest.raises(InvalidInput, match="no chart"):
+        write_chart([Result("update", "µs", {"statesync": [1.0]})], chart)
 
 
 def test_servers_that_hold_anything_are_left_alone(given: Settings, engine: Engine) -> None:

@@ -1,5 +1,5 @@
 -- Finds cores, sessions and tombstones: one page of a walk over all keys.
--- KEYS: 1 servers, which is not touched: a cluster runs it where the realm is
+-- KEYS: servers, which is not touched: a cluster runs it where the realm is
 -- ARGV: 1 cursor, 2 about how many keys to look at, 3 key prefix
 -- Returns: the next cursor ("0" at the end), how many keys there are; then the names of cores,
 --          sessions and tombstones, without the prefix
