@@ -5,9 +5,11 @@ An entry point builds them once and passes them down; nothing below it reads glo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -60,8 +62,27 @@ def _python_file(text: str) -> str:
     return str(Path(text).absolute()) if text else ""
 
 
-def _setting(parse: Callable[[str], Any], default: Any, *, is_url: bool = False) -> Any:
-    return field(default=default, metadata={"parse": parse, "is_url": is_url})
+def _json_object(text: str) -> str:
+    with suppress(json.JSONDecodeError):
+        if isinstance(value := json.loads(text or "{}"), dict):
+            return json.dumps(value) if value else ""
+    raise ValueError('a JSON object, such as {"client_name": "statesync"}')
+
+
+def _setting(
+    parse: Callable[[str], Any], default: Any, *, is_url: bool = False, is_secret: bool = False
+) -> Any:
+    return field(
+        default=default, metadata={"parse": parse, "is_url": is_url, "is_secret": is_secret}
+    )
+
+
+def _shown(spec: Field[Any], value: object) -> str:
+    """Return a value without what is secret in it."""
+    if spec.metadata["is_secret"] and value:
+        return "***"
+    is_url = spec.metadata["is_url"] or "://" in str(value)
+    return mask_or_hide(str(value)) if is_url else repr(value)
 
 
 _NAME = r"[A-Za-z0-9_.:-]{0,64}"
@@ -89,6 +110,8 @@ class Settings:
     """The server that holds it durable."""
     broker_url: str = _setting(check_broker_url, "", is_url=True)
     """Celery's broker; database 1 of the server of ``redis_url`` if not set."""
+    broker_options: str = _setting(_json_object, "", is_secret=True)
+    """Options of the broker's transport, as JSON, that replace ours."""
     result_url: str = _setting(check_broker_url, "", is_url=True)
     """Celery's results; database 2 of the server of ``redis_url`` if not set."""
     key_prefix: str = _setting(_matching(_NAME, _NAME_IS), "")
@@ -203,11 +226,7 @@ class Settings:
         return {PREFIX + s.name.upper(): str(getattr(self, s.name)) for s in fields(self)}
 
     def __repr__(self) -> str:
-        shown = (
-            f"{s.name}={mask_or_hide(v) if s.metadata['is_url'] else v!r}"
-            for s in fields(self)
-            for v in [getattr(self, s.name)]
-        )
+        shown = (f"{spec.name}={_shown(spec, getattr(self, spec.name))}" for spec in fields(self))
         return f"Settings({', '.join(shown)})"
 
     @property
@@ -282,9 +301,8 @@ def _parsed(spec: Field[Any], text: str) -> Any:
     try:
         return parse(text)
     except ValueError as error:
-        shown = mask_or_hide(text) if spec.metadata["is_url"] or "://" in text else repr(text)
         raise SettingsError(
-            f"{PREFIX}{spec.name.upper()}: {shown} is not accepted; "
+            f"{PREFIX}{spec.name.upper()}: {_shown(spec, text)} is not accepted; "
             f"it must be {_accepts(parse, error)}"
         ) from None
 

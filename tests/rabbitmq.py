@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -60,6 +61,11 @@ class RabbitMQ:
         with self.connect() as connection:
             for queue in queues:
                 connection.channel().queue_delete(queue)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the server and what it has started."""
+        assert self.child.process
+        os.killpg(self.child.process.pid, number)
 
     def connect(self) -> amqp.Connection:
         """Return a connection to it."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from statesync.errors import BrokerUnavailable
 from statesync.settings import Settings
-from statesync.worker.brokers import DECLARED_BY_NAME, is_rabbitmq, reach
+from statesync.worker.brokers import DECLARED_BY_NAME, is_rabbitmq, reach_broker
 from statesync.worker.names import QueueName, TaskName, of_realm
 
 if TYPE_CHECKING:
@@ -30,14 +30,14 @@ class BackupSender:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._app, self._pid = _application(settings.broker_url), os.getpid()
+        self._app, self._pid = _application(settings), os.getpid()
 
     def __call__(self, char_id: int) -> None:
         """Send the task. Raises BrokerUnavailable."""
         from kombu.exceptions import OperationalError
 
         if self._pid != os.getpid():  # a fork's connections belong to its parent
-            self._app, self._pid = _application(self._settings.broker_url), os.getpid()
+            self._app, self._pid = _application(self._settings), os.getpid()
         try:
             self._app.send_task(
                 TaskName.BACKUP_FULL_STATE.value,
@@ -64,7 +64,7 @@ class BackupSender:
         self.close()
 
 
-def _application(broker_url: str) -> Celery:
+def _application(settings: Settings) -> Celery:
     """Return an application that shares nothing with the game's own.
 
     It is never the current one, it has connections of its own, since Celery's pools and the limit
@@ -77,7 +77,7 @@ def _application(broker_url: str) -> Celery:
     from kombu import Connection
     from kombu.pools import ProducerPool
 
-    url, options = reach(broker_url, seconds=_ANSWER_SECONDS)
+    url, options = reach_broker(settings, seconds=_ANSWER_SECONDS)
     broker = Connection(url, connect_timeout=_CONNECT_SECONDS, transport_options=options)
     declared = DECLARED_BY_NAME if is_rabbitmq(url) else {}
 

@@ -1,16 +1,20 @@
 """Owns what Celery is told of a broker and of the results, by the kind of server that they are.
 
-It imports no Celery: games use it as well.
+It imports Celery's libraries only when it needs them: games use it as well.
 """
 
 from __future__ import annotations
 
+import inspect
+import json
 from typing import Any
 from urllib.parse import urlencode
 
+from statesync.errors import SettingsError
 from statesync.sentinels import SentinelUrl, is_sentinel
+from statesync.settings import PREFIX, Settings
 
-__all__ = ["DECLARED_BY_NAME", "is_rabbitmq", "reach"]
+__all__ = ["DECLARED_BY_NAME", "is_rabbitmq", "reach", "reach_broker"]
 
 _RABBITMQ = ("amqp://", "amqps://", "pyamqp://")
 _SENTINEL_SECONDS = 1
@@ -21,6 +25,12 @@ DECLARED_BY_NAME: dict[str, Any] = {
     "task_create_missing_queue_exchange_type": "topic",
 }
 """Settings of an application that sends to our queues of RabbitMQ, which it knows by name alone."""
+
+
+_RETRIES = frozenset(
+    {"max_retries", "interval_start", "interval_step", "interval_max", "connect_retries_timeout"}
+)
+"""Options that kombu has for every transport."""
 
 
 def is_rabbitmq(url: str) -> bool:
@@ -38,6 +48,39 @@ def reach(url: str, *, seconds: int) -> tuple[str, dict[str, Any]]:
         behind = SentinelUrl.parse(url)
         return _as_kombu(behind), limits | _of_sentinels(behind)
     return url, limits
+
+
+def reach_broker(settings: Settings, *, seconds: int) -> tuple[str, dict[str, Any]]:
+    """Return what ``reach`` does of the broker, with the options that are set.
+
+    Raises SettingsError if the transport does not have one of them: it would ignore it.
+    """
+    url, options = reach(settings.broker_url, seconds=seconds)
+    given = json.loads(settings.broker_options or "{}")
+    if given:
+        _check_options(url, given)
+    return url, options | given
+
+
+def _check_options(url: str, given: dict[str, Any]) -> None:
+    known = _known_options(url)
+    if known and (unknown := sorted(given.keys() - known)):
+        raise SettingsError(
+            f"{PREFIX}BROKER_OPTIONS: this broker has no option {unknown[0]!r}; it has "
+            + ", ".join(sorted(known))
+        )
+
+
+def _known_options(url: str) -> frozenset[str]:
+    """Return the names of the options of a broker; none if it does not tell them."""
+    from kombu.transport import get_transport_cls
+
+    transport: Any = get_transport_cls(url.partition("://")[0].lower())
+    if is_rabbitmq(url):
+        names = {*inspect.signature(transport.Connection.__init__).parameters} - {"self", "kwargs"}
+    else:
+        names = {*getattr(getattr(transport, "Channel", None), "from_transport_options", ())}
+    return _RETRIES | names if names else frozenset()
 
 
 def _as_kombu(url: SentinelUrl) -> str:

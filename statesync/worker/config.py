@@ -8,7 +8,7 @@ from kombu import Exchange, Queue
 
 from statesync.errors import InvalidInput
 from statesync.settings import Settings
-from statesync.worker.brokers import is_rabbitmq, reach
+from statesync.worker.brokers import is_rabbitmq, reach, reach_broker
 from statesync.worker.names import QueueName, TaskName, of_realm
 
 __all__ = ["CelerySettings", "celery_settings"]
@@ -130,7 +130,7 @@ def _connections(settings: Settings) -> CelerySettings:
         "socket_keepalive": True,
         "health_check_interval": 25,
     }
-    broker_url, broker = reach(settings.broker_url, seconds=_ANSWER_SECONDS)
+    broker_url, broker = reach_broker(settings, seconds=_ANSWER_SECONDS)
     result_url, results = reach(settings.result_url, seconds=_ANSWER_SECONDS)
     return {
         "broker_url": broker_url,

@@ -76,22 +76,6 @@ def test_a_worker_stopped_past_its_lease_does_not_overwrite_newer_state(
     assert not rows(engine, "SELECT 1 FROM state_conflicts")
 
 
-def test_a_master_that_is_a_replica_for_a_while_does_not_end_the_worker(
-    game: Game, raw: Any, settings: Settings, engine: Engine, hot: HotStore
-) -> None:
-    save_first(game, raw, settings)
-    raw.execute_command("REPLICAOF", "127.0.0.1", "1")
-    try:
-        game.wait_for_log("read only replica")
-    finally:
-        raw.execute_command("REPLICAOF", "NO", "ONE")
-    assert game.worker.running
-    bare_write(raw, settings, 1, state="second")
-    game.sync_until_clean(hot)
-    assert rows(engine, "SELECT game_stage FROM characters") == [("second",)]
-    assert game.worker.running
-
-
 def test_a_broker_that_forgets_everything_costs_one_lease(
     game: Game, raw: Any, settings: Settings, engine: Engine, hot: HotStore
 ) -> None:

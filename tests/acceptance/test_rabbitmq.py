@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+from dataclasses import replace
+from typing import Any
+
 import pytest
+from celery import Celery
 
 from statesync import Settings
 from statesync.embedded.stack import Stack
+from statesync.errors import BrokerUnavailable
+from statesync.game.enqueue import enqueue_backup
+from statesync.hot.store import HotStore
 from tests.acceptance.command_line import run_json
+from tests.acceptance.conftest import wait_until
+from tests.acceptance.test_contract import bare_write
 from tests.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.parametrize("topology", ["rabbitmq"], indirect=True)
@@ -20,3 +30,65 @@ def test_looking_at_queues_before_the_first_worker_changes_nothing(
         status = run_json(settings, "status")
         assert status["queues"] == {"restore": 0, "sync": 0, "backup": 0}
     stack.start_worker()
+
+
+def waiting(settings: Settings) -> dict[str, int]:
+    """Return how many messages wait in each queue."""
+    queues: dict[str, int] = run_json(settings, "status")["queues"]
+    return queues
+
+
+def test_game_may_declare_the_queues_before_the_workers(
+    settings: Settings,
+    stack: Stack,
+    rabbitmq: RabbitMQ,
+    celery_setup_app: Celery,
+    hot: HotStore,
+    raw: Any,
+) -> None:
+    rabbitmq.delete("restore", "sync", "backup", "celery")
+    bare_write(raw, settings, 1, state="exploration")
+    saved = celery_setup_app.send_task("statesync.backup_full_state", [1], queue="backup")
+    not_found = celery_setup_app.send_task("statesync.restore_full_state", [2])
+    bare_write(raw, settings, 3, state="exploration")
+    with enqueue_backup(settings) as enqueue:
+        enqueue(3)
+    assert waiting(settings) == {"restore": 0, "sync": 0, "backup": 2}
+    stack.start_worker()
+    assert saved.get(timeout=60)["outcome"] == "saved"
+    assert not_found.get(timeout=60)["outcome"] == "not_found"
+    wait_until(lambda: hot.status()[:2] == (0, 0))
+
+
+def test_message_expires_in_its_queue(settings: Settings, stack: Stack) -> None:
+    with enqueue_backup(replace(settings, lease_seconds=1)) as enqueue:
+        enqueue(1)
+    wait_until(lambda: waiting(settings)["backup"] == 0)
+
+
+def test_frozen_broker_is_away(
+    settings: Settings, stack: Stack, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("statesync.game.enqueue._ANSWER_SECONDS", 1)
+    with enqueue_backup(settings) as enqueue:
+        enqueue(1)
+        rabbitmq.signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(BrokerUnavailable):
+                enqueue(2)
+        finally:
+            rabbitmq.signal(signal.SIGCONT)
+        enqueue(3)
+
+
+class TestResults:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return replace(settings, result_url="rpc://")
+
+    def test_come_by_the_broker(
+        self, settings: Settings, stack: Stack, celery_setup_app: Celery
+    ) -> None:
+        stack.start_worker()
+        result = celery_setup_app.send_task("statesync.restore_full_state", [1], queue="restore")
+        assert result.get(timeout=60)["outcome"] == "not_found"

@@ -45,6 +45,8 @@ REFUSED = [
     ("BROKER_URL", "localhost", "a URL that Celery knows"),
     ("BROKER_URL", "cluster://h:1", "a single Redis, one with Sentinel, or RabbitMQ"),
     ("BROKER_URL", "sentinel://h:1/0;sentinel://h:2/0", "sentinel://"),
+    ("BROKER_OPTIONS", "client_name=statesync", "a JSON object"),
+    ("BROKER_OPTIONS", "[1]", "a JSON object"),
     ("RESULT_URL", "localhost", "a URL that Celery knows"),
     ("RESULT_URL", "clusters://h:1", "a single Redis, one with Sentinel, or RabbitMQ"),
     ("KEY_PREFIX", "with space", "letters, digits"),
@@ -198,6 +200,14 @@ def test_password_is_masked(url: str) -> None:
 )
 def test_a_password_that_ends_the_host_shows_no_tail(url: str) -> None:
     assert SECRET not in mask_or_hide(url)
+
+
+def test_options_of_the_broker_are_never_shown() -> None:
+    options = f'{{"sentinel_kwargs": {{"password": "{SECRET}"}}}}'
+    assert SECRET not in repr(Settings(broker_options=options))
+    with pytest.raises(SettingsError, match="STATESYNC_BROKER_OPTIONS") as caught:
+        Settings(broker_options=options + "}")
+    assert SECRET not in str(caught.value)
 
 
 def test_mask_keeps_what_is_no_secret() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from celery.app.defaults import SETTING_KEYS
 from kombu.utils.imports import symbol_by_name
 
 from statesync import Settings
+from statesync.errors import SettingsError
+from statesync.game.enqueue import enqueue_backup
 from statesync.worker.app import app
 from statesync.worker.config import celery_settings
 from statesync.worker.names import TaskName
@@ -18,6 +21,49 @@ from statesync.worker.names import TaskName
 
 def test_celery_knows_every_setting_of_ours() -> None:
     assert celery_settings(Settings()).keys() - SETTING_KEYS == set()
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "name"),
+    [
+        ("redis://h/1", '{"client_name": "x", "visibility_timeout": 7200}', "visibility_timeout"),
+        ("amqp://h", '{"frame_max": 4096, "confirm_publish": false}', "confirm_publish"),
+        ("sentinel://h:1/game/1", '{"min_other_sentinels": 1}', "min_other_sentinels"),
+        ("redis://h/1", '{"max_retries": 3}', "max_retries"),
+    ],
+)
+def test_options_of_the_broker_replace_ours(url: str, options: str, name: str) -> None:
+    config = celery_settings(Settings(broker_url=url, broker_options=options))
+    assert config["broker_transport_options"][name] == json.loads(options)[name]
+    assert json.loads(options).items() <= config["broker_transport_options"].items()
+
+
+@pytest.mark.parametrize("url", ["redis://h/1", "amqp://h", "sentinel://h:1/game/1"])
+def test_option_that_the_broker_does_not_have_is_refused(url: str) -> None:
+    wrong = Settings(broker_url=url, broker_options='{"visibilty_timeout": 3}')
+    with pytest.raises(SettingsError, match=r"BROKER_OPTIONS: .*'visibilty_timeout'; it has "):
+        celery_settings(wrong)
+    with pytest.raises(SettingsError):
+        enqueue_backup(wrong)
+
+
+def test_each_sentinel_has_a_url_and_the_results_know_the_master() -> None:
+    config = celery_settings(Settings(redis_url="sentinel://:p@a:1,b/game/0?sentinel_password=q"))
+    for name, db in (("broker_url", 1), ("result_backend", 2)):
+        assert config[name] == f"sentinel://:p@a:1/{db};sentinel://:p@b:26379/{db}"
+    for name in ("broker_transport_options", "result_backend_transport_options"):
+        assert config[name]["master_name"] == "game"
+        assert config[name]["sentinel_kwargs"]["password"] == "q"
+
+
+def test_queues_of_rabbitmq_are_quorum_queues_and_their_keys_one_word() -> None:
+    config = celery_settings(
+        Settings(broker_url="amqp://h", queue_prefix="eu.", result_url="rpc://")
+    )
+    for queue in config["task_queues"]:
+        assert queue.queue_arguments == {"x-queue-type": "quorum"}
+        assert queue.exchange.type == "topic"
+        assert queue.routing_key == queue.name.replace(".", "/")
 
 
 def test_the_queue_prefix_reaches_every_queue() -> None:

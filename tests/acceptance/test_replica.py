@@ -1,0 +1,31 @@
+"""A master that is a replica for a while, without Sentinels: workers wait until it is one again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from statesync import Settings
+from statesync.hot.store import HotStore
+from tests.acceptance.conftest import Game
+from tests.acceptance.test_contract import bare_write, rows
+from tests.acceptance.test_faults import save_first
+
+
+@pytest.mark.usefixtures("celery_setup")
+def test_a_master_that_is_a_replica_for_a_while_does_not_end_the_worker(
+    game: Game, raw: Any, settings: Settings, engine: Engine, hot: HotStore
+) -> None:
+    save_first(game, raw, settings)
+    raw.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        game.wait_for_log("read only replica")
+    finally:
+        raw.execute_command("REPLICAOF", "NO", "ONE")
+    assert game.worker.running
+    bare_write(raw, settings, 1, state="second")
+    game.sync_until_clean(hot)
+    assert rows(engine, "SELECT game_stage FROM characters") == [("second",)]
+    assert game.worker.running
