@@ -27,6 +27,7 @@
     ├── EmbeddedServerError       an embedded server could not be started
     └── ServerUnavailable         no character's fault: try again later
         ├── RedisUnavailable
+        │   └── RedisForbidden      it answers, but refuses us: a login or a right is missing
         ├── DatabaseUnavailable
         │   ├── DatabaseForbidden   it answers, but refuses us: a login or a right is missing
         │   └── DatabaseWentBack    it is at an older state; first, what is live is saved again
@@ -63,6 +64,7 @@ __all__ = [
     "NotDurable",
     "NotMigrated",
     "PreconditionFailed",
+    "RedisForbidden",
     "RedisUnavailable",
     "ServerUnavailable",
     "SessionClosed",
@@ -351,6 +353,10 @@ class ServerUnavailable(StatesyncError):
 
 class RedisUnavailable(ServerUnavailable):
     """Redis cannot be reached or refuses to work."""
+
+
+class RedisForbidden(RedisUnavailable):
+    """Redis answers, but refuses the login or lacks a right; it says which."""
 
 
 class DatabaseUnavailable(ServerUnavailable):

@@ -25,7 +25,13 @@ from statesync.durable import database
 from statesync.durable import migrate as migrations
 from statesync.durable.limits import different_limits
 from statesync.durable.rights import missing_grants
-from statesync.errors import DatabaseForbidden, NotMigrated, ServerUnavailable, SettingsError
+from statesync.errors import (
+    DatabaseForbidden,
+    NotMigrated,
+    RedisForbidden,
+    ServerUnavailable,
+    SettingsError,
+)
 from statesync.hot.commands.health import Examined
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
@@ -53,6 +59,7 @@ Ask = Callable[[GameStateOrchestrator, Settings], Iterator[Check]]
 
 
 def _redis(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
+    yield _rights_in_redis(orchestrator.hot)
     char_ids, is_complete = _sample(orchestrator.hot)
     examined = orchestrator.hot.examine(char_ids)
     yield _version_of_redis(examined.info)
@@ -71,6 +78,15 @@ def _redis(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
         )
     else:
         yield checked("time to live", f"none of {sample} would expire")
+
+
+def _rights_in_redis(hot: HotStore) -> Check:
+    lacking = hot.lacking_rights()
+    found = "not told by this Redis, which is older than 7" if lacking is None else "all we need"
+    if not lacking:
+        return checked("rights in redis", found)
+    advice = f"ACL SETUSER {hot.user} {' '.join(lacking)}"
+    return checked("rights in redis", f"{len(lacking)} commands are missing", fail=advice)
 
 
 def _eviction(info: dict[str, str]) -> Check:
@@ -266,8 +282,8 @@ def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings)
     try:
         for check in _ASK[name](orchestrator, settings):
             found.append(check)  # noqa: PERF402
-    except DatabaseForbidden as error:
-        advice = "give its user the login or the right, or mend STATESYNC_DATABASE_URL"
+    except (DatabaseForbidden, RedisForbidden) as error:
+        advice = "give its user the login or the right, or mend its URL"
         found.append(checked(name, str(error), fail=advice))
     except ServerUnavailable as error:
         found.append(checked(name, str(error), fail="start it, or mend its URL"))

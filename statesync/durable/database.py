@@ -356,13 +356,13 @@ def _translated(error: DBAPIError, engine: Engine) -> Exception:
         return Rejected(message, locked=True)
     if code[:2] in _BAD_DATA:
         return Rejected(message, locked=False)
-    if code in _NO_SUCH_TABLE:
+    advice = _advice(engine) if code in (_NO_RIGHT, *_NO_SUCH_TABLE) else ""
+    if code in _NO_SUCH_TABLE and not advice:
         return NotMigrated(f"{message}; run `statesync migrate`")
     where = f"PostgreSQL at {_address(engine)}"
-    if code == _NO_RIGHT:
-        return DatabaseForbidden(f"{where}: {message}{_advice(engine)}")
-    if code in _NO_ENTRY or (not code and _REFUSES_LOGIN.search(message)):
-        return DatabaseForbidden(f"{where}: {message}")
+    no_entry = code in _NO_ENTRY or (not code and _REFUSES_LOGIN.search(message))
+    if advice or no_entry or code == _NO_RIGHT:
+        return DatabaseForbidden(f"{where}: {message}{advice}")
     return DatabaseUnavailable(f"{where}: {message}")
 
 

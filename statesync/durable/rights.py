@@ -19,6 +19,8 @@ _NEEDED = {
     "durable_changes": ("SELECT", "INSERT", "DELETE"),
     "server_counters": _READ_AND_WRITE,
     "statesync_alembic_version": ("SELECT",),
+    "statesync_realm": ("SELECT",),
+    "statesync_moves": _READ_AND_WRITE,
 }
 _SEQUENCE = "state_conflicts_id_seq"
 
@@ -31,13 +33,23 @@ _LACKS_SEQUENCE = text("""
     SELECT quote_ident(current_user)
     WHERE NOT has_sequence_privilege(to_regclass(:name), 'USAGE')
 """)
+# Without this right the tables are as if they were not there.
+_LACKS_SCHEMA = text("""
+    SELECT quote_ident(nspname), quote_ident(current_user)
+    FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid
+    WHERE relname = :name AND NOT has_schema_privilege(pg_namespace.oid, 'USAGE')
+      AND nspname = ANY (string_to_array(replace(current_setting('search_path'), '"', ''), ', '))
+""")
 
 
 def missing_grants(connection: Connection) -> list[str]:
-    """Return the statements by which the tables' owner gives us what we lack.
+    """Return the statements by which the owner of the tables or their schema gives us what we lack.
 
     A table that is not there is the matter of a migration, not of a right.
     """
+    schemas = connection.execute(_LACKS_SCHEMA, {"name": next(iter(_NEEDED))}).all()
+    if schemas:
+        return [f"GRANT USAGE ON SCHEMA {schema} TO {user}" for schema, user in schemas]
     needed = [(name, privilege) for name, all_of in _NEEDED.items() for privilege in all_of]
     arguments = {"names": [n for n, _ in needed], "privileges": [p for _, p in needed]}
     lacking: dict[str, list[str]] = {}

@@ -20,6 +20,7 @@ from statesync.hot.commands import (
     health,
     operators,
     plain,
+    rights,
     seals,
     servers,
     sessions,
@@ -141,6 +142,7 @@ class Operations(_GameOperations):
     forget = _Operation(operators.forget)
     heartbeat = _Operation(health.heartbeat)
     examine = _Operation(health.examine)
+    lacking_rights = _Operation(rights.lacking_rights)
 
     count_sweep = _Operation(servers.count_sweep)
     is_count_due = _Operation(servers.is_count_due)

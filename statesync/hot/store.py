@@ -11,11 +11,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from statesync.errors import (
     InvalidInput,
+    RedisForbidden,
     RedisUnavailable,
     SettingsError,
     StatesyncError,
@@ -33,6 +35,7 @@ from statesync.hot.exchange import (
 from statesync.hot.keys import Keys
 from statesync.hot.operations import AsyncOperations, Commands, GameCommands, SyncOperations
 from statesync.hot.reverts import AsyncListener, Listener, Reverted
+from statesync.hot.rights import grant, is_refusal
 from statesync.hot.runs import Committer, Run
 from statesync.hot.trouble import is_refused, tell
 from statesync.settings import Settings
@@ -53,6 +56,7 @@ class _Connection:
         self.keys = Keys(prefix)
         self.commands = Commands(self.keys)
         self._address = mask_or_hide(url)
+        self.user = unquote(urlsplit(url).username or "default")
 
     def _made(self, wire: Callable[[str, str, float], T], url: str, seconds: float) -> T:
         """Return a wire. Raises SettingsError: redis-py names an option that it does not have."""
@@ -65,12 +69,22 @@ class _Connection:
             ) from None
 
     def _unavailable(self, error: Exception, more: str = "") -> RedisUnavailable:
-        return RedisUnavailable(f"Redis at {self._address}: {tell(error)}{more}")
+        said = f"Redis at {self._address}: {tell(error)}{more}"
+        if not is_refusal(error):
+            return RedisUnavailable(said)
+        advice = grant(str(error), self.user, self.keys.prefix)
+        return RedisForbidden(f"{said}; as its administrator: {advice}" if advice else said)
 
     def _lost(self, error: Exception, *, repeatable: bool) -> RedisUnavailable:
         """Return the error for Commands whose connection broke after they were sent."""
         more = "" if repeatable else "; the change may or may not have been made"
         return self._unavailable(error, more)
+
+    def _check_loaded(self, replies: Sequence[Any]) -> None:
+        """Raise RedisUnavailable unless Redis has taken all scripts."""
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise self._unavailable(reply)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -90,7 +104,8 @@ class _Connection:
         if isinstance(reply, ResponseError) and (ours := command.error(str(reply))):
             return ours
         if isinstance(reply, RedisError):
-            return self._unavailable(reply)
+            in_part = is_refusal(reply) and not command.repeatable
+            return self._unavailable(reply, "; the change may be made in part" * in_part)
         raise reply
 
 
@@ -190,7 +205,8 @@ class HotStore(_Connection, SyncOperations):
         replies = self._send(_requests(todo), deadline, repeatable=repeatable)
         if missing := _missing(replies):
             lacking = [todo[i] for i in missing]
-            self._send(_load_requests(lacking), deadline, repeatable=True)
+            loaded = self._send(_load_requests(lacking), deadline, repeatable=True)
+            self._check_loaded(loaded)
             again = self._send(_requests(lacking), deadline, repeatable=repeatable)
             for i, reply in zip(missing, again, strict=True):
                 replies[i] = reply
@@ -294,7 +310,8 @@ class AsyncHotStore(_Connection, AsyncOperations):
         replies = await self._send(_requests(todo), deadline, repeatable=repeatable)
         if missing := _missing(replies):
             lacking = [todo[i] for i in missing]
-            await self._send(_load_requests(lacking), deadline, repeatable=True)
+            loaded = await self._send(_load_requests(lacking), deadline, repeatable=True)
+            self._check_loaded(loaded)
             again = await self._send(_requests(lacking), deadline, repeatable=repeatable)
             for i, reply in zip(missing, again, strict=True):
                 replies[i] = reply

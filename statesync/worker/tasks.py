@@ -17,7 +17,13 @@ from typing import Any, TypeVar
 from celery import Task
 from celery.utils.log import get_task_logger
 
-from statesync.errors import DatabaseForbidden, InvalidInput, ServerUnavailable, StatesyncError
+from statesync.errors import (
+    DatabaseForbidden,
+    InvalidInput,
+    RedisForbidden,
+    ServerUnavailable,
+    StatesyncError,
+)
 from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import catch_up, scheduled_sweep
 from statesync.state.fields import printable
@@ -163,9 +169,12 @@ def _count(outcomes: Iterable[StrEnum]) -> dict[str, int]:
     return dict(Counter(outcome.value for outcome in outcomes))
 
 
+_REFUSALS = (DatabaseForbidden, RedisForbidden)
+
+
 def _level(error: Exception) -> int:
     """Return how loud a server's trouble is: an outage ends by itself, a missing right does not."""
-    return logging.ERROR if isinstance(error, DatabaseForbidden) else logging.WARNING
+    return logging.ERROR if isinstance(error, _REFUSALS) else logging.WARNING
 
 
 def _retrying(task: Task[Any, Any], work: Callable[[], T]) -> T:

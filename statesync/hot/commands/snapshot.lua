@@ -42,7 +42,7 @@ local read_bytes, given_bytes = 0, 0
 -- Returns a hash, its wanted fields by name, and why it must not be saved, if it must not.
 local function read_hash(number)
   local hash = redis.pcall('HGETALL', KEYS[number])
-  if hash.err then return nil, nil, 'WRONGTYPE ' .. number end
+  if hash.err then return nil, nil, wrong_type(number, hash) end
   local fields, size, largest, most = {}, 0, '', 0
   for i = 1, #hash, 2 do
     local field, value = hash[i], hash[i + 1]
@@ -77,14 +77,15 @@ local function read_group(before, characters, sessions, ties)
     else
       local log = number + #sessions
       need_participants(number, fields.participants or '')
-      log_lengths[number] = redis.pcall('LLEN', KEYS[log])
-      if type(log_lengths[number]) ~= 'number' then return nil, 'WRONGTYPE ' .. log end
+      local length = redis.pcall('LLEN', KEYS[log])
+      if type(length) ~= 'number' then return nil, wrong_type(log, length) end
+      log_lengths[number] = length
     end
   end
   local first_tie = last_session + #sessions + 1
   for number = first_tie, first_tie + #ties - 1 do
     local tie = redis.pcall('HGETALL', KEYS[number])
-    if tie.err then return nil, 'WRONGTYPE ' .. number end
+    if tie.err then return nil, wrong_type(number, tie) end
     for i = 1, #tie, 2 do need(tie[i], number, '', tie[i]) end
     hashes[number] = tie
   end

@@ -16,9 +16,12 @@ if type(version) ~= 'number' then
   local bad = string.find(version.err, 'not an integer') or string.find(version.err, 'overflow')
   return bad and redis.error_reply('BADVERSION') or version
 end
-if not pcall(mark, dirty, since, char_id, nonces, nonce) then
+local marked, refused = pcall(mark, dirty, since, char_id, nonces, nonce)
+if not marked then
   redis.call('HINCRBY', core, 'version', -1)
-  return type_error(2, 'set') or type_error(3, 'zset') or type_error(4, 'hash')
+  -- A missing right is a table, or a text on Redis 6.2.
+  return type_error(2, 'set') or type_error(3, 'zset') or nonces and type_error(4, 'hash')
+    or type(refused) == 'table' and refused or redis.error_reply(refused)
 end
 if writes then write_fields(core, cmsgpack.unpack(writes)) end
 return version

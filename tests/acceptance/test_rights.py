@@ -1,0 +1,134 @@
+"""Least rights: the whole life of characters with exactly the users of docs/rights.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import psycopg2
+import pytest
+from sqlalchemy import make_url
+
+from statesync import GameStateOrchestrator, Settings
+from statesync.durable import database, migrate
+from statesync.embedded.servers import Servers
+from statesync.errors import DatabaseForbidden
+from statesync.hot.keys import Keys
+from statesync.hot.rights import COMMANDS, channels, key_patterns
+from tests.acceptance.documented import block
+from tests.acceptance.whole_life import live_whole_life
+from tests.conftest import NewDatabase
+
+PAGE = "rights.md"
+USERS = {"statesync": "change-4", "statesync-messages": "change-5"}
+ROLES = ("statesync_owner", "statesync_worker", "statesync_reader")
+
+
+def run_as(embedded: Servers, name: str, user: str, statements: list[str]) -> None:
+    """Run the page's statements on a database, each in a transaction."""
+    connection = psycopg2.connect(host=str(embedded.sockets), user=user, dbname=name)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement.replace("DATABASE game", f'DATABASE "{name}"'))
+    connection.close()
+
+
+def as_role(settings: Settings, name: str, role: str) -> Settings:
+    url = make_url(settings.database_url).set(username=role, database=name)
+    return replace(settings, database_url=url.render_as_string(hide_password=False))
+
+
+@pytest.fixture
+def name(embedded: Servers, new_database: NewDatabase) -> Iterator[str]:
+    """A database with the roles and the tables of the page."""
+    made = new_database(empty=True)
+    run_as(embedded, made, "postgres", block(PAGE, "CREATE ROLE"))
+    yield made
+    drop = [f"DROP OWNED BY {role}; DROP ROLE {role}" for role in ROLES]
+    run_as(embedded, made, "postgres", drop)
+
+
+@pytest.fixture
+def migrated(name: str, settings: Settings, embedded: Servers) -> str:
+    """That database, with the tables as their owner makes them."""
+    engine = database.connect(as_role(settings, name, "statesync_owner"))
+    migrate.upgrade(engine)
+    engine.dispose()
+    run_as(embedded, name, "statesync_owner", block(PAGE, "GRANT SELECT, INSERT, UPDATE ON"))
+    return name
+
+
+@pytest.fixture
+def users(raw: Any, keys: Keys) -> Iterator[None]:
+    """The users of the page in Redis, for the keys of this test."""
+    for user in USERS:
+        for line in block(PAGE, f"ACL SETUSER {user} "):
+            words = line.split()
+            if user == "statesync":
+                words = [w[0] + keys.prefix + w[1:] if w[0] in "~&" else w for w in words]
+            raw.execute_command(*words)
+    yield
+    raw.execute_command("ACL", "DELUSER", *USERS)
+
+
+def as_users(settings: Settings) -> Settings:
+    """The test's settings, with these users."""
+    path = settings.redis_url.removeprefix("unix://").partition("?")[0]
+    state, messages = (f"{user}:{word}@{path}" for user, word in USERS.items())
+    return replace(
+        settings,
+        redis_url=f"unix://{state}?db=0",
+        broker_url=f"redis+socket://{messages}?virtual_host=1",
+        result_url=f"redis+socket://{messages}?virtual_host=2",
+    )
+
+
+@pytest.mark.usefixtures("stack", "users")
+def test_the_whole_life_with_no_more_rights_than_the_page_gives(
+    settings: Settings, migrated: str, embedded: Servers, raw: Any
+) -> None:
+    raw.execute_command("ACL", "LOG", "RESET")
+    live_whole_life(embedded, as_users(as_role(settings, migrated, "statesync_worker")))
+    assert raw.execute_command("ACL", "LOG") == []
+
+
+def test_the_page_has_the_rules_of_the_package() -> None:
+    lines = block(PAGE, "ACL SETUSER statesync reset")
+    rules = {word for line in lines for word in line.split()[3:] if word[0] in "+~&"}
+    assert rules == {*key_patterns(""), *channels(""), *(f"+{one}" for one in COMMANDS)}
+
+
+def test_a_reader_reads_rows_and_writes_none(
+    settings: Settings, migrated: str, embedded: Servers
+) -> None:
+    engine = database.connect(as_role(settings, migrated, "statesync_reader"))
+    with database.transaction(engine) as connection:
+        tables = "characters, character_stats, sessions, session_characters, combat_log"
+        connection.exec_driver_sql(f"SELECT FROM {tables}, inventory_items, scenario_progress")
+    with pytest.raises(DatabaseForbidden), database.transaction(engine) as connection:
+        connection.exec_driver_sql("DELETE FROM characters")
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("revoke", "grant"),
+    [
+        ("USAGE ON SCHEMA public", "GRANT USAGE ON SCHEMA public TO statesync_worker"),
+        ("UPDATE ON sessions", "GRANT UPDATE ON sessions TO statesync_worker"),
+    ],
+)
+def test_a_right_that_is_taken_away_is_named(
+    settings: Settings, migrated: str, embedded: Servers, revoke: str, grant: str
+) -> None:
+    run_as(embedded, migrated, "postgres", [f"REVOKE {revoke} FROM statesync_worker"])
+    worker = GameStateOrchestrator.from_settings(as_role(settings, migrated, "statesync_worker"))
+    worker.hot.create(1, state="exploration")
+    worker.hot.open_session("combat", [1], {"turn": "1"})
+    with pytest.raises(DatabaseForbidden, match=grant):
+        worker.backup_full_state(1)
+    assert worker.hot.sync_state(1).quarantine is None
+    run_as(embedded, migrated, "postgres", [grant])
+    assert worker.backup_full_state(1).outcome == "saved"
+    worker.close()
