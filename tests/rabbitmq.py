@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +16,7 @@ from pathlib import Path
 import amqp
 import pytest
 
-from statesync.embedded.child import Child
+from statesync.embedded.child import Child, run_as
 
 __all__ = ["RabbitMQ", "rabbitmq_server"]
 
@@ -29,7 +31,8 @@ class RabbitMQ:
 
     def __init__(self, folder: Path, user: str | None) -> None:
         self.port = _free_port()
-        env = _environment(folder, self.port)
+        self._env = env = _environment(folder, self.port)
+        self._folder, self._user = folder, user
         self._epmd = Child("epmd", ["epmd"], folder / "epmd.log", env=env, cwd=folder, user=user)
         command = [str(_PROGRAM)]
         self.child = Child(
@@ -61,6 +64,20 @@ class RabbitMQ:
         with self.connect() as connection:
             for queue in queues:
                 connection.channel().queue_delete(queue)
+
+    def queues(self) -> set[str]:
+        """Return the names of all queues."""
+        words = ["list_queues", "--quiet", "--formatter", "json", "name"]
+        ran = subprocess.run(
+            [str(_PROGRAM.with_name("rabbitmqctl")), *words],
+            env=self._env,
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            **run_as(self._user),
+        )
+        return {queue["name"] for queue in json.loads(ran.stdout)}
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the server and what it has started."""

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any
 
 import click
+from celery import Celery
 from rich.text import Text
 
+from statesync.cli.broker import problem_of
 from statesync.cli.common import as_json, console, print_json, progress_console, table
 from statesync.cli.demo_steps import Demo, Step
 from statesync.embedded.stack import stack
+from statesync.errors import BrokerUnavailable
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.settings import Settings
+from statesync.worker.config import celery_settings
 
 __all__ = ["demo"]
 
 _SETTINGS: dict[str, Any] = {"sync_seconds": 1, "lease_seconds": 4, "batch_size": 50}
 """Short times make a short demo; small batches give the worker a middle to be killed in."""
+_CONNECT_SECONDS = 5
 _RATED_FROM = 5
 """Fewer things than this have no rate worth a column."""
 
 
 @click.command()
+@click.option(
+    "--broker",
+    metavar="URL",
+    help="Send the messages by this server, in queues that are deleted at the end.",
+)
 @as_json
-def demo(as_json: bool) -> None:
+def demo(broker: str | None, as_json: bool) -> None:
     """See all of it work, in under a minute, on servers of its own that are removed at the end.
 
     Creates 2,000 characters in PostgreSQL, logs them in, opens fights, inventories and quests,
@@ -38,9 +51,11 @@ def demo(as_json: bool) -> None:
     Examples:
       statesync demo
       statesync demo --json | jq .
+      statesync demo --broker amqp://user:password@127.0.0.1/vhost
     """
-    with progress_console.status("starting PostgreSQL and Valkey …") as status:
-        steps = _run(status.update)
+    starting = progress_console.status("starting PostgreSQL and Valkey …")
+    with starting as status, _borrowed(broker) as changes:
+        steps = _run(status.update, changes)
     held = all(step.held is not False for step in steps)
     if as_json:
         print_json({"steps": [asdict(step) for step in steps], "held": held})
@@ -50,7 +65,39 @@ def demo(as_json: bool) -> None:
         sys.exit(1)
 
 
-def _run(show: Callable[[str], object]) -> list[Step]:
+@contextlib.contextmanager
+def _borrowed(broker_url: str | None) -> Iterator[dict[str, Any]]:
+    """Give the settings that use a broker in queues of our own, and delete these at the end."""
+    if not broker_url:
+        yield {}
+        return
+    changes = {"broker_url": broker_url, "queue_prefix": f"demo-{secrets.token_hex(4)}."}
+    settings = Settings(**changes)  # type: ignore[arg-type]
+    app = Celery("demo", set_as_current=False)
+    app.conf.update(celery_settings(settings))
+    try:
+        with app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=_CONNECT_SECONDS)
+    except Exception as error:  # each transport of a broker has its own
+        reason = problem_of(error, "the broker", settings.broker_url)
+        raise BrokerUnavailable(reason) from None
+    try:
+        yield changes
+    finally:
+        _delete_queues(app)
+
+
+def _delete_queues(app: Celery) -> None:
+    with app.connection_for_write() as connection:
+        queues = [queue(connection.default_channel) for queue in app.amqp.queues.values()]
+        for queue in queues:
+            queue.declare()  # Redis forgets a queue only if it knows where it is bound
+            queue.delete()
+        for queue in queues:
+            queue.exchange.delete()
+
+
+def _run(show: Callable[[str], object], changes: dict[str, Any]) -> list[Step]:
     """Run all steps on a new stack; ``show`` is told what is under way."""
     steps: list[Step] = []
 
@@ -59,7 +106,7 @@ def _run(show: Callable[[str], object]) -> list[Step]:
         _print_progress(step)
 
     started = time.monotonic()
-    with stack(**_SETTINGS) as running:
+    with stack(**_SETTINGS, **changes) as running:
         worker = running.start_worker("worker-1", wait=False)
         running.start_beat()
         running.wait_worker(worker)

@@ -24,11 +24,13 @@ from statesync.state.characters import Character
 from statesync.state.outcomes import BackupOutcome, RestoreOutcome
 from statesync.state.references import SessionRef, reference_field
 from statesync.state.sessions import Session
+from statesync.worker.brokers import sender_settings
 from statesync.worker.names import QueueName, TaskName
 
 __all__ = ["Demo", "Step"]
 
 _CHARACTERS = 2_000
+_ANSWER_SECONDS = 30
 _PLAYERS = 4
 _PLAY_SECONDS = 4.0
 _WAIT_SECONDS = 60.0
@@ -63,7 +65,8 @@ class Demo:
         self.expected: dict[int, Core] = {}
         self.sessions: dict[SessionRef, dict[str, Any]] = {}
         """Every open session: its fields, and under ``log`` how many entries its log has."""
-        self.tasks = Celery(broker=running.settings.broker_url, backend=running.settings.result_url)
+        self.tasks = Celery()
+        self.tasks.conf.update(sender_settings(running.settings, seconds=_ANSWER_SECONDS))
 
     def stages(self) -> list[tuple[str, Callable[[], Iterable[Step]]]]:
         """Return the stages in their order, each with what it does."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from statesync.errors import BrokerUnavailable
 from statesync.settings import Settings
-from statesync.worker.brokers import DECLARED_BY_NAME, is_rabbitmq, reach_broker
+from statesync.worker.brokers import sender_settings
 from statesync.worker.names import QueueName, TaskName, of_realm
 
 if TYPE_CHECKING:
@@ -77,9 +77,12 @@ def _application(settings: Settings) -> Celery:
     from kombu import Connection
     from kombu.pools import ProducerPool
 
-    url, options = reach_broker(settings, seconds=_ANSWER_SECONDS)
-    broker = Connection(url, connect_timeout=_CONNECT_SECONDS, transport_options=options)
-    declared = DECLARED_BY_NAME if is_rabbitmq(url) else {}
+    config = sender_settings(settings, seconds=_ANSWER_SECONDS)
+    broker = Connection(
+        config["broker_url"],
+        connect_timeout=_CONNECT_SECONDS,
+        transport_options=config["broker_transport_options"],
+    )
 
     class OwnPool(AMQP):
         producer_pool = ProducerPool(broker.Pool(limit=_POOL_SIZE), limit=_POOL_SIZE)
@@ -88,7 +91,7 @@ def _application(settings: Settings) -> Celery:
         "statesync.sender",
         amqp=OwnPool,
         loader="celery.loaders.app:AppLoader",
-        config_source={"broker_url": url, **declared},
+        config_source=config,
         fixups=[],
         set_as_current=False,
     )

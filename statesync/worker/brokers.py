@@ -14,17 +14,17 @@ from statesync.errors import SettingsError
 from statesync.sentinels import SentinelUrl, is_sentinel
 from statesync.settings import PREFIX, Settings
 
-__all__ = ["DECLARED_BY_NAME", "is_rabbitmq", "reach", "reach_broker"]
+__all__ = ["is_rabbitmq", "reach", "reach_broker", "sender_settings"]
 
 _RABBITMQ = ("amqp://", "amqps://", "pyamqp://")
 _SENTINEL_SECONDS = 1
 
-DECLARED_BY_NAME: dict[str, Any] = {
+_DECLARED_BY_NAME: dict[str, Any] = {
     "task_default_queue_type": "quorum",
     "task_create_missing_queue_type": "quorum",
     "task_create_missing_queue_exchange_type": "topic",
 }
-"""Settings of an application that sends to our queues of RabbitMQ, which it knows by name alone."""
+"""Makes an application declare queues of RabbitMQ as ours are, if it knows their names alone."""
 
 
 _RETRIES = frozenset(
@@ -36,6 +36,19 @@ _RETRIES = frozenset(
 def is_rabbitmq(url: str) -> bool:
     """Return whether a broker is RabbitMQ."""
     return url.lower().startswith(_RABBITMQ)
+
+
+def sender_settings(settings: Settings, *, seconds: int) -> dict[str, Any]:
+    """Return the settings of a Celery application that sends tasks by name."""
+    broker_url, broker = reach_broker(settings, seconds=seconds)
+    result_url, results = reach(settings.result_url, seconds=seconds)
+    return {
+        "broker_url": broker_url,
+        "broker_transport_options": broker,
+        "result_backend": result_url,
+        "result_backend_transport_options": results,
+        **(_DECLARED_BY_NAME if is_rabbitmq(broker_url) else {}),
+    }
 
 
 def reach(url: str, *, seconds: int) -> tuple[str, dict[str, Any]]:

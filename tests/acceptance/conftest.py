@@ -33,7 +33,7 @@ from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
-from statesync.worker.brokers import DECLARED_BY_NAME, is_rabbitmq, reach
+from statesync.worker.brokers import sender_settings
 from statesync.worker.names import QueueName, of_realm
 from tests.acceptance.bare import Bare
 from tests.databases import Databases
@@ -137,13 +137,8 @@ def celery_worker_cluster(stack: Stack, celery_setup_app: Celery) -> Iterator[Ce
 @pytest.fixture
 def celery_setup_app(settings: Settings) -> Iterator[Celery]:
     """An application that knows only the broker: tasks are sent by name, as a game does."""
-    broker, options = reach(settings.broker_url, seconds=30)
-    backend, of_results = reach(settings.result_url, seconds=30)
-    app = Celery("game", broker=broker, backend=backend)
-    app.conf.broker_transport_options = options
-    app.conf.result_backend_transport_options = of_results
-    if is_rabbitmq(broker):
-        app.conf.update(DECLARED_BY_NAME)
+    app = Celery("game")
+    app.conf.update(sender_settings(settings, seconds=30))
     yield app
     # A result unsubscribes when it is collected. At the end of the run, without servers, it would
     # try for minutes.

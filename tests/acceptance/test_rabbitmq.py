@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ from statesync.embedded.stack import Stack
 from statesync.errors import BrokerUnavailable
 from statesync.game.enqueue import enqueue_backup
 from statesync.hot.store import HotStore
-from tests.acceptance.command_line import run_json
+from tests.acceptance.command_line import run, run_json
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.test_contract import bare_write
 from tests.rabbitmq import RabbitMQ
@@ -79,6 +80,20 @@ def test_frozen_broker_is_away(
         finally:
             rabbitmq.signal(signal.SIGCONT)
         enqueue(3)
+
+
+def test_demo_on_a_broker_that_does_not_answer(settings: Settings) -> None:
+    shown = run(None, "demo", "--broker", "amqp://bob:hunter2@127.0.0.1:1//", status=1)
+    assert "the broker: " in shown
+    assert "hunter2" not in shown
+    assert "STATESYNC_BROKER_URL" in run(None, "demo", "--broker", "localhost", status=2)
+
+
+@pytest.mark.slow
+def test_demo_holds_and_leaves_no_queue(settings: Settings, rabbitmq: RabbitMQ) -> None:
+    shown = run(None, "demo", "--broker", rabbitmq.url, "--json")
+    assert json.loads(shown.splitlines()[0])["held"] is True
+    assert not any("demo" in name for name in rabbitmq.queues())
 
 
 class TestResults:
