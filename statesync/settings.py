@@ -269,10 +269,11 @@ class Settings:
     def slice_seconds(self) -> float:
         """How often beat sends a slice of a sweep: sixty in an interval, at most four a second.
 
-        Realms share these sixty, but none gets less than six.
+        Realms share these sixty, but none gets less than twenty: what changes all the time is saved
+        once in a round, which is two slices shorter than the interval.
         """
         seconds = max(0.25, self.sync_seconds / 60)
-        return max(seconds, min(seconds * len(self.realm_names), self.sync_seconds / 6))
+        return max(seconds, min(seconds * len(self.realm_names), self.sync_seconds / 20))
 
     @property
     def round_ms(self) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import redis
 from redis.cluster import ClusterNode
@@ -21,6 +22,7 @@ from statesync.embedded.servers import valkey_binary
 __all__ = ["Cluster", "cluster"]
 
 _MASTERS = 3
+_PASSWORD = "p@ss/word"
 _SLOTS = 16384
 _NODE_TIMEOUT_MS = 2000
 """After so long without an answer a node counts as dead, and its replica takes its place."""
@@ -29,6 +31,8 @@ _HIGHEST_PORT = 55_000
 _CONFIG = f"""
 bind 127.0.0.1
 cluster-enabled yes
+requirepass {_PASSWORD}
+masterauth {_PASSWORD}
 cluster-node-timeout {_NODE_TIMEOUT_MS}
 cluster-require-full-coverage no
 cluster-replica-validity-factor 0
@@ -50,12 +54,13 @@ class Cluster:
     def url(self) -> str:
         """The URL of the setting: one node is enough, another one in case it is gone."""
         first, *_, last = self.nodes
-        return f"cluster://127.0.0.1:{first},127.0.0.1:{last}"
+        login = f":{quote(_PASSWORD, safe='')}@"
+        return f"cluster://{login}127.0.0.1:{first},127.0.0.1:{last}"
 
-    def client(self) -> Any:
+    def client(self, **options: Any) -> Any:
         """Return a client that knows nothing of statesync."""
         nodes = [ClusterNode("127.0.0.1", port) for port in self.nodes]  # type: ignore[no-untyped-call]
-        return redis.RedisCluster(startup_nodes=nodes)
+        return redis.RedisCluster(startup_nodes=nodes, password=_PASSWORD, **options)
 
     def flush(self) -> None:
         """Delete all keys."""
@@ -64,8 +69,12 @@ class Cluster:
 
     def ask(self, port: int, *words: Any) -> Any:
         """Send one node a command."""
-        with redis.Redis(port=port, socket_timeout=5, decode_responses=True) as client:
+        with self.node(port, decode_responses=True) as client:
             return client.execute_command(*words)
+
+    def node(self, port: int, **options: Any) -> Any:
+        """Return a client of one node."""
+        return redis.Redis(port=port, password=_PASSWORD, socket_timeout=5, **options)
 
     def start(self) -> None:
         """Start all nodes, make them one cluster, and wait until each replica has its master."""
@@ -98,13 +107,37 @@ class Cluster:
     def fail_over(self, key: str) -> None:
         """Let the replica of a key's master take its place; nothing is lost."""
         self.wait_whole()
-        master = self.master_of(key)
-        master_id = self.ask(master, "CLUSTER", "MYID")
-        (line,) = self.ask(master, "CLUSTER", "REPLICAS", master_id)
-        replica = int(line.split()[1].partition("@")[0].rpartition(":")[2])
+        replica = self.replica_of(self.master_of(key))
         self.ask(replica, "CLUSTER", "FAILOVER")
         self._wait(lambda: self.ask(replica, "INFO", "replication")["role"] == "master")
         self._wait(lambda: self.master_of(key) == replica)
+
+    def replica_of(self, master: int) -> int:
+        """Return the port of a master's replica."""
+        (line,) = self.ask(master, "CLUSTER", "REPLICAS", self.ask(master, "CLUSTER", "MYID"))
+        return int(line.split()[1].partition("@")[0].rpartition(":")[2])
+
+    @contextmanager
+    def cut_off(self, key: str) -> Iterator[None]:
+        """Keep what is written meanwhile from the replica of a key, and kill its master then.
+
+        At the end the replica is the master, and the one that was killed is its replica.
+        """
+        self.wait_whole()
+        master = self.master_of(key)
+        replica = self.replica_of(master)
+        self.ask(replica, "CONFIG", "SET", "masterauth", "wrong")
+        self.ask(master, "CLIENT", "KILL", "TYPE", "replica")
+        yield
+        self.nodes[master].kill()
+        self._wait(lambda: self._is_master_of(replica, key))
+        self.ask(replica, "CONFIG", "SET", "masterauth", _PASSWORD)
+        self.restart(master)
+
+    def _is_master_of(self, port: int, key: str) -> bool:
+        with suppress(redis.RedisError, redis.exceptions.RedisClusterException):
+            return self.master_of(key) == port
+        return False
 
     def restart(self, port: int) -> None:
         """Start a node that was killed, and wait until the cluster is whole."""
@@ -144,8 +177,8 @@ class Cluster:
         return known in str(self.ask(port, "CLUSTER", "INFO")).replace("'", "").replace(" ", "")
 
     def _wait(self, condition: Any) -> None:
-        for child in self.nodes.values():
-            child.wait_ready(condition)
+        running = next(child for child in self.nodes.values() if child.running)
+        running.wait_ready(condition)
 
 
 @contextmanager

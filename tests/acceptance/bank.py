@@ -15,7 +15,7 @@ from statesync.embedded.servers import Servers
 from tests.acceptance.command_line import run
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.rewind import BackUpPostgres, CutTail, LoadSnapshot, Moment, PromoteReplica
-from tests.acceptance.topologies import BehindSentinels
+from tests.acceptance.topologies import BehindSentinels, InCluster
 from tests.acceptance.traffic import GOLD, ITEMS, open_bank
 from tests.acceptance.world import World, running
 
@@ -109,7 +109,7 @@ class Bank(World):
 
     def fail_over(self) -> None:
         """Kill the master; its replica, which has been cut off for a while, takes its place."""
-        assert isinstance(self.topology, BehindSentinels)
+        assert isinstance(self.topology, BehindSentinels | InCluster)
         begun = time.monotonic()
         with self.topology.cut_off():
             self.play_on(self.chance.randint(20, 200))
@@ -150,8 +150,8 @@ class Bank(World):
 
     def unsaved(self) -> set[str]:
         with self.topology.client() as client:
-            dirty: Any = client.smembers("dirty_accounts")
-            claimed: Any = client.zrange("dirty_accounts:claimed", 0, -1)
+            dirty: Any = client.smembers(self.keys.dirty)
+            claimed: Any = client.zrange(self.keys.claimed, 0, -1)
             return {*dirty, *claimed}
 
     def is_settled(self) -> bool:
@@ -207,10 +207,11 @@ class Bank(World):
         }
         with self.topology.client() as client:
             for char_id in self.ids:
-                live: Any = client.hmget(f"ac:{char_id}", "gold", "trail")
+                live: Any = client.hmget(self.keys.core(char_id), "gold", "trail")
                 if live != [None, None]:
                     assert tuple(live) == rows[char_id], char_id
-            bags = [client.hget(key, "items") for key in client.keys("inventory:session:*")]
+            keys = client.scan_iter(f"{self.keys.prefix}inventory:session:*")
+            bags = [client.hget(key, "items") for key in keys]
         assert sum(int(gold) for gold, _ in rows.values()) == GOLD * len(self.ids)
         items = [item["item_id"] for bag in bags for item in json.loads(bag)]
         assert len(items) == len(set(items))

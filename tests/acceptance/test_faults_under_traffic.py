@@ -28,7 +28,7 @@ FAULTS = (
     *("kill_valkey", "empty_broker", "double_messages", "cut_connections", "slow_connections"),
     "read_only_database",
 )
-OF_RABBITMQ = ("kill_broker", "empty_broker", "double_messages", "kill_worker", "kill_valkey")
+OF_BROKER = ("kill_broker", "empty_broker", "double_messages", "kill_worker", "kill_valkey")
 FAILPOINTS = ("swept", "claimed", "snapshot", "written", "committed", "acknowledged")
 
 _first = itertools.count(1, 1000)
@@ -84,21 +84,22 @@ def test_many_faults(playing: World, turn: int) -> None:
     print(f"seed {SEED}:", playing.check())
 
 
-@pytest.fixture(scope="module")
-def with_rabbitmq() -> Iterator[World]:
-    with world("rabbitmq") as made:
+@pytest.fixture(scope="module", params=["rabbitmq", "cluster"])
+def elsewhere(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world on other servers than one Redis."""
+    with world(request.param) as made:
         yield made
 
 
-@pytest.mark.parametrize("fault", OF_RABBITMQ)
-def test_one_fault_with_rabbitmq(with_rabbitmq: World, fault: str) -> None:
+@pytest.mark.parametrize("fault", OF_BROKER)
+def test_one_fault_elsewhere(elsewhere: World, fault: str) -> None:
     for seed in (SEED, SEED + 1):
-        with_rabbitmq.start_player("play", seed, next(_first), 12)
-    with_rabbitmq.play_on(200)
-    with_rabbitmq.inject(fault)
-    with_rabbitmq.play_on(200)
-    print(f"seed {SEED}:", with_rabbitmq.check())
-    assert (with_rabbitmq.worker.running, with_rabbitmq.beat.running) == (True, True)
+        elsewhere.start_player("play", seed, next(_first), 12)
+    elsewhere.play_on(200)
+    elsewhere.inject(fault)
+    elsewhere.play_on(200)
+    print(f"seed {SEED}:", elsewhere.check())
+    assert (elsewhere.worker.running, elsewhere.beat.running) == (True, True)
 
 
 def test_bank() -> None:

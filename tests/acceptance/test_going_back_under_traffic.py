@@ -34,9 +34,10 @@ def test_redis_goes_back() -> None:
         print(f"seed {SEED}:", trading.check())
 
 
-def test_failovers() -> None:
+@pytest.mark.parametrize("where", ["sentinel", "cluster"])
+def test_failovers(where: str) -> None:
     """The master is killed again and again; its replica lacks what was written last."""
-    with bank(SEED, "sentinel") as trading:
+    with bank(SEED, where) as trading:
         worker, beat = trading.worker, trading.beat
         trading.start_traders("bank")
         for fault in ("fail_over", "kill_postgres", "fail_over", "kill_broker", "fail_over"):

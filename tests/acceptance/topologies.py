@@ -11,11 +11,13 @@ from kombu import Connection
 
 from statesync.cli.broker import count_messages
 from statesync.embedded.servers import Servers
+from statesync.urls import broker_of
 from statesync.worker.brokers import reach
+from tests.clusters import Cluster, cluster
 from tests.rabbitmq import RabbitMQ, rabbitmq_server
 from tests.sentinels import Trio, sentinel_trio
 
-__all__ = ["BehindSentinels", "Topology", "topology"]
+__all__ = ["BehindSentinels", "InCluster", "Topology", "topology"]
 
 _QUEUES = ("restore", "sync", "backup")
 
@@ -94,6 +96,26 @@ class BehindSentinels(Topology):
         killed.start()
 
 
+class InCluster(Topology):
+    """A realm in a Redis Cluster; broker and results are the embedded Redis."""
+
+    def __init__(self, servers: Servers, nodes: Cluster) -> None:
+        super().__init__(servers)
+        self.nodes = nodes
+
+    def urls(self) -> dict[str, str]:
+        urls = {"realms": "bank", "realm": "bank", "redis_url": self.nodes.url}
+        urls["broker_url"] = broker_of(self.servers.redis_url(), 1)
+        return urls | {"result_url": broker_of(self.servers.redis_url(), 2)}
+
+    def client(self, db: int = 0) -> Any:
+        return super().client(db) if db else self.nodes.client(decode_responses=True)
+
+    def cut_off(self) -> contextlib.AbstractContextManager[None]:
+        """Keep what is written meanwhile from the replica, and kill its master at the end."""
+        return self.nodes.cut_off("{bank}:")
+
+
 class WithRabbitMQ(Topology):
     """One Redis, and RabbitMQ as the broker."""
 
@@ -126,6 +148,8 @@ def topology(name: str, servers: Servers, exits: contextlib.ExitStack) -> Topolo
     """Run what a topology needs besides the embedded servers."""
     if name == "sentinel":
         return BehindSentinels(servers, exits.enter_context(sentinel_trio()))
+    if name == "cluster":
+        return InCluster(servers, exits.enter_context(cluster()))
     if name == "rabbitmq":
         return WithRabbitMQ(servers, exits.enter_context(rabbitmq_server()))
     return Topology(servers)

@@ -139,10 +139,11 @@ class World:
         }
         self.settings = Settings(**short, **(by_proxy | urls))
         engine = database.connect(self.direct)
-        migrate.upgrade(engine)
+        migrate.upgrade(engine, realm=self.direct.realm)
         engine.dispose()
         self.execute(STEPS_BACK)
         self.hot = HotStore.from_settings(self.direct)
+        self.keys = self.hot.keys
         exits.callback(self.hot.close)
         self.stack = Stack(running, self.settings, exits)
         self.numbers = itertools.count(1)
@@ -254,7 +255,7 @@ class World:
         """Deliver some of the waiting and of further tasks twice, and out of order."""
         for _ in range(20):
             for queue in ("backup", "sync"):
-                self.topology.double_messages(queue)
+                self.topology.double_messages(self.direct.queue(queue))
             self.play_on(20)
 
     def cut_connections(self) -> None:
@@ -341,10 +342,11 @@ class World:
 
     def nothing_is_left_over(self) -> None:
         with self.topology.client() as client:
-            assert client.keys("statesync:tie:*") == []
-            assert client.hgetall("dirty_accounts:quarantine") == {}
-            assert client.exists("dirty_accounts", "dirty_accounts:claimed") == 0
-        wait_until(lambda: not any(map(self.topology.waiting, ("backup", "restore"))))
+            assert [*client.scan_iter(self.keys.tie("*"))] == []
+            assert client.hgetall(self.keys.quarantine) == {}
+            assert client.exists(self.keys.dirty, self.keys.claimed) == 0
+        queues = [self.direct.queue(name) for name in ("backup", "restore")]
+        wait_until(lambda: not any(map(self.topology.waiting, queues)))
 
 
 @contextlib.contextmanager

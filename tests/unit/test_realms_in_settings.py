@@ -119,4 +119,4 @@ def test_realms_share_the_slices_and_all_comes_within_an_interval(
         realms=realms, database_url=DATABASE if realms else "", sync_seconds=sync_seconds
     )
     assert settings.round_ms * 65 / 64 + 1000 * settings.slice_seconds <= 1000 * sync_seconds
-    assert settings.slice_seconds <= max(0.25, sync_seconds / 6)
+    assert settings.slice_seconds <= max(0.25, sync_seconds / 20)

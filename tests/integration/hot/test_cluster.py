@@ -41,7 +41,7 @@ def test_all_of_a_realm_is_on_one_node_and_realms_are_on_several(redis_cluster: 
             hot.create(1, state="exploration")
             hot.open_session("combat", [1], {"monsters": []})
         port = redis_cluster.master_of(prefix)
-        with redis.Redis(port=port) as node:
+        with redis_cluster.node(port) as node:
             assert node.exists(f"{prefix}ac:1", f"{prefix}dirty_accounts") == 2
         nodes.add(port)
     assert len(nodes) == 3
@@ -135,7 +135,7 @@ def test_cluster_that_is_away_is_said_so(store: Driver) -> None:
 @pytest.mark.slow
 def test_master_that_is_killed_is_replaced(store: Driver, redis_cluster: Cluster) -> None:
     store.create(1, state="exploration", gold=0)
-    with redis.Redis(port=redis_cluster.master_of("{eu}:")) as node:
+    with redis_cluster.node(redis_cluster.master_of("{eu}:")) as node:
         node.wait(1, 5000)
     port = redis_cluster.master_of("{eu}:")
     redis_cluster.nodes[port].kill()
@@ -156,7 +156,7 @@ def test_rights_by_the_tag_are_enough(store: Driver, redis_cluster: Cluster) -> 
     """As docs/realms.md gives them: a user of one realm, who is refused in another one."""
     page = Path(__file__).parents[3] / "docs" / "realms.md"
     (rule,) = re.findall(r"^ACL SETUSER worker-eu (.*)$", page.read_text(), re.M)
-    url = redis_cluster.url.replace("://", "://worker-eu:password@")
+    url = "cluster://worker-eu:password@" + redis_cluster.url.rpartition("@")[2]
     for port in redis_cluster.nodes:
         redis_cluster.ask(port, "ACL", "SETUSER", "worker-eu", "reset", *rule.split())
     with (
