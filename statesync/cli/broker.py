@@ -41,6 +41,11 @@ def problem_of(error: Exception, what: str, url: str) -> str:
 
 def count_messages(connection: Connection, queue: str) -> int:
     """Return how many messages wait in a queue; none if there is no such queue, which stays so."""
+    return _length(connection, queue) or 0
+
+
+def _length(connection: Connection, queue: str) -> int | None:
+    """Return how many messages wait in a queue; None if there is no such queue."""
     from kombu.exceptions import ChannelError
 
     channel: Any
@@ -50,7 +55,7 @@ def count_messages(connection: Connection, queue: str) -> int:
         except ChannelError as error:
             if int(error.reply_code or 0) != _NOT_FOUND:
                 raise
-            return 0
+            return None
     return waiting
 
 
@@ -71,6 +76,7 @@ def check_broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Ite
             yield from _check_redis(connection, orchestrator, settings)
         elif transport == "amqp":
             yield _check_rabbitmq(connection)
+            yield _check_declarations(connection)
         else:
             yield checked("broker", transport)
         queues = [
@@ -86,6 +92,29 @@ def _check_rabbitmq(connection: Connection) -> Check:
     advice = "RabbitMQ 3.10 or newer is needed: messages in quorum queues have to expire"
     is_old = told["product"] == "RabbitMQ" and version < _OLDEST_RABBITMQ
     return checked("broker", f"{told['product']} {told['version']}", fail=advice * is_old)
+
+
+def _check_declarations(connection: Connection) -> Check:
+    """Check that the queues that there are are as the workers declare them."""
+    from kombu.exceptions import ChannelError
+
+    from statesync.worker.app import app
+
+    unlike = []
+    for queue in app.amqp.queues.values():
+        if _length(connection, queue.name) is None:
+            continue
+        try:  # to declare a queue that there is changes nothing
+            with connection.channel() as channel:
+                queue(channel).queue_declare()
+        except ChannelError:
+            unlike.append(queue.name)
+    return checked(
+        "queues",
+        f"{', '.join(unlike)}: declared in another way" if unlike else "declared as workers do",
+        fail="another application was first: delete them, start a worker, and give that "
+        "application the settings of docs/operations.md#rabbitmq" * bool(unlike),
+    )
 
 
 def _check_redis(

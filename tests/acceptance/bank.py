@@ -116,6 +116,15 @@ class Bank(World):
         self.play_on(20)
         self.forgotten.append((begun, time.monotonic()))
 
+    def freeze_master(self) -> None:
+        """Two masters for a while: what the former one takes is lost when it is told."""
+        assert isinstance(self.topology, BehindSentinels)
+        begun = time.monotonic()
+        self.topology.freeze_master()
+        self.play_on(20)
+        self.topology.trio.wait_whole()
+        self.forgotten.append((begun, time.monotonic()))
+
     def put_postgres_back(self) -> None:
         """Have PostgreSQL forget some changes; none that is live is lost.
 

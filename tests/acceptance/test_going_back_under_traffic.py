@@ -40,7 +40,7 @@ def test_failovers(where: str) -> None:
     with bank(SEED, where) as trading:
         worker, beat = trading.worker, trading.beat
         trading.start_traders("bank")
-        for fault in ("fail_over", "kill_postgres", "fail_over", "kill_broker", "fail_over"):
+        for fault in ("fail_over", "kill_postgres", "freeze_master", "kill_broker", "fail_over"):
             trading.play_on(100)
             trading.inject(fault)
         print(f"seed {SEED}:", trading.check())

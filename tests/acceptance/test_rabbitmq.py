@@ -18,6 +18,7 @@ from statesync.hot.store import HotStore
 from tests.acceptance.command_line import run, run_json
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.test_contract import bare_write
+from tests.acceptance.test_doctor import examine
 from tests.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.parametrize("topology", ["rabbitmq"], indirect=True)
@@ -59,6 +60,20 @@ def test_game_may_declare_the_queues_before_the_workers(
     assert saved.get(timeout=60)["outcome"] == "saved"
     assert not_found.get(timeout=60)["outcome"] == "not_found"
     wait_until(lambda: hot.status()[:2] == (0, 0))
+
+
+def test_queue_that_another_application_has_declared_is_named(
+    settings: Settings, stack: Stack, rabbitmq: RabbitMQ
+) -> None:
+    rabbitmq.delete("restore", "sync", "backup")
+    with rabbitmq.connect() as connection:
+        connection.channel().queue_declare("backup", durable=True, auto_delete=False)
+    found = examine(settings, "broker", status=1)
+    assert found["queues"]["found"].startswith("backup: ")
+    assert found["messages"]["found"] == "waiting: restore 0, sync 0, backup 0"
+    rabbitmq.delete("backup")
+    assert examine(settings, "broker")["queues"]["status"] == "ok"
+    assert rabbitmq.queues().isdisjoint({"restore", "sync", "backup"})
 
 
 def test_message_expires_in_its_queue(settings: Settings, stack: Stack) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,6 +90,14 @@ class BehindSentinels(Topology):
         yield
         self._fail_over()
         self.trio.let_in_replicas()
+
+    def freeze_master(self) -> None:
+        """Stop the master until another one is elected; then it goes on, until it is told."""
+        self.trio.wait_whole()
+        frozen = self.trio.servers[self.trio.master()]
+        frozen.send(signal.SIGSTOP)
+        self.trio.wait_master(other_than=frozen)
+        frozen.send(signal.SIGCONT)
 
     def _fail_over(self) -> None:
         killed = self.trio.kill_master()
