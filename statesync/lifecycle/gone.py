@@ -16,7 +16,7 @@ from statesync.errors import CorruptState, DatabaseWentBack
 from statesync.hot.store import HotStore
 from statesync.lifecycle.servers import note_postgresql_went_back
 from statesync.lifecycle.snapshots import Snapshot
-from statesync.state.fields import MAX_VERSION
+from statesync.state.fields import MAX_VERSION, version_or_none
 from statesync.state.seals import CREATED
 
 __all__ = ["look_at_gone"]
@@ -49,7 +49,7 @@ def look_at_gone(hot: HotStore, engine: Engine, snapshots: Sequence[Snapshot]) -
         snapshot = bare[char_id]
         if char_id not in rows:
             snapshot.corrupt = CorruptState(char_id, "", _REASON)
-        elif rows[char_id].version < int(left[char_id]) < MAX_VERSION:
+        elif rows[char_id].version < (version_or_none(left[char_id]) or 0) < MAX_VERSION:
             if not snapshot.raw.is_recovering:
                 note_postgresql_went_back(hot, engine, [char_id])
                 raise DatabaseWentBack

@@ -37,6 +37,8 @@ class Pending(dict[int, Claim]):
         self._uncounted = {claim.char_id for claim in claims}
         """Characters asked for whose outcome is not counted yet."""
         self.reports: dict[int, BackupReport] = {}
+        self.had_room: set[frozenset[str]] = set()
+        """Groups whose seals were cut, by the names of their members."""
 
     def count(self) -> list[Command[None]]:
         """Return what counts the outcomes of characters that are reported and not counted yet."""

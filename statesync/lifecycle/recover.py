@@ -35,7 +35,7 @@ from statesync.lifecycle.scrub import (
     differences,
     mark_differences,
 )
-from statesync.state.fields import MAX_VERSION, listed, printable
+from statesync.state.fields import MAX_VERSION, listed, printable, version_or_none
 from statesync.state.outcomes import BackupOutcome
 
 __all__ = ["RecoveryReport", "SettledPage", "recover", "settle"]
@@ -270,7 +270,8 @@ class _Turn:
         char_ids = [item for item in evicted if isinstance(item, int)]
         session_ids = [item for item in evicted if isinstance(item, str)]
         heads = self.hot.heads(char_ids, evicted=evicted)
-        versions = {i: int(text) for i, text in heads.evicted.items() if text.isdigit()}
+        read = {i: version_or_none(text) for i, text in heads.evicted.items()}
+        versions = {i: version for i, version in read.items() if version is not None}
         rows: dict[int | str, RowHead] = {}
         with database.transaction(self.orchestrator.engine) as connection:
             rows.update(durable.heads.of_characters(connection, char_ids).items())

@@ -22,6 +22,7 @@ from statesync.state.seals import Seals
 
 __all__ = ["make_room"]
 
+_NOT_OURS = "what statesync:seals holds of it was not written by statesync, and leaves no room"
 _NO_ROW = "too many saves of the new character ended without an answer from PostgreSQL"
 
 
@@ -31,8 +32,13 @@ def make_room(
     """Cut the seals of a group to one, so that its next snapshot can be taken.
 
     Takes over the claims on its characters, so that nobody else withdraws a seal meanwhile.
-    Quarantines a group of which a character has no row: the insert may still come.
+    Quarantines a group of which a character has no row: the insert may still come. So it does if
+    this was done before, since what fills an entry then is no seal.
     """
+    if members.names in pending.had_room:
+        pending.quarantine(members.characters, CorruptState(claim.char_id, "", _NOT_OURS))
+        return
+    pending.had_room.add(members.names)
     ids = [*map(str, members.characters), *(ref.id for ref in members.sessions)]
     loaded = _entries(hot, ids)
     others = [i for i in members.characters if i in loaded and i != claim.char_id]
@@ -41,7 +47,7 @@ def make_room(
         char_id: unwrap(reply).claim for char_id, reply in zip(others, replies, strict=True)
     }
     entries = _entries(hot, ids)  # again: under the claims nothing is added
-    sealed = {member: seals for member, words in entries.items() if (seals := _seals(words))}
+    sealed = {member: seals for member, words in entries.items() if (seals := words.numbers)}
     with database.transaction(engine) as connection:
         characters = {i: seals for i, seals in sealed.items() if isinstance(i, int)}
         without_row = durable.heads.reseal(connection, tables.characters, characters)
@@ -61,7 +67,3 @@ def _entries(hot: HotStore, ids: list[str]) -> dict[int | UUID, Seals]:
         for i, seals in found.items()
         if seals.words is not None
     }
-
-
-def _seals(entry: Seals) -> list[int]:
-    return [int(word) for word in entry.words or () if word.isdigit()]

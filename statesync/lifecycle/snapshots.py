@@ -27,6 +27,7 @@ from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.groups import Group, GroupResult
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.characters import Character, decode_character
+from statesync.state.fields import version_or_none
 from statesync.state.references import SessionRef, reference_field
 from statesync.state.seals import LAID
 from statesync.state.session_types import reference_fields
@@ -204,8 +205,7 @@ def undecoded(raw: RawSnapshot) -> Group:
 
 
 def _head(char_id: int, core: Mapping[bytes, bytes], seal: int) -> CoreRows:
-    saved = core.get(b"saved_version", b"")
-    saved_version = int(saved) if saved.isdigit() else None
+    saved_version = version_or_none(core.get(b"saved_version", b""))
     version = int(core[b"version"])
     return core_rows(Character(char_id, version=version, saved_version=saved_version), seal)
 

@@ -6,6 +6,7 @@ import math
 import re
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -38,6 +39,7 @@ __all__ = [
     "read_version",
     "shown",
     "text_value",
+    "version_or_none",
     "version_value",
 ]
 
@@ -234,6 +236,13 @@ def read_version(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 16 or int(raw) > MAX_VERSION:
         fail("must be an integer from 0 to 2^53-1")
     return int(raw)
+
+
+def version_or_none(raw: bytes) -> int | None:
+    """Return the version that bytes are; None if another writer has put there what is none."""
+    with suppress(InvalidValue):
+        return read_version(raw)
+    return None
 
 
 def json_type(value: object) -> str:

@@ -8,7 +8,10 @@ Redis has forgotten. Numbers alone cannot tell: after a loss they are passed aga
 from __future__ import annotations
 
 import random
+import re
 from typing import NamedTuple
+
+from statesync.state.fields import MAX_ID
 
 __all__ = [
     "BARE",
@@ -33,6 +36,8 @@ LOST = "lost"
 """The note that a core was there, and nothing was known of it, when Redis had gone back in time."""
 LAID = "laid"
 """The note that a core which a bare writer made is laid over its row, and not saved since."""
+_SEAL, _SAVED_AT = re.compile("[1-9][0-9]{0,18}"), re.compile("v[0-9]{1,16}")
+
 FULL_BYTES = 32 * 20
 """An entry in Redis that is longer has no room for another seal: some 32 snapshots ended without
 an answer from PostgreSQL."""
@@ -62,7 +67,7 @@ class Seals(NamedTuple):
     @property
     def saved_version(self) -> int | None:
         """The version at which a session was saved; a core has a field for it."""
-        notes = [word for word in self.words or () if word[0] == "v" and word[1:].isdigit()]
+        notes = [word for word in self.words or () if _SAVED_AT.fullmatch(word)]
         return int(notes[-1][1:]) if notes else None
 
     @property
@@ -73,8 +78,14 @@ class Seals(NamedTuple):
     @property
     def last(self) -> int | None:
         """The newest seal before the snapshot's own."""
-        seals = [word for word in self.words or () if word.isdigit()]
-        return int(seals[-1]) if seals else None
+        numbers = self.numbers
+        return numbers[-1] if numbers else None
+
+    @property
+    def numbers(self) -> list[int]:
+        """The seals among the words, oldest first."""
+        seals = [int(word) for word in self.words or () if _SEAL.fullmatch(word)]
+        return [seal for seal in seals if seal <= MAX_ID]
 
 
 def new_seal() -> int:

@@ -18,7 +18,7 @@ from statesync.hot.command import Command, Raw, error_of, flat, load_script, pac
 from statesync.hot.commands.claims import Claim
 from statesync.hot.fields import list_writes
 from statesync.hot.keys import Keys
-from statesync.state.fields import check_char_id
+from statesync.state.fields import check_char_id, version_or_none
 from statesync.state.outcomes import SessionOutcome
 from statesync.state.references import SessionRef, reference_field, session_uuid
 from statesync.state.session_types import names
@@ -360,7 +360,7 @@ def peek(keys: Keys, char_id: int, /) -> Command[Peek | None]:
             for session_type, raw in zip(session_types, raw_ids, strict=False)
             if raw
         }
-        return Peek(int(version) if version.isdigit() else 0, references, is_loaded == 1)
+        return Peek(version_or_none(version) or 0, references, is_loaded == 1)
 
     args = [*map(reference_field, session_types)]
     script_keys = (keys.core(check_char_id(char_id)),)

@@ -20,7 +20,7 @@ from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator, Settings, Together
 from statesync.cli import main
-from statesync.errors import InvalidInput, SettingsError, StatesyncError
+from statesync.errors import CharacterNotSaved, InvalidInput, SettingsError, StatesyncError
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.state.fields import TIE_FIELD
@@ -45,9 +45,9 @@ ODD = [
         "9007199254740991",
     ),
 ]
-BYTES = st.sampled_from([text.encode() for text in ODD] + [b"\xff", b"\x80abc"]) | st.binary(
-    max_size=9
-)
+BYTES = st.sampled_from(
+    [text.encode() for text in ODD] + [b"\xff", b"\x80abc", b"9" * 5000]
+) | st.binary(max_size=9)
 TEXTS = st.sampled_from(ODD) | st.text(max_size=9)
 JSON = (
     st.none()
@@ -307,3 +307,19 @@ def test_sizes_are_bounded_with_a_clear_error(hot: HotStore) -> None:
         with pytest.raises(InvalidInput, match="at most"):
             call()
     assert hot.get(1).version == 1
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "²", "x"])
+def test_what_is_no_version_holds_up_nobody(
+    orchestrator: GameStateOrchestrator, hot: HotStore, raw: Any, keys: Keys, number: str
+) -> None:
+    """Python itself refuses to read a number of so many digits."""
+    for char_id in (1, 2):
+        hot.create(char_id)
+    raw.hset(keys.core(1), "version", number)
+    assert [r.outcome for r in orchestrator.restore_many([1, 2])] == ["live", "live"]
+    with pytest.raises(CharacterNotSaved, match="2\\^53-1"):
+        orchestrator.evict(1)
+    raw.hset(keys.core(3), "gold", "5")
+    raw.set(keys.tombstone(3), number)
+    assert [r.outcome for r in orchestrator.backup_many([2, 3])] == ["saved", "quarantined"]

@@ -122,6 +122,7 @@ def test_who_has_left_a_fight_is_taken_out_of_it(
         ("stats", b'{"luck": 4294967296}', "2^31"),
         ("version", b"x", "version"),
         ("saved_version", b"x", "saved_version"),
+        ("saved_version", b"9" * 5000, "saved_version"),
     ],
 )
 def test_what_cannot_be_saved_holds_up_nobody(

@@ -174,3 +174,42 @@ def test_commit_without_an_answer_keeps_its_seal(
     assert len(entry(raw, keys, char_id)) == len(before) + 1
     assert orchestrator.backup_full_state(char_id).outcome == "saved"
     assert recorded(engine) == []
+
+
+@pytest.mark.parametrize("way", ["plain", "groups"])
+@pytest.mark.parametrize("junk", ["x" * 700, "1" * 700, "1" * 5000, "é" * 400, "81" + " " * 700])
+def test_entry_that_others_have_filled_holds_up_nobody(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    raw: Any,
+    keys: Keys,
+    request: pytest.FixtureRequest,
+    junk: str,
+    way: str,
+) -> None:
+    if way == "groups":
+        request.getfixturevalue("all_as_groups")
+    raw.hset(keys.seals, 1, junk)
+    for char_id in PARTY:
+        saved.update(char_id, gold="5")
+    reports = orchestrator.backup_many(PARTY)
+    assert [r.outcome for r in reports] == ["quarantined", "saved"]
+    assert "statesync:seals" in (reports[0].error or "")
+
+
+@pytest.mark.parametrize("junk", ["9" * 19, "²", "v²", " ", ""])
+def test_word_that_is_no_seal_is_none(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    engine: Engine,
+    raw: Any,
+    keys: Keys,
+    junk: str,
+) -> None:
+    known = raw.hget(keys.seals, 1).decode()
+    raw.hset(keys.seals, 1, f"{known} {junk}")
+    for char_id in PARTY:
+        saved.update(char_id, gold="5")
+    assert [r.outcome for r in orchestrator.backup_many(PARTY)] == ["saved"] * 2
+    assert recorded(engine) == []
+    assert entry(raw, keys)[-1] == str(row(engine)["seal"])
