@@ -197,8 +197,8 @@ class Settings:
         if self.realms and not self.realm and len(urls) < len(self.realm_names):
             raise SettingsError(
                 f"{PREFIX}DATABASE_URL: {mask_or_hide(self.database_url)} is not accepted; it must "
-                f"hold {_TEMPLATE} in the name of the database or of a schema: two realms never "
-                "share tables"
+                f"hold {_TEMPLATE} in the name of the database or of a schema: the realms of "
+                f"{PREFIX}REALMS never share tables"
             )
 
     @classmethod

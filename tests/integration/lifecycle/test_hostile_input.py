@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from sqlalchemy import Engine
@@ -293,7 +293,8 @@ def test_whatever_settings_say(many: Any, settings: Settings) -> None:
 
     urls = st.tuples(TEXTS, TEXTS).map(lambda t: f"redis://user:{password}{t[0]}@{t[1]}")
     values = TEXTS | st.integers().map(str) | urls
-    many(300, 36_000)(given(st.dictionaries(st.sampled_from(names), values, max_size=3))(read))()
+    cases = given(st.dictionaries(st.sampled_from(names), values, max_size=3))
+    many(300, 36_000)(example({"STATESYNC_REALMS": "2"})(cases(read)))()
 
 
 def test_sizes_are_bounded_with_a_clear_error(hot: HotStore) -> None:
