@@ -13,7 +13,7 @@ from statesync.errors import InvalidInput
 
 __all__ = ["write_chart"]
 
-_COLOURS = {"statesync": "tab:blue", "naive": "tab:orange", "alone": "tab:green"}
+_COLOURS = {"statesync": "tab:blue", "naive": "tab:orange"}
 _SECOND = SECOND.partition("{}")[0]
 _WIDTH = 8.0
 
@@ -64,7 +64,7 @@ def _draw_seconds(axes: Any, seconds: Sequence[Result]) -> None:
             lines.setdefault(row.contestant, []).append(row.median / 1000)
     for contestant, figures in lines.items():
         places = range(1, len(figures) + 1)
-        axes.plot(places, figures, marker="o", label=contestant, color=_COLOURS.get(contestant))
+        axes.plot(places, figures, marker="o", label=contestant)
     axes.set_ylim(bottom=0)
     axes.set_title(seconds[0].name)
     axes.set_xlabel("seconds of two intervals, from quiet to loud")
