@@ -33,6 +33,7 @@ from statesync.settings import PREFIX, Settings
 from statesync.urls import broker_of
 from tests.clusters import Cluster, cluster
 from tests.databases import Databases
+from tests.pgbouncer import pgbouncer, pooled_url
 from tests.rabbitmq import RabbitMQ, rabbitmq_server
 from tests.rewind import Rewind
 from tests.sentinels import Trio, sentinel_trio
@@ -82,6 +83,13 @@ def rabbitmq() -> Iterator[RabbitMQ]:
 
 
 @pytest.fixture(scope="session")
+def pooler(embedded: Servers) -> Iterator[Path]:
+    """Run a PgBouncer before PostgreSQL; skip the test if it is not installed."""
+    with pgbouncer(embedded.sockets) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
 def redis_cluster() -> Iterator[Cluster]:
     """Run a Redis Cluster."""
     with cluster() as running:
@@ -93,7 +101,8 @@ def topology(request: pytest.FixtureRequest) -> str:
     """Return which servers the test runs on; a test that runs on several has it as a parameter.
 
     ``single``: one Redis. ``cluster``: a realm in a Redis Cluster. ``sentinel``: a master and a
-    replica, with Sentinels. ``rabbitmq``: one Redis, and RabbitMQ as the broker.
+    replica, with Sentinels. ``rabbitmq``: one Redis, and RabbitMQ as the broker. ``pgbouncer``: one
+    Redis, and PgBouncer before PostgreSQL.
     """
     return str(getattr(request, "param", "single"))
 
@@ -124,9 +133,10 @@ def settings(
     with redis.Redis.from_url(embedded.redis_url()) as client:
         client.flushdb(asynchronous=True)
     name = databases.take()
-    made = embedded.settings(
-        key_prefix=f"t{number}:", database_url=embedded.database_url(name), **urls
-    )
+    urls["database_url"] = embedded.database_url(name)
+    if topology == "pgbouncer":
+        urls["database_url"] = pooled_url(request.getfixturevalue("pooler"), name)
+    made = embedded.settings(key_prefix=f"t{number}:", **urls)
     _take_tables(made)
     yield made
     databases.give_back(name)

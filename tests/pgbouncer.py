@@ -18,9 +18,9 @@ import pytest
 
 from statesync.embedded.child import Child
 
-__all__ = ["PORT", "pgbouncer"]
+__all__ = ["pgbouncer", "pooled_url"]
 
-PORT = 6432
+_PORT = 6432
 _POOL = 4
 
 _INI = """
@@ -47,6 +47,11 @@ def _program() -> str:
     return found
 
 
+def pooled_url(folder: Path, name: str, user: str = "postgres") -> str:
+    """Return the URL of a database behind the PgBouncer in ``folder``."""
+    return f"postgresql+psycopg2://{user}@/{name}?host={folder}&port={_PORT}"
+
+
 @contextmanager
 def pgbouncer(server: Path, *, databases: str = "*", ignored: str = "") -> Iterator[Path]:
     """Run PgBouncer before the server in the folder ``server``; yields the folder of its socket.
@@ -58,13 +63,13 @@ def pgbouncer(server: Path, *, databases: str = "*", ignored: str = "") -> Itera
     folder = Path(tempfile.mkdtemp(prefix="statesync-pgbouncer-", dir="/tmp"))
     ini, users = folder / "pgbouncer.ini", folder / "users"
     user = "nobody" if os.geteuid() == 0 else None  # it refuses to run as root
-    places = {"server": server, "folder": folder, "port": PORT, "pool": _POOL}
+    places = {"server": server, "folder": folder, "port": _PORT, "pool": _POOL}
     ini.write_text(_INI.format(**places, databases=databases, ignored=ignored))
     users.write_text('"postgres" ""\n')
     if user:
         for made in (folder, ini, users):
             shutil.chown(made, user)
-    path = folder / f".s.PGSQL.{PORT}"
+    path = folder / f".s.PGSQL.{_PORT}"
 
     def ready() -> bool:
         with suppress(OSError), socket.socket(socket.AF_UNIX) as client:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import json
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from statesync.errors import SettingsError
 from statesync.sentinels import SentinelUrl, is_sentinel
@@ -17,6 +17,12 @@ from statesync.settings import PREFIX, Settings
 __all__ = ["is_rabbitmq", "reach", "reach_broker", "sender_settings"]
 
 _RABBITMQ = ("amqp://", "amqps://", "pyamqp://")
+_CERTIFICATES = {
+    "ssl_ca_certs": "ca_certs",
+    "ssl_certfile": "certfile",
+    "ssl_keyfile": "keyfile",
+}
+"""What a URL of RabbitMQ may have in its query, as that of Redis has, and how py-amqp calls it."""
 _SENTINEL_SECONDS = 1
 
 _DECLARED_BY_NAME: dict[str, Any] = {
@@ -56,11 +62,25 @@ def reach(url: str, *, seconds: int) -> tuple[str, dict[str, Any]]:
     limits = {"socket_connect_timeout": 5, "socket_timeout": seconds}
     if is_rabbitmq(url):
         # Without a confirmation nobody knows whether a message has arrived.
-        return url, {"confirm_publish": True, "read_timeout": seconds, "write_timeout": seconds}
+        options = {"confirm_publish": True, "read_timeout": seconds, "write_timeout": seconds}
+        has_tls = url.lower().startswith("amqps://")
+        return _apart_from_tls(url, options) if has_tls else (url, options)
     if is_sentinel(url):
         behind = SentinelUrl.parse(url)
         return _as_kombu(behind), limits | _of_sentinels(behind)
     return url, limits
+
+
+def _apart_from_tls(url: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return a URL without its certificates, and the options with them.
+
+    Kombu would pass them on by names that its library does not know, and check no host name.
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    given = {option: query.pop(name) for name, option in _CERTIFICATES.items() if name in query}
+    bare = urlunsplit(parts._replace(query=urlencode(query)))
+    return bare, options | {"ssl": {"server_hostname": parts.hostname, **given}}
 
 
 def reach_broker(settings: Settings, *, seconds: int) -> tuple[str, dict[str, Any]]:

@@ -48,7 +48,7 @@ LOST_SECONDS = 5.0
 """A sweep that takes longer may be lost, as when the broker restarts: another one is sent."""
 
 
-TOPOLOGIES = ("cluster", "sentinel", "rabbitmq")
+TOPOLOGIES = ("cluster", "sentinel", "rabbitmq", "pgbouncer")
 
 on_every_topology = pytest.mark.parametrize(
     "topology",

@@ -17,7 +17,7 @@ from statesync.durable.limits import different_limits
 from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseForbidden
 from tests.acceptance.whole_life import live_whole_life
-from tests.pgbouncer import PORT, pgbouncer
+from tests.pgbouncer import pgbouncer, pooled_url
 
 pytestmark = pytest.mark.usefixtures("stack")
 
@@ -32,8 +32,8 @@ def pooler(request: pytest.FixtureRequest, embedded: Servers) -> Iterator[Path]:
 @pytest.fixture
 def pooled(pooler: Path, settings: Settings) -> Settings:
     """The test's settings, through PgBouncer."""
-    url = make_url(settings.database_url).set(query={"host": str(pooler), "port": str(PORT)})
-    return replace(settings, database_url=url.render_as_string(hide_password=False))
+    name = str(make_url(settings.database_url).database)
+    return replace(settings, database_url=pooled_url(pooler, name))
 
 
 @pytest.mark.parametrize("pooler", [""], ids=["strict"], indirect=True)
@@ -85,7 +85,7 @@ def test_a_locked_row_is_waited_for_no_longer(
 def test_a_refused_login_is_no_outage(settings: Settings, embedded: Servers) -> None:
     with pgbouncer(embedded.sockets, databases="other") as folder:
         for user, says in (("nobody_here", "authentication failed"), ("postgres", "no such")):
-            url = f"postgresql://{user}@/game?host={folder}&port={PORT}"
+            url = pooled_url(folder, "game", user)
             own = database.connect(replace(settings, database_url=url))
             with pytest.raises(DatabaseForbidden, match=says):
                 database.ping(own)
