@@ -67,7 +67,11 @@ class RabbitMQ:
 
     def queues(self) -> set[str]:
         """Return the names of all queues."""
-        words = ["list_queues", "--quiet", "--formatter", "json", "name"]
+        told = self.control("list_queues", "--quiet", "--formatter", "json", "name")
+        return {queue["name"] for queue in json.loads(told)}
+
+    def control(self, *words: str) -> str:
+        """Return what ``rabbitmqctl`` prints."""
         ran = subprocess.run(
             [str(_PROGRAM.with_name("rabbitmqctl")), *words],
             env=self._env,
@@ -77,7 +81,7 @@ class RabbitMQ:
             check=True,
             **run_as(self._user),
         )
-        return {queue["name"] for queue in json.loads(ran.stdout)}
+        return str(ran.stdout)
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the server and what it has started."""

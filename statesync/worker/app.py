@@ -7,8 +7,10 @@ import logging
 import os
 import secrets
 from functools import cache
+from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.loaders.app import AppLoader
 from celery.signals import worker_before_create_process, worker_process_init, worker_shutdown
 
@@ -20,7 +22,7 @@ from statesync.worker.config import CelerySettings, celery_settings
 from statesync.worker.names import QueueName
 from statesync.worker.overrides import read_overrides
 
-__all__ = ["Loader", "app", "protect_flower", "realms", "settings"]
+__all__ = ["DeclaringAMQP", "Loader", "app", "protect_flower", "realms", "settings"]
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +42,22 @@ class Loader(AppLoader):
         return _configuration()[1]
 
 
+class DeclaringAMQP(AMQP):
+    """Has a worker declare all queues, also those that it does not serve.
+
+    RabbitMQ leads what has waited for its countdown back to any of them.
+    """
+
+    def TaskConsumer(self, channel: Any, *args: Any, **more: Any) -> Any:  # noqa: N802
+        """Declare the queues, then return what reads from those that are served."""
+        for queue in self.queues.values():
+            queue(channel).declare()
+        return super().TaskConsumer(channel, *args, **more)
+
+
 app = Celery(
     "statesync",
+    amqp=DeclaringAMQP,
     loader=f"{__name__}:Loader",
     include=["statesync.worker.tasks", "statesync.worker.control"],
 )

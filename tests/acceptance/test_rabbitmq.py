@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -62,6 +64,16 @@ def test_game_may_declare_the_queues_before_the_workers(
     wait_until(lambda: hot.status()[:2] == (0, 0))
 
 
+def test_worker_for_one_queue_may_be_the_first(
+    settings: Settings, stack: Stack, rabbitmq: RabbitMQ
+) -> None:
+    """What has a countdown is led back to every queue, so all have to be there."""
+    rabbitmq.delete("restore", "sync", "backup", "celery")
+    worker = stack.start("logins", "worker", "-Q", "restore", "-c", "1", "--loglevel", "INFO")
+    stack.wait_worker(worker)
+    assert b"CRITICAL" not in worker.log.read_bytes()
+
+
 def test_queue_that_another_application_has_declared_is_named(
     settings: Settings, stack: Stack, rabbitmq: RabbitMQ
 ) -> None:
@@ -82,18 +94,33 @@ def test_message_expires_in_its_queue(settings: Settings, stack: Stack) -> None:
     wait_until(lambda: waiting(settings)["backup"] == 0)
 
 
-def test_frozen_broker_is_away(
-    settings: Settings, stack: Stack, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+@contextlib.contextmanager
+def frozen(rabbitmq: RabbitMQ) -> Iterator[None]:
+    rabbitmq.signal(signal.SIGSTOP)
+    yield
+    rabbitmq.signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def out_of_memory(rabbitmq: RabbitMQ) -> Iterator[None]:
+    rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
+    yield
+    rabbitmq.control("set_vm_memory_high_watermark", "0.4")
+
+
+@pytest.mark.parametrize("trouble", [frozen, out_of_memory])
+def test_broker_that_confirms_nothing_is_away(
+    settings: Settings,
+    stack: Stack,
+    rabbitmq: RabbitMQ,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Callable[[RabbitMQ], contextlib.AbstractContextManager[None]],
 ) -> None:
     monkeypatch.setattr("statesync.game.enqueue._ANSWER_SECONDS", 1)
     with enqueue_backup(settings) as enqueue:
         enqueue(1)
-        rabbitmq.signal(signal.SIGSTOP)
-        try:
-            with pytest.raises(BrokerUnavailable):
-                enqueue(2)
-        finally:
-            rabbitmq.signal(signal.SIGCONT)
+        with trouble(rabbitmq), pytest.raises(BrokerUnavailable):
+            enqueue(2)
         enqueue(3)
 
 
