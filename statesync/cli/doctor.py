@@ -33,6 +33,7 @@ from statesync.errors import (
     SettingsError,
 )
 from statesync.hot.commands.health import Examined
+from statesync.hot.rights import is_refusal
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import PREFIX, Settings
@@ -296,7 +297,8 @@ def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings)
             raise
         what, url = _CELERY[name]
         away = problem_of(error, what, getattr(settings, url))
-        advice = f"start it, or mend {PREFIX}{url.upper()}"
+        what_to_do = "give its user the login or the right" if is_refusal(error) else "start it"
+        advice = f"{what_to_do}, or mend {PREFIX}{url.upper()}"
         found.append(checked(name, away, fail=advice))
     return found
 

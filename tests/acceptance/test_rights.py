@@ -16,6 +16,7 @@ from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseForbidden
 from statesync.hot.keys import Keys
 from statesync.hot.rights import COMMANDS, channels, key_patterns
+from tests.acceptance.command_line import run_json
 from tests.acceptance.documented import block
 from tests.acceptance.whole_life import live_whole_life
 from tests.conftest import NewDatabase
@@ -132,3 +133,15 @@ def test_a_right_that_is_taken_away_is_named(
     run_as(embedded, migrated, "postgres", [grant])
     assert worker.backup_full_state(1).outcome == "saved"
     worker.close()
+
+
+@pytest.mark.usefixtures("stack", "users")
+def test_the_doctor_names_what_is_missing_in_redis(settings: Settings, raw: Any) -> None:
+    own = as_users(settings)
+    raw.execute_command("ACL", "SETUSER", "statesync", "-sadd", "-zcount")
+    raw.execute_command("ACL", "SETUSER", "statesync-messages", "-info")
+    checks = run_json(own, "doctor", "--only", "redis", "--only", "broker", status=1)
+    found = {check["check"]: check for check in checks if check["status"] == "fail"}
+    assert found["rights in redis"]["do"] == "ACL SETUSER statesync +sadd +zcount"
+    assert "no permissions to run the 'info' command" in found["broker"]["found"]
+    assert "give its user the login or the right" in found["broker"]["do"]
