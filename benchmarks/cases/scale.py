@@ -1,4 +1,4 @@
-"""Owns ``scale``: whether a character costs more if there are more of them.
+"""Owns ``scale``: whether a character costs more if there are more of them, and what it takes.
 
 Each size has embedded servers and a worker of its own, so that the sizes can take turns.
 """
@@ -30,4 +30,19 @@ def _sweep(bench: Bench, size: int, exits: contextlib.ExitStack) -> Callable[[],
     exits.enter_context(contextlib.closing(one))
     worker = exits.enter_context(one.worker())
     saves = Saves(one, one.sizes[0], 0)
-    return lambda: sweep_all(saves, worker)
+    return lambda: sweep_all(saves, worker) | _stored(one)
+
+
+def _stored(bench: Bench) -> dict[str, float]:
+    """Return what a character takes in both stores, with its share of everything else there."""
+    tables = "characters", "character_stats"
+    with bench.connection, bench.connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(pg_total_relation_size(t::regclass)) FROM unnest(%s) t", [[*tables]]
+        )
+        (in_postgresql,) = cursor.fetchone() or (0,)
+    in_redis = bench.client.info("memory")["used_memory"]
+    return {
+        "bytes in Redis a character": in_redis / bench.sizes[0],
+        "bytes in PostgreSQL a character": float(in_postgresql) / bench.sizes[0],
+    }
