@@ -32,7 +32,7 @@ local function read_pass()
     redis.call('HMGET', pass, 'number', 'cursor', 'began_ms', 'paced_from', 'entered_ms')
   for i = 1, 5 do
     local text = stored[i] or '0'
-    if #text >= 19 or not string.match(text, '^%d+$') then -- not ours: a new pass begins
+    if #text >= 16 or not string.match(text, '^%d+$') then -- not ours: a new pass begins
       return redis.call('DEL', pass)
     end
   end

@@ -25,7 +25,7 @@ def test_status_skips_what_is_no_counter(store: Driver, name: str | bytes, value
 
 
 @pytest.mark.parametrize("field", ["number", "cursor", "began_ms", "paced_from", "entered_ms"])
-@pytest.mark.parametrize("text", ["zz", "-1", "", "9" * 30, "1.5"])
+@pytest.mark.parametrize("text", ["zz", "-1", "", "9" * 30, "9" * 17, "1.5"])
 def test_pass_that_is_none_begins_anew(store: Driver, field: str, text: str) -> None:
     for char_id in (1, 2):
         store.create(char_id)
