@@ -118,4 +118,5 @@ _MOVES = {
     Step.INACTIVE: "its move from realm {1} is not finished",
     Step.MOVED: "moved to realm {2}",
     Step.ACTIVE: "came from realm {1}",
+    Step.DELETED: "deleted before its move from realm {1} to {2} was finished",
 }

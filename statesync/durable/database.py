@@ -60,8 +60,6 @@ _GRACE_SECONDS = 2
 
 _ANSWER = "statesync_answer_seconds"
 """The option of an engine that says how long to wait for an answer."""
-_REALM = "statesync_realm"
-"""The option of an engine that says whose tables they have to be."""
 
 _FAILED = psycopg2.extensions.TRANSACTION_STATUS_INERROR
 _LOCKED = ("55P03", "40P01")  # lock_not_available, deadlock_detected
@@ -99,7 +97,7 @@ def connect(settings: Settings) -> Engine:
             settings.database_url,
             execution_options={
                 _ANSWER: settings.lease_seconds + _GRACE_SECONDS,
-                _REALM: settings.realm,
+                realms.OPTION: settings.realm,
             },
             json_serializer=dump_json,
             json_deserializer=load_json,
@@ -271,7 +269,7 @@ _checked: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 def _check_realm(engine: Engine) -> None:
     with engine.begin() as connection:
-        realms.check(connection, engine.get_execution_options().get(_REALM, ""))
+        realms.check(connection, engine.get_execution_options().get(realms.OPTION, ""))
     _checked.add(engine)
 
 

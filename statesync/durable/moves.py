@@ -24,7 +24,7 @@ from sqlalchemy import (
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import Insert, aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable import realms
@@ -40,11 +40,15 @@ __all__ = [
     "Move",
     "Step",
     "activate",
+    "begin",
     "copy",
+    "end",
     "has_row",
     "insert_inactive",
+    "is_here",
     "is_in_session",
     "leave",
+    "lock_row",
     "note",
     "read",
     "unfinished",
@@ -65,6 +69,8 @@ class Step(StrEnum):
     """In the source: nothing restores it here any more."""
     ACTIVE = "active"
     """In the target, which has the character now."""
+    DELETED = "deleted"
+    """In either: the character was deleted here before its move was finished."""
 
 
 class Move(NamedTuple):
@@ -99,16 +105,37 @@ def _read(connection: Connection, condition: object) -> list[Move]:
     return [Move(i, s, t, Step(step), v) for i, s, t, step, v in connection.execute(query)]
 
 
+def begin(connection: Connection, move: Move) -> Move | None:
+    """Write a move down if there is none of its character; return the one that there is, locked."""
+    if connection.execute(_row(move).on_conflict_do_nothing()).rowcount:
+        return None
+    condition = realms.moves.c.character_id == move.char_id
+    connection.execute(select(realms.moves.c.step).where(condition).with_for_update())
+    return read(connection, move.char_id)
+
+
+def _row(move: Move) -> Insert:
+    values = dict(zip(("character_id", *Move._fields[1:]), move, strict=True))
+    return upsert(realms.moves).values(**values, changed_at=func.now())
+
+
 def note(connection: Connection, move: Move) -> None:
     """Write down how far a move has come."""
-    values = dict(zip(("character_id", *Move._fields[1:]), move, strict=True))
-    row = upsert(realms.moves).values(**values, changed_at=func.now())
+    row = _row(move)
     connection.execute(
         row.on_conflict_do_update(
             index_elements=["character_id"],
             set_={name: row.excluded[name] for name in (*Move._fields[1:], "changed_at")},
         )
     )
+
+
+def end(connection: Connection, char_id: int) -> None:
+    """Write down, in a realm, that a character is deleted before its move is finished."""
+    if connection.get_execution_options().get(realms.OPTION):
+        is_unfinished = realms.moves.c.step.in_([Step.INTENDED, Step.INACTIVE])
+        ended = update(realms.moves).where(realms.moves.c.character_id == char_id, is_unfinished)
+        connection.execute(ended.values(step=Step.DELETED, changed_at=func.now()))
 
 
 def is_in_session(connection: Connection, char_id: int) -> bool:
@@ -123,6 +150,25 @@ def has_row(connection: Connection, char_id: int) -> bool:
     """Return whether there is a row of a character, deleted or not."""
     query = select(characters.c.id).where(characters.c.id == char_id)
     return connection.execute(query).first() is not None
+
+
+def is_here(connection: Connection, char_id: int) -> bool:
+    """Return whether there is a row of a character that is not deleted."""
+    query = select(characters.c.id).where(characters.c.id == char_id)
+    return connection.execute(query.where(characters.c.deleted_at.is_(None))).first() is not None
+
+
+def lock_row(connection: Connection, char_id: int) -> bool:
+    """Lock the row of a character, and return whether there was one.
+
+    If not, one is made that nothing restores. Whoever is about to make one is waited for.
+    """
+    row = upsert(characters).values(id=char_id, deleted_at=func.now())
+    if connection.execute(row.on_conflict_do_nothing()).rowcount:
+        return False
+    query = select(characters.c.id).where(characters.c.id == char_id)
+    connection.execute(query.with_for_update())
+    return True
 
 
 def copy(connection: Connection, char_id: int) -> Copy | None:

@@ -21,7 +21,10 @@ from sqlalchemy import (
 from statesync.durable.tables import metadata, moment
 from statesync.errors import DatabaseForbidden, NotMigrated
 
-__all__ = ["check", "moves", "take"]
+__all__ = ["OPTION", "check", "moves", "take"]
+
+OPTION = "statesync_realm"
+"""The option of an engine that says whose tables they have to be."""
 
 _metadata = MetaData(naming_convention=metadata.naming_convention)
 

@@ -43,7 +43,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONPATH
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable import database
+from statesync.durable import database, moves
 from statesync.durable.memberships import Membership
 from statesync.durable.tables import characters, session_characters, sessions
 from statesync.errors import (
@@ -163,6 +163,7 @@ class Deletion:
         with database.transaction(self._engine) as connection:
             if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
                 return None
+            moves.end(connection, char_id)
             refs = _open_sessions(connection, char_id)
             self._check_types(refs)
             shared_ids = _end_memberships(connection, char_id, [UUID(ref.id) for ref in refs])

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sqlalchemy import Connection
+
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.moves import Copy, Move, Step
@@ -56,34 +58,70 @@ class CharacterMove:
 
         Raises CharacterNotFound, CharacterNotMoved, CharacterNotSaved or ServerUnavailable.
         """
-        begun = self._begin()
-        if begun.step is Step.MOVED:
-            return self._activate(begun.version)
-        for _ in range(_ROUNDS):
-            self._leave_redis()
-            rows, version = self._copy()
-            self._insert(rows, version)
-            failpoint("inserted")
-            if self._leave(rows, version):
-                failpoint("moved")
-                return self._activate(version)
+        try:
+            for _ in range(_ROUNDS):
+                if moved := self._try():
+                    return moved
+        except database.Rejected as error:
+            raise self._refused(str(error)) from None
         raise self._refused("it logs in, or changes, again and again")
 
-    def _begin(self) -> Move:
-        """Note the intent; returns the record, which may be farther."""
+    def _try(self) -> Move | None:
+        """Move it; None if it has changed meanwhile, or another run of its move was faster."""
+        begun = self._begin(self._why_not_there())
+        if begun.step is Step.MOVED:
+            return self._activate(begun.version)
+        self._leave_redis()
+        if not (copied := self._copy()):
+            return None
+        self._insert(*copied)
+        failpoint("inserted")
+        if not self._leave(*copied):
+            return None
+        failpoint("moved")
+        return self._activate(copied[1])
+
+    def _begin(self, reason: str) -> Move:
+        """Note the intent, unless there is a reason to refuse it; return the record.
+
+        That may be farther. One that is refused leaves no record: it would be in the way of others.
+        """
+        move = self._at(Step.INTENDED)
         with database.transaction(self._source.orchestrator.engine) as connection:
-            known = durable.moves.read(connection, self._char_id)
+            known = durable.moves.begin(connection, move)
             if known:
                 self._check_known(known)
             if known and known.step is Step.MOVED:
                 return known
-            self._check_presence()
+            if reason:
+                raise self._refused(reason)
+            presence = self._check_presence()
             if durable.moves.is_in_session(connection, self._char_id):
                 raise self._refused(_REFUSED[Presence.IN_SESSION])
-            move = self._at(Step.INTENDED)
+            is_here = durable.moves.is_here(connection, self._char_id)
+            if presence is Presence.ABSENT and not is_here:
+                raise CharacterNotFound(self._char_id)
             durable.moves.note(connection, move)
         failpoint("intended")
         return move
+
+    def _why_not_there(self) -> str:
+        """Return why the target cannot take it, if it cannot."""
+        target = self._target
+        if target.orchestrator.hot.presence(self._char_id) is not Presence.ABSENT:
+            return f"Redis of realm {target.name!r} holds a character of this id"
+        with database.transaction(target.orchestrator.engine) as connection:
+            has_row = durable.moves.has_row(connection, self._char_id)
+            return self._why_not_over(connection) if has_row else ""
+
+    def _why_not_over(self, connection: Connection) -> str:
+        """Return why the row that the target has is not to be replaced, if so."""
+        known = durable.moves.read(connection, self._char_id)
+        if known and known.step is Step.MOVED:  # it has left from there
+            return ""
+        if known and known == self._at(Step.INACTIVE, known.version):
+            return ""
+        return f"realm {self._target.name!r} has a character of this id"
 
     def _check_known(self, known: Move) -> None:
         """Refuse a move that would cross another one."""
@@ -93,35 +131,35 @@ class CharacterMove:
             has = "has begun" if known.step is Step.INTENDED else "is done or to be finished"
             raise self._refused(f"its move to realm {known.target!r} {has}")
 
-    def _check_presence(self) -> None:
+    def _check_presence(self) -> Presence:
         """Refuse what is tied or in a session."""
         presence = self._source.orchestrator.hot.presence(self._char_id)
         if reason := _REFUSED.get(presence):
             raise self._refused(reason)
+        return presence
 
     def _leave_redis(self) -> None:
         self._check_presence()
         self._source.orchestrator.evict(self._char_id)
 
-    def _copy(self) -> tuple[Copy, int]:
+    def _copy(self) -> tuple[Copy, int] | None:
         with database.transaction(self._source.orchestrator.engine) as connection:
             rows = durable.moves.copy(connection, self._char_id)
             if rows is None:
-                raise CharacterNotFound(self._char_id)
+                return None
             return rows, durable.moves.version_of(connection, self._char_id)
 
     def _insert(self, rows: Copy, version: int) -> None:
-        """Insert the rows into the target, inactive."""
+        """Insert the rows into the target, inactive, unless another run had newer ones."""
         self._check_absent(self._target.orchestrator.hot.presence(self._char_id))
         try:
             with database.transaction(self._target.orchestrator.engine) as connection:
+                had_row = durable.moves.lock_row(connection, self._char_id)
+                if had_row and (reason := self._why_not_over(connection)):
+                    raise self._refused(reason)
                 known = durable.moves.read(connection, self._char_id)
-                left_from_here = known is not None and known.step is Step.MOVED
-                is_ours = known is not None and known == self._at(Step.INACTIVE, known.version)
-                if durable.moves.has_row(connection, self._char_id) and not (
-                    left_from_here or is_ours
-                ):
-                    raise self._refused(f"realm {self._target.name!r} has a character of this id")
+                if known and known.step is Step.INACTIVE and known.version > version:
+                    return
                 durable.moves.insert_inactive(connection, self._char_id, rows)
                 durable.moves.note(connection, self._at(Step.INACTIVE, version))
         except database.Rejected as error:
@@ -147,6 +185,7 @@ class CharacterMove:
         """Let it be played in the target."""
         active = self._at(Step.ACTIVE, version)
         with database.transaction(self._target.orchestrator.engine) as connection:
+            durable.moves.lock_row(connection, self._char_id)
             known = durable.moves.read(connection, self._char_id)
             if known == self._at(Step.INACTIVE, version):
                 # In place of that of its own move out of here, if it comes back soon.
