@@ -33,7 +33,7 @@ from statesync.settings import PREFIX, Settings
 from statesync.urls import broker_of
 from tests.clusters import Cluster, cluster
 from tests.databases import Databases
-from tests.pgbouncer import pgbouncer, pooled_url
+from tests.pgbouncer import PgBouncer, pgbouncer
 from tests.rabbitmq import RabbitMQ, rabbitmq_server
 from tests.rewind import Rewind
 from tests.sentinels import Trio, sentinel_trio
@@ -83,10 +83,10 @@ def rabbitmq() -> Iterator[RabbitMQ]:
 
 
 @pytest.fixture(scope="session")
-def pooler(embedded: Servers) -> Iterator[Path]:
+def pooler(embedded: Servers) -> Iterator[PgBouncer]:
     """Run a PgBouncer before PostgreSQL; skip the test if it is not installed."""
-    with pgbouncer(embedded.sockets) as folder:
-        yield folder
+    with pgbouncer(embedded.sockets) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -135,7 +135,7 @@ def settings(
     name = databases.take()
     urls["database_url"] = embedded.database_url(name)
     if topology == "pgbouncer":
-        urls["database_url"] = pooled_url(request.getfixturevalue("pooler"), name)
+        urls["database_url"] = request.getfixturevalue("pooler").url(name)
     made = embedded.settings(key_prefix=f"t{number}:", **urls)
     _take_tables(made)
     yield made

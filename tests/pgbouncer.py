@@ -18,7 +18,7 @@ import pytest
 
 from statesync.embedded.child import Child
 
-__all__ = ["pgbouncer", "pooled_url"]
+__all__ = ["PgBouncer", "pgbouncer"]
 
 _PORT = 6432
 _POOL = 4
@@ -47,14 +47,36 @@ def _program() -> str:
     return found
 
 
-def pooled_url(folder: Path, name: str, user: str = "postgres") -> str:
-    """Return the URL of a database behind the PgBouncer in ``folder``."""
-    return f"postgresql+psycopg2://{user}@/{name}?host={folder}&port={_PORT}"
+class PgBouncer:
+    """A PgBouncer that can be killed and started again."""
+
+    def __init__(self, folder: Path, program: str, user: str | None) -> None:
+        command = [program, str(folder / "pgbouncer.ini")]
+        self.child = Child("PgBouncer", command, folder / "log", cwd=folder, user=user)
+        self.folder = folder
+        self._socket = folder / f".s.PGSQL.{_PORT}"
+
+    def url(self, name: str, user: str = "postgres") -> str:
+        """Return the URL of a database behind it."""
+        return f"postgresql+psycopg2://{user}@/{name}?host={self.folder}&port={_PORT}"
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        self._socket.unlink(missing_ok=True)
+        (self.folder / "pid").unlink(missing_ok=True)
+        self.child.start()
+        self.child.wait_ready(self._is_ready)
+
+    def _is_ready(self) -> bool:
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(self._socket))
+            return True
+        return False
 
 
 @contextmanager
-def pgbouncer(server: Path, *, databases: str = "*", ignored: str = "") -> Iterator[Path]:
-    """Run PgBouncer before the server in the folder ``server``; yields the folder of its socket.
+def pgbouncer(server: Path, *, databases: str = "*", ignored: str = "") -> Iterator[PgBouncer]:
+    """Run PgBouncer before the server in the folder ``server``; skip the test if there is none.
 
     ``databases`` names one that it serves, or all; ``ignored`` are the start-up parameters that it
     takes and drops.
@@ -69,19 +91,10 @@ def pgbouncer(server: Path, *, databases: str = "*", ignored: str = "") -> Itera
     if user:
         for made in (folder, ini, users):
             shutil.chown(made, user)
-    path = folder / f".s.PGSQL.{_PORT}"
-
-    def ready() -> bool:
-        with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(path))
-            return True
-        return False
-
-    child = Child("PgBouncer", [program, str(ini)], folder / "log", cwd=folder, user=user)
-    child.start()
+    running = PgBouncer(folder, program, user)
+    running.start()
     try:
-        child.wait_ready(ready)
-        yield folder
+        yield running
     finally:
-        child.stop()
+        running.child.stop()
         shutil.rmtree(folder, ignore_errors=True)

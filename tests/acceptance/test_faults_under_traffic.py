@@ -29,6 +29,10 @@ FAULTS = (
     "read_only_database",
 )
 OF_BROKER = ("kill_broker", "empty_broker", "double_messages", "kill_worker", "kill_valkey")
+OF_DATABASE = (
+    *("kill_pooler", "kill_postgres", "kill_worker", "stop_worker_past_its_lease"),
+    "read_only_database",
+)
 FAILPOINTS = ("swept", "claimed", "snapshot", "written", "committed", "acknowledged")
 
 _first = itertools.count(1, 1000)
@@ -100,6 +104,17 @@ def test_one_fault_elsewhere(elsewhere: World, fault: str) -> None:
     elsewhere.play_on(200)
     print(f"seed {SEED}:", elsewhere.check())
     assert (elsewhere.worker.running, elsewhere.beat.running) == (True, True)
+
+
+def test_many_faults_behind_pgbouncer() -> None:
+    with world("pgbouncer") as pooled:
+        for seed in (SEED, SEED + 1):
+            pooled.start_player("play", seed, next(_first), 12)
+        for fault in OF_DATABASE:
+            pooled.play_on(200)
+            pooled.inject(fault)
+        pooled.play_on(200)
+        print(f"seed {SEED}:", pooled.check())
 
 
 def test_bank() -> None:

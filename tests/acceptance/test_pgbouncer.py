@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, create_engine, make_url
@@ -17,23 +16,23 @@ from statesync.durable.limits import different_limits
 from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseForbidden
 from tests.acceptance.whole_life import live_whole_life
-from tests.pgbouncer import pgbouncer, pooled_url
+from tests.pgbouncer import PgBouncer, pgbouncer
 
 pytestmark = pytest.mark.usefixtures("stack")
 
 
 @pytest.fixture(scope="module", params=["", "options"], ids=["strict", "ignores-options"])
-def pooler(request: pytest.FixtureRequest, embedded: Servers) -> Iterator[Path]:
+def pooler(request: pytest.FixtureRequest, embedded: Servers) -> Iterator[PgBouncer]:
     """Run PgBouncer as it comes, and told to drop start-up options."""
-    with pgbouncer(embedded.sockets, ignored=request.param) as folder:
-        yield folder
+    with pgbouncer(embedded.sockets, ignored=request.param) as running:
+        yield running
 
 
 @pytest.fixture
-def pooled(pooler: Path, settings: Settings) -> Settings:
+def pooled(pooler: PgBouncer, settings: Settings) -> Settings:
     """The test's settings, through PgBouncer."""
     name = str(make_url(settings.database_url).database)
-    return replace(settings, database_url=pooled_url(pooler, name))
+    return replace(settings, database_url=pooler.url(name))
 
 
 @pytest.mark.parametrize("pooler", [""], ids=["strict"], indirect=True)
@@ -83,9 +82,9 @@ def test_a_locked_row_is_waited_for_no_longer(
 
 
 def test_a_refused_login_is_no_outage(settings: Settings, embedded: Servers) -> None:
-    with pgbouncer(embedded.sockets, databases="other") as folder:
+    with pgbouncer(embedded.sockets, databases="other") as other:
         for user, says in (("nobody_here", "authentication failed"), ("postgres", "no such")):
-            url = pooled_url(folder, "game", user)
+            url = other.url("game", user)
             own = database.connect(replace(settings, database_url=url))
             with pytest.raises(DatabaseForbidden, match=says):
                 database.ping(own)

@@ -15,10 +15,11 @@ from statesync.embedded.servers import Servers
 from statesync.urls import broker_of
 from statesync.worker.brokers import reach
 from tests.clusters import Cluster, cluster
+from tests.pgbouncer import PgBouncer, pgbouncer
 from tests.rabbitmq import RabbitMQ, rabbitmq_server
 from tests.sentinels import Trio, sentinel_trio
 
-__all__ = ["BehindSentinels", "InCluster", "Topology", "topology"]
+__all__ = ["BehindPgBouncer", "BehindSentinels", "InCluster", "Topology", "topology"]
 
 _QUEUES = ("restore", "sync", "backup")
 
@@ -153,6 +154,22 @@ class WithRabbitMQ(Topology):
         self.rabbitmq.start()
 
 
+class BehindPgBouncer(Topology):
+    """One Redis, and PgBouncer before PostgreSQL."""
+
+    def __init__(self, servers: Servers, pooler: PgBouncer) -> None:
+        super().__init__(servers)
+        self.pooler = pooler
+
+    def urls(self) -> dict[str, str]:
+        return {"database_url": self.pooler.url("postgres")}
+
+    def kill_pooler(self) -> None:
+        """Kill PgBouncer, which ends all connections, and start it again."""
+        self.pooler.child.kill()
+        self.pooler.start()
+
+
 def topology(name: str, servers: Servers, exits: contextlib.ExitStack) -> Topology:
     """Run what a topology needs besides the embedded servers."""
     if name == "sentinel":
@@ -161,4 +178,6 @@ def topology(name: str, servers: Servers, exits: contextlib.ExitStack) -> Topolo
         return InCluster(servers, exits.enter_context(cluster()))
     if name == "rabbitmq":
         return WithRabbitMQ(servers, exits.enter_context(rabbitmq_server()))
+    if name == "pgbouncer":
+        return BehindPgBouncer(servers, exits.enter_context(pgbouncer(servers.sockets)))
     return Topology(servers)

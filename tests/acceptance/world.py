@@ -32,7 +32,7 @@ from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
-from tests.acceptance.topologies import topology
+from tests.acceptance.topologies import BehindPgBouncer, topology
 
 ROOT = Path(__file__).parents[2]
 
@@ -247,6 +247,10 @@ class World:
 
     def kill_broker(self) -> None:
         self.topology.kill_broker()
+
+    def kill_pooler(self) -> None:
+        assert isinstance(self.topology, BehindPgBouncer)
+        self.topology.kill_pooler()
 
     def empty_broker(self) -> None:
         self.topology.empty_broker()
