@@ -21,6 +21,7 @@ from statesync.lifecycle.orchestrator import (
     GameStateOrchestrator,
     RestoreReport,
 )
+from statesync.lifecycle.realms import Realms
 from statesync.sessions.base import SessionOrchestrator, SessionReport
 from statesync.settings import Settings
 from statesync.state.characters import Character
@@ -49,6 +50,7 @@ __all__ = [
     "GameStore",
     "LoggedIn",
     "LoginService",
+    "Realms",
     "Receipt",
     "RestoreOutcome",
     "RestoreReport",

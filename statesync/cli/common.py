@@ -81,6 +81,8 @@ def connected(*, to_one: bool = False) -> Iterator[tuple[GameStateOrchestrator, 
         names = ", ".join(one.realm for one in now.all_settings)
         advice = "`statesync where ID` tells in which one a character is"
         raise click.UsageError(f"say which realm: --realm, one of {names}; {advice}")
+    if now.is_one_of_many and not click.get_current_context().params.get("as_json"):
+        click.echo(f"realm {now.settings.realm}:")
     settings = now.settings
     orchestrator = GameStateOrchestrator.from_settings(settings)
     try:

@@ -56,8 +56,6 @@ def _take(one: Turn, call: Callable[[], object]) -> int:
         call()
         return 0
     try:
-        if not click.get_current_context().params.get("as_json"):
-            click.echo(f"realm {one.settings.realm}:")
         call()
     except (SettingsError, InvalidInput):
         raise

@@ -6,7 +6,6 @@ says: the row that is not active has it set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -196,27 +195,31 @@ def _as_json(connection: Connection, table: Table, char_id: int) -> str:
 
 
 def insert_inactive(connection: Connection, char_id: int, rows: Copy) -> None:
-    """Insert the rows of a character, in place of what is here of it, so that nothing restores it.
+    """Insert the rows of a character, over what is here of it, so that nothing restores it.
 
     Raises DBAPIError if another character has one of its items.
     """
-    _delete(connection, _OWNED, char_id)
+    _drop_items(connection, char_id)
     for table in (characters, *_OWNED):
         names = [one.name for one in table.c]
         row = f"jsonb_populate_recordset(NULL::{table.name}, CAST(:rows AS jsonb)) AS moved"
         source = text(row).bindparams(rows=rows[table.name])
         moved: Any = select(*map(column, names)).select_from(source)
         insert = upsert(table).from_select(names, moved)
-        if table is characters:
-            values = {name: insert.excluded[name] for name in names if name != "id"}
-            insert = insert.on_conflict_do_update(index_elements=["id"], set_=values)
+        if table is not inventory_items:
+            key = [one.name for one in table.primary_key]
+            values = {name: insert.excluded[name] for name in names if name not in key}
+            insert = insert.on_conflict_do_update(index_elements=key, set_=values)
         connection.execute(insert)
     _set_deleted(connection, char_id, is_deleted=True)
 
 
 def leave(connection: Connection, char_id: int) -> None:
-    """Take a character out of this realm: its row stays, and nothing restores or saves it."""
-    _delete(connection, _OWNED, char_id)
+    """Take a character out of this realm: its rows stay, and nothing restores or saves it.
+
+    But its items go: another character may bring them back.
+    """
+    _drop_items(connection, char_id)
     _set_deleted(connection, char_id, is_deleted=True)
 
 
@@ -232,9 +235,8 @@ def _set_deleted(connection: Connection, char_id: int, *, is_deleted: bool) -> N
     )
 
 
-def _delete(connection: Connection, tables: Sequence[Table], char_id: int) -> None:
-    for table in tables:
-        connection.execute(delete(table).where(_key(table) == char_id))
+def _drop_items(connection: Connection, char_id: int) -> None:
+    connection.execute(delete(inventory_items).where(inventory_items.c.character_id == char_id))
 
 
 def _key(table: Table) -> Column[Any]:

@@ -10,6 +10,7 @@ from statesync.errors import InvalidInput
 from statesync.settings import Settings
 from statesync.worker.brokers import is_rabbitmq, reach, reach_broker
 from statesync.worker.names import QueueName, TaskName, of_realm
+from statesync.worker.turns import Turns
 
 __all__ = ["CelerySettings", "celery_settings"]
 
@@ -121,6 +122,9 @@ def _queue(settings: Settings, name: str) -> Queue:
     )
 
 
+_IN_TURNS = {"queue_order_strategy": f"{Turns.__module__}:{Turns.__qualname__}"}
+
+
 def _connections(settings: Settings) -> CelerySettings:
     """Return how to reach the broker and the results, for as long as it takes."""
     # Redis delivers an unacknowledged message again after this: more than any task of ours takes,
@@ -135,7 +139,7 @@ def _connections(settings: Settings) -> CelerySettings:
     return {
         "broker_url": broker_url,
         "result_backend": result_url,
-        "broker_transport_options": common | broker,
+        "broker_transport_options": common | _IN_TURNS | broker,
         "result_backend_transport_options": common | results,
         # A RabbitMQ that is frozen is noticed within a minute.
         "broker_heartbeat": 30,

@@ -23,6 +23,7 @@ from statesync.errors import CharacterNotFound, CharacterNotLoaded
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.conftest import NewDatabase
+from tests.databases import Databases
 
 REALMS = ("eu", "us")
 
@@ -164,6 +165,7 @@ def test_commands_show_all_realms_or_the_one_that_is_named(
     assert run_json(fleet, "status", "--realm", "us")["dirty"] == 0
     assert "realm eu:" in run(fleet, "pending")
     assert run_json(fleet, "inspect", "1", "--realm", "eu")["redis"]["version"] == 1
+    assert "realm eu:" not in run(fleet, "inspect", "1", status=2)
     for words in (["inspect", "1"], ["restore", "1"], ["delete", "1"], ["status", "--watch"]):
         assert "say which realm: --realm, one of eu, us" in run(fleet, *words, status=2)
     assert "there is no realm 'asia'" in run(fleet, "status", "--realm", "asia", status=2)
@@ -221,3 +223,48 @@ def test_move_and_where_need_realms(settings: Settings, fleet: Settings) -> None
     assert "STATESYNC_REALMS is not set" in run(settings, "where", "1", status=2)
     assert "No realm knows character 1." in run(fleet, "where", "1", status=1)
     assert "neither in Redis nor" in run(fleet, "move", "1", "--to", "us", status=1)
+
+
+@pytest.mark.slow
+def test_backlog_of_one_realm_does_not_hold_up_another(
+    worker: Stack, fleet: Settings, stores: dict[str, GameStore], raw: Any
+) -> None:
+    """The change is saved while most of the backlog waits still."""
+    backlog, prefix = 50_000, fleet.for_realm("eu").prefix
+    for start in range(0, backlog, 1000):
+        with raw.pipeline(transaction=False) as pipe:
+            for char_id in range(start + 1, start + 1001):
+                pipe.hset(f"{prefix}ac:{char_id}", mapping={"state": "exploration", "gold": 1})
+            pipe.sadd(f"{prefix}dirty_accounts", *range(start + 1, start + 1001))
+            pipe.execute()
+    worker.start_beat()
+    eu, us = (GameStateOrchestrator.from_settings(one) for one in fleet.each_realm())
+    with eu, us:
+        wait_until(lambda: eu.hot.status().counters.get("saved"))
+        stores["us"].create(1, state="exploration", guild="saved")
+        wait_until(lambda: _row(fleet.for_realm("us"), 1) == "saved")
+        assert eu.hot.status().dirty > backlog / 2
+
+
+def test_one_world_becomes_the_first_realm(
+    settings: Settings, embedded: Servers, databases: Databases
+) -> None:
+    """As docs/realms.md says: drained, its database under another name, migrated."""
+    with GameStore(settings) as store:
+        store.create(1, state="exploration", guild="old")
+    assert run_json(settings, "drain")["done"]
+    old = settings.database_url.partition("?")[0].rpartition("/")[2]
+    with contextlib.closing(_admin(embedded)) as admin, admin.cursor() as cursor:
+        cursor.execute(f'ALTER DATABASE "{old}" RENAME TO "{old}_eu"')
+        cursor.execute(f'CREATE DATABASE "{old}_us"')
+    url = embedded.database_url(f"{old}_{{realm}}")
+    fleet = replace(settings, realms="eu,us", database_url=url)
+    assert "not of realm 'eu' yet; run `statesync migrate`" in run(
+        fleet, "restore", "1", "--realm", "eu", status=1
+    )
+    after = {realm: report["after"] for realm, report in run_json(fleet, "migrate").items()}
+    assert after["eu"] == after["us"]
+    assert run_json(fleet, "restore", "--all-active")["eu"]["outcomes"] == {"restored": 1}
+    assert run_json(fleet, "move", "1", "--to", "us")["step"] == "active"
+    with GameStore(fleet.for_realm("us")) as store:
+        assert LoginService(store).login(1).character.fields["guild"] == "old"

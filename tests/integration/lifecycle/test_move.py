@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 
 from statesync import GameStateOrchestrator, Settings, Together
 from statesync.durable import database, migrate
+from statesync.durable.rights import missing_grants
 from statesync.embedded.servers import Servers
 from statesync.errors import CharacterNotFound, CharacterNotMoved, CharacterNotSaved, InvalidInput
 from statesync.lifecycle import move as moving
@@ -94,7 +95,7 @@ def _kill_at(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     monkeypatch.setattr(moving, "failpoint", reach)
 
 
-def test_all_of_it_moves_and_nothing_of_it_stays(
+def test_all_of_it_moves_and_no_item_stays(
     realms: Realms, eu: GameStateOrchestrator, us: GameStateOrchestrator, full_core: FullCore
 ) -> None:
     _with_rows(eu, 1, full_core(1, guild="Wölfe", huge="x" * 10_000))
@@ -105,8 +106,7 @@ def test_all_of_it_moves_and_nothing_of_it_stays(
     assert us.restore_full_state(1).outcome == "restored"
     assert us.hot.get(1).fields == before.fields
     assert all(_rows(us.engine, 1).values())
-    left = _rows(eu.engine, 1)
-    assert [table for table, rows in left.items() if rows] == ["characters"]
+    assert not _rows(eu.engine, 1)["inventory_items"]
     assert eu.restore_full_state(1).outcome == "not_found"
     us.hot.update(1, gold=8)
     assert us.backup_full_state(1).outcome == "saved"
@@ -224,3 +224,66 @@ def test_where_tells_what_each_realm_knows(realms: Realms, eu: GameStateOrchestr
     assert there["eu"].move.target == "us"
     with database.transaction(eu.engine) as connection:
         assert connection.exec_driver_sql("SELECT count(*) FROM statesync_moves").scalar() == 1
+
+
+def test_it_may_come_back_with_what_it_has_by_then(
+    realms: Realms, eu: GameStateOrchestrator, us: GameStateOrchestrator, full_core: FullCore
+) -> None:
+    _with_rows(eu, 1, full_core(1))
+    realms.move(1, "us")
+    us.restore_full_state(1)
+    axe = {"item_id": "axe", "kind": "axe", "quantity": 2}
+    bag = us.hot.open_session("inventory", [1], {"items": [axe]})
+    us.hot.update(1, gold=5, stats={"strength": 99})
+    us.backup_full_state(1)
+    us.hot.close_session("inventory", bag)
+    us.backup_full_state(1)
+    rows = _rows(us.engine, 1)
+    realms.move(1, "eu")
+    assert eu.restore_full_state(1).outcome == "restored"
+    assert eu.hot.get(1).fields["gold"] == "5"
+    assert eu.hot.get(1).stats == {"strength": 99}
+    assert _rows(eu.engine, 1)["inventory_items"] == rows["inventory_items"]
+
+
+def test_item_that_another_character_has_there_is_named(
+    realms: Realms, eu: GameStateOrchestrator, us: GameStateOrchestrator, full_core: FullCore
+) -> None:
+    _with_rows(eu, 1, full_core(1))
+    us.hot.create(2, state="exploration")
+    sword = {"item_id": "sword-1", "kind": "sword", "quantity": 1}
+    us.hot.open_session("inventory", [2], {"items": [sword]})
+    us.backup_full_state(2)
+    with pytest.raises(CharacterNotMoved, match=r"realm 'us' refuses its rows: .*inventory_items"):
+        realms.move(1, "us")
+    assert _restored_in(realms) == ["eu"]
+
+
+def test_worker_has_all_the_rights_that_a_move_needs(
+    realms: Realms, eu: GameStateOrchestrator, full_core: FullCore
+) -> None:
+    _with_rows(eu, 1, full_core(1))
+    with eu.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE mover LOGIN")
+        for realm in realms.names:
+            connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA game_{realm} TO mover")
+    url = make_url(realms.settings("eu").database_url).set(username="mover")
+    urls = url.render_as_string(hide_password=False).replace("game_eu", "game_{realm}")
+    fleet = replace(realms.settings("eu"), realm="", realms="eu,us,asia", database_url=urls)
+    try:
+        with Realms(fleet) as mine:
+            for realm in realms.names:
+                grants = _granted(mine.orchestrator(realm).engine)
+                with realms.orchestrator(realm).engine.begin() as connection:
+                    for grant in grants:
+                        connection.exec_driver_sql(grant)
+            assert mine.move(1, "us").step == "active"
+    finally:
+        with eu.engine.begin() as connection:
+            connection.exec_driver_sql("DROP OWNED BY mover")
+            connection.exec_driver_sql("DROP ROLE mover")
+
+
+def _granted(engine: Engine) -> list[str]:
+    with engine.begin() as connection:
+        return missing_grants(connection)
