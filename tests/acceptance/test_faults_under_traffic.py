@@ -26,7 +26,7 @@ SEED = int(os.environ.get("FAULT_SEED", "1"))
 FAULTS = (
     *("kill_worker", "stop_worker_past_its_lease", "kill_beat", "two_beats", "kill_postgres"),
     *("kill_valkey", "empty_broker", "double_messages", "cut_connections", "slow_connections"),
-    "read_only_database",
+    *("read_only_database", "take_rights_away"),
 )
 OF_BROKER = ("kill_broker", "empty_broker", "double_messages", "kill_worker", "kill_valkey")
 OF_DATABASE = (

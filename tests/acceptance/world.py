@@ -272,6 +272,16 @@ class World:
         self.play_on(50)
         self.proxy.delay = 0
 
+    def take_rights_away(self) -> None:
+        """Redis refuses one command after another, in our scripts and to the broker's clients."""
+        with self.topology.client() as client:
+            for command in ("hset", "srem", "evalsha"):
+                client.execute_command("ACL", "LOG", "RESET")
+                client.execute_command("ACL", "SETUSER", "default", f"-{command}")
+                wait_until(lambda: client.execute_command("ACL", "LOG"))
+                client.execute_command("ACL", "SETUSER", "default", f"+{command}")
+                self.play_on(50)
+
     def read_only_database(self) -> None:
         """PostgreSQL takes no writes, as with a full disk or after a failover."""
         self.alter("default_transaction_read_only = on")
