@@ -112,6 +112,11 @@ class Cluster:
         self._wait(lambda: self.ask(replica, "INFO", "replication")["role"] == "master")
         self._wait(lambda: self.master_of(key) == replica)
 
+    def masters(self) -> list[int]:
+        """Return the ports of the masters."""
+        with self.client() as client:
+            return [int(node.port) for node in client.get_primaries()]
+
     def replica_of(self, master: int) -> int:
         """Return the port of a master's replica."""
         (line,) = self.ask(master, "CLUSTER", "REPLICAS", self.ask(master, "CLUSTER", "MYID"))

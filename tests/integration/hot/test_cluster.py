@@ -174,3 +174,41 @@ def test_rights_by_the_tag_are_enough(store: Driver, redis_cluster: Cluster) -> 
         assert hot.examine([1]).info
         with pytest.raises(RedisUnavailable, match=r"NOPERM|permission"):
             other.create(1, state="exploration")
+
+
+def test_slot_that_moves_at_once_is_followed_under_changes(redis_cluster: Cluster) -> None:
+    """`CLUSTER MIGRATESLOTS`, as docs/realms.md advises: no change is lost, refused or doubled."""
+    redis_cluster.flush()
+    with HotStore(redis_cluster.url, prefix="{eu}:") as hot:
+        hot.create(1, state="exploration", gold=0)
+        source = redis_cluster.master_of("{eu}:")
+        target = next(port for port in redis_cluster.masters() if port != source)
+        slot = redis_cluster.ask(source, "CLUSTER", "KEYSLOT", "{eu}:")
+        target_id = redis_cluster.ask(target, "CLUSTER", "MYID")
+        words = ("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target_id)
+        redis_cluster.ask(source, *words)
+        version = 1
+        while redis_cluster.master_of("{eu}:") == source or version < 500:
+            version += 1
+            assert hot.update(1, gold=version) == version
+        assert hot.get(1).fields["gold"] == str(version)
+
+
+def test_slot_that_moves_key_by_key_is_trouble_of_the_server(
+    store: Driver, redis_cluster: Cluster
+) -> None:
+    store.create(1, state="exploration", gold=0)
+    source = redis_cluster.master_of("{eu}:")
+    target = next(port for port in redis_cluster.masters() if port != source)
+    slot = redis_cluster.ask(source, "CLUSTER", "KEYSLOT", "{eu}:")
+    nodes = {port: redis_cluster.ask(port, "CLUSTER", "MYID") for port in (source, target)}
+    redis_cluster.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", nodes[source])
+    redis_cluster.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", nodes[target])
+    try:
+        store.get(1)  # one key, which is there
+        with pytest.raises(RedisUnavailable, match="its slot of the cluster is being moved"):
+            store.create(2)
+    finally:
+        for port in nodes:
+            redis_cluster.ask(port, "CLUSTER", "SETSLOT", slot, "STABLE")
+    assert store.create(2) == 1
