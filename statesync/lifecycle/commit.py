@@ -94,8 +94,7 @@ class Commit:
             database.ping(self._engine)  # an outage is no snapshot's fault
             self._isolate_lost(snapshots, error, wait=wait, short_wait=short_wait)
         else:
-            for snapshot, result in zip(snapshots, results, strict=True):
-                snapshot.result = result
+            _set_results(snapshots, results)
 
     def _write_unless_raced(
         self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool
@@ -125,7 +124,6 @@ class Commit:
                 durable.servers.remember_redis(connection, self._key_prefix, max(laid))
             failpoint("written")
             _set_in_doubt(snapshots, True)  # until PostgreSQL answers to the commit
-        _set_in_doubt(snapshots, False)
         failpoint("committed")
         return results
 
@@ -169,15 +167,21 @@ class Commit:
                 self._commit(half, wait=wait, short_wait=short_wait)
             return
         try:
-            [snapshots[0].result] = self._write_unless_raced(
-                snapshots, wait=wait, short_wait=short_wait
-            )
+            results = self._write_unless_raced(snapshots, wait=wait, short_wait=short_wait)
+            _set_results(snapshots, results)
         except ConnectionLost:
             database.ping(self._engine)
             reason = f"PostgreSQL closes the connection when it is saved: {error}"
             snapshots[0].corrupt = CorruptState(snapshots[0].anchor, "", reason)
         except database.Rejected as rejected:
             self._isolate(snapshots, rejected, wait=wait, short_wait=short_wait)
+
+
+def _set_results(snapshots: Sequence[Snapshot], results: Sequence[GroupResult]) -> None:
+    """Note what became of snapshots: whatever ends this worker meanwhile, none is withdrawn."""
+    for snapshot, result in zip(snapshots, results, strict=True):
+        snapshot.result = result
+    _set_in_doubt(snapshots, False)
 
 
 def _set_in_doubt(snapshots: Sequence[Snapshot], in_doubt: bool) -> None:

@@ -11,10 +11,11 @@ from sqlalchemy import Engine
 
 from statesync.durable import database
 from statesync.hot.keys import Keys
-from statesync.lifecycle import groups
+from statesync.lifecycle import commit, groups, plain
 from statesync.lifecycle.orchestrator import BackupReport
 from statesync.lifecycle.snapshots import decode
 from tests.integration.lifecycle.test_backup import Orchestrator, once, outcomes, row, sweep_once
+from tests.rewind import recorded
 
 if TYPE_CHECKING:
     from tests.conftest import FullCore
@@ -135,3 +136,33 @@ def test_zombie_after_a_wipe_with_a_higher_version_does_not_undo(
     sweep_once(other)
     assert other.hot.get(1).fields["gold"] == "after"
     assert row(engine)["extra"]["gold"] == "after"
+
+
+@pytest.mark.parametrize("way", ["plain", "groups"])
+def test_worker_that_is_stopped_right_after_its_commit_keeps_the_seal(
+    orchestrator: Orchestrator,
+    engine: Engine,
+    full_core: FullCore,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    way: str,
+) -> None:
+    """As by Ctrl-C: without the seal, Redis would not know the row."""
+    hot = orchestrator.hot
+    hot.create(1, **full_core())
+    orchestrator.backup_full_state(1)
+    if way == "groups":
+        request.getfixturevalue("all_as_groups")
+    hot.update(1, gold="1")
+
+    def stopped(name: str) -> None:
+        if name == "committed":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        for module in (plain, commit):
+            patched.setattr(module, "failpoint", stopped)
+        orchestrator.backup_full_state(1)
+    hot.update(1, gold="2")
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+    assert recorded(engine) == []
