@@ -58,6 +58,17 @@ def test_what_is_missing_is_named(
         hot.create(1, state="exploration")
 
 
+def test_update_that_may_not_mark_changes_nothing(
+    set_rights: SetRights, as_player: Settings
+) -> None:
+    with HotStore.from_settings(as_player) as hot:
+        hot.create(1, state="exploration", gold=1)
+        set_rights("-sadd")
+        with pytest.raises(RedisForbidden, match=r"\+sadd$"):
+            hot.update(1, gold=2)
+        assert (hot.get(1).version, hot.get(1).fields["gold"]) == (1, "1")
+
+
 def test_each_right_is_asked_for(set_rights: SetRights, as_player: Settings) -> None:
     with HotStore.from_settings(as_player) as hot:
         assert hot.lacking_rights() == []
