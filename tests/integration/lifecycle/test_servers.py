@@ -251,6 +251,19 @@ def test_counting_on_every_server(store: Driver) -> None:
     assert counted[2:] == ("1", True, False, True, False, False)
 
 
+def test_whether_to_count_on_every_server(store: Driver) -> None:
+    count = {"postgresql_sweeps": 0, "postgresql_run_id": "a", "redis_sweeps": 0}
+    counted = store.count_sweep(**count, redis_run_id=None)
+    store.note_postgresql("", sweeps=1, run_id="a")
+    now = {"postgresql_sweeps": 1, "postgresql_run_id": "a", "redis_sweeps": 1}
+    now |= {"redis_run_id": counted.redis_run_id}
+    assert store.is_count_due(**now, round_ms=86_400_000) is False
+    assert store.is_count_due(**now, round_ms=0) is True
+    others = {"postgresql_sweeps": 2, "postgresql_run_id": "b", "redis_sweeps": 2}
+    for name, other in (others | {"redis_run_id": "b"}).items():
+        assert store.is_count_due(**now | {name: other}, round_ms=86_400_000) is True, name
+
+
 def test_the_comparison_belongs_to_one_at_a_time(store: Driver) -> None:
     lease = {"lease_us": 60_000_000}
     assert store.take_comparison("a", **lease) == (False, "", False, False)
