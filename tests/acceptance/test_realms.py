@@ -20,12 +20,19 @@ from statesync.durable import database, migrate
 from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
 from statesync.errors import CharacterNotFound, CharacterNotLoaded
+from statesync.worker.brokers import sender_settings
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.conftest import NewDatabase
 from tests.databases import Databases
 
 REALMS = ("eu", "us")
+
+other_brokers = pytest.mark.parametrize(
+    "topology",
+    ["single", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sentinel", "rabbitmq"))],
+    indirect=True,
+)
 
 
 @pytest.fixture
@@ -71,7 +78,8 @@ def stores(fleet: Settings) -> Iterator[dict[str, GameStore]]:
 
 @pytest.fixture
 def app(fleet: Settings) -> Iterator[Celery]:
-    made = Celery("game", broker=fleet.broker_url, backend=fleet.result_url)
+    made = Celery("game")
+    made.conf.update(sender_settings(fleet, seconds=30))
     yield made
     made.close()
 
@@ -82,6 +90,7 @@ def _row(settings: Settings, char_id: int) -> Any:
         return connection.exec_driver_sql(query).scalar()
 
 
+@other_brokers
 def test_same_id_in_two_realms_is_two_characters(
     worker: Stack, fleet: Settings, stores: dict[str, GameStore], raw: Any
 ) -> None:
@@ -99,6 +108,7 @@ def test_same_id_in_two_realms_is_two_characters(
         assert service.login(1).character.fields["guild"] == realm
 
 
+@other_brokers
 def test_tasks_name_their_realm(
     worker: Stack, fleet: Settings, stores: dict[str, GameStore], app: Celery
 ) -> None:
