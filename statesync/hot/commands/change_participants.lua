@@ -102,6 +102,8 @@ local function join()
   redis.call('HINCRBY', core, 'version', 1)
 end
 
+-- At maxmemory, too, as shared/at_maxmemory.lua does: a deletion takes its character out of sessions.
+if leaves then redis.call('PERSIST', session) end
 version = integer(redis.call('HINCRBY', session, 'version', 1))
 if leaves then leave() else join() end
 redis.call('HSET', session, 'participants', '[' .. table.concat(ids, ',') .. ']')

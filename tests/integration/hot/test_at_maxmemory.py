@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.conftest import Driver
 
 CHANGES = ("create", "update", "trade", "restore", "open_session", "update_session", "log")
-MEMBERS = ("close_session", "join_session", "leave_session")
+MEMBERS = ("close_session", "join_session")
 PLAY = (*CHANGES, *MEMBERS)
 
 

@@ -68,6 +68,19 @@ def test_redis_out_of_memory_is_drained_and_refuses_what_a_game_adds(
     sweep.scheduled_sweep(orchestrator, settings, fail, fail)
 
 
+def test_deletion_of_one_in_a_fight_works_while_redis_is_out_of_memory(
+    hot: HotStore, orchestrator: GameStateOrchestrator, full_core: FullCore, out_of_memory: Any
+) -> None:
+    for char_id in (1, 2):
+        hot.create(char_id, **full_core(char_id))
+    fight = hot.open_session("combat", [1, 2], {"monsters": []})
+    out_of_memory()
+    assert orchestrator.delete(1).outcome == "deleted"
+    assert hot.get_session("combat", fight).participants == (2,)
+    assert hot.status().quarantined == 0
+    assert orchestrator.backup_full_state(2).outcome in ("saved", "unchanged")
+
+
 def fail(claims: object) -> None:
     raise AssertionError(f"still dirty: {claims}")
 
