@@ -14,6 +14,7 @@ import redis
 
 from statesync import Together
 from statesync.errors import RedisUnavailable
+from statesync.hot.clusters import ClusterMaster
 from statesync.hot.exchange import AsyncWire
 from statesync.hot.store import AsyncHotStore, HotStore
 from tests.clusters import Cluster
@@ -99,11 +100,12 @@ def test_only_what_was_refused_is_sent_again(
         return [*await exchange(self, connection, requests[:1], deadline), moved]
 
     update = store.store.commands.update
+    assert store.update(1, gold=0) == 2  # from now on the script is loaded
     with monkeypatch.context() as patch:
         patch.setattr(wire, "exchange", cut_async if wire is AsyncWire else cut)
-        assert store.run_many([update(1, gold=1), update(1, gold=2)]) == [2, 3]
+        assert store.run_many([update(1, gold=1), update(1, gold=2)]) == [3, 4]
     assert sent == [2, 1]
-    assert store.get(1).version == 3
+    assert store.get(1).version == 4
 
 
 def test_reverts_are_heard_by_whoever_listens_in_the_realm(redis_cluster: Cluster) -> None:
@@ -212,3 +214,12 @@ def test_slot_that_moves_key_by_key_is_trouble_of_the_server(
         for port in nodes:
             redis_cluster.ask(port, "CLUSTER", "SETSLOT", slot, "STABLE")
     assert store.create(2) == 1
+
+
+def test_node_that_had_the_slot_knows_best_where_it_is() -> None:
+    """Others may not have heard of it yet; the next time they are asked all the same."""
+    master = ClusterMaster("cluster://127.0.0.1:1", "{eu}:")
+    master.moved(redis.exceptions.MovedError("1 10.0.0.1:7000"))
+    assert master.find(1) == ("10.0.0.1", 7000)
+    with pytest.raises(redis.ConnectionError):
+        master.find(1)

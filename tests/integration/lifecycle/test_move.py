@@ -143,7 +143,7 @@ def test_what_is_played_between_the_steps_moves_as_well(
     us: GameStateOrchestrator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It logs in after its rows were copied, and plays."""
+    """It logs in after its rows were copied, plays, and logs out; then it logs in and stays."""
     eu.hot.create(1, state="exploration", gold=1)
     logins = iter([2, 3])
 
@@ -151,6 +151,8 @@ def test_what_is_played_between_the_steps_moves_as_well(
         if name == "inserted" and (gold := next(logins, None)):
             assert eu.restore_full_state(1).outcome == "restored"
             eu.hot.update(1, gold=gold)
+            if gold == 2:
+                eu.evict(1)
 
     monkeypatch.setattr(moving, "failpoint", play)
     realms.move(1, "us")
@@ -165,8 +167,8 @@ def test_restore_that_has_read_the_row_before_the_move_brings_nothing_back(
     eu.evict(1)
     from statesync.hot.commands.transfer import RestoreItem
 
-    realms.move(1, "us")
-    (late,) = eu.hot.restore([RestoreItem(1, 1, {"state": "exploration"})])
+    version = realms.move(1, "us").version
+    (late,) = eu.hot.restore([RestoreItem(1, version, {"state": "exploration"})])
     assert late.core == "stale"  # type: ignore[union-attr]
     assert realms.move(1, "eu").target == "eu"  # and back at once, which it may
     assert eu.restore_full_state(1).outcome == "restored"
