@@ -177,11 +177,14 @@ class Trader(Player):
             .update(taker, gold=gets + price)
         )
 
+    def items(self, char_id: int) -> list[Any]:
+        found: list[Any] = self.store.get_session("inventory", self.bags[char_id]).fields["items"]
+        return found
+
     def give(self, giver: int, taker: int) -> Together | None:
-        mine, theirs = (
-            self.store.get_session("inventory", self.bags[i]).fields["items"]
-            for i in (giver, taker)
-        )
+        mine, theirs = self.items(giver), self.items(taker)
+        if any(item in theirs for item in mine):  # a server went back between the two reads?
+            mine, theirs = self.items(giver), self.items(taker)
         if not mine:
             return None
         item = self.random.choice(mine)
