@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 
 from statesync import GameStateOrchestrator, Settings
 from statesync.durable import database, migrate
+from statesync.durable.rights import missing_grants
 from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseForbidden
 from statesync.hot.keys import Keys
@@ -26,9 +27,12 @@ USERS = {"statesync": "change-4", "statesync-messages": "change-5"}
 ROLES = ("statesync_owner", "statesync_worker", "statesync_reader")
 
 
-def run_as(embedded: Servers, name: str, user: str, statements: list[str]) -> None:
+def run_as(
+    embedded: Servers, name: str, user: str, statements: list[str], schema: str = "public"
+) -> None:
     """Run the page's statements on a database, each in a transaction."""
-    connection = psycopg2.connect(host=str(embedded.sockets), user=user, dbname=name)
+    path = f"-csearch_path={schema}"
+    connection = psycopg2.connect(host=str(embedded.sockets), user=user, dbname=name, options=path)
     connection.autocommit = True
     with connection.cursor() as cursor:
         for statement in statements:
@@ -111,6 +115,30 @@ def test_a_reader_reads_rows_and_writes_none(
     with pytest.raises(DatabaseForbidden), database.transaction(engine) as connection:
         connection.exec_driver_sql("DELETE FROM characters")
     engine.dispose()
+
+
+def test_a_realm_with_a_schema_of_its_own(name: str, settings: Settings, embedded: Servers) -> None:
+    def of_realm(role: str) -> Settings:
+        own = as_role(settings, name, role)
+        url = f"{own.database_url}&options=-csearch_path%3Deu"
+        return replace(own, database_url=url, realms="eu", realm="eu")
+
+    create = ["GRANT CREATE ON DATABASE game TO statesync_owner"]
+    run_as(embedded, name, "postgres", create)
+    engine = database.connect(of_realm("statesync_owner"))
+    migrate.upgrade(engine, realm="eu")
+    engine.dispose()
+    grants = [
+        *block(PAGE, "GRANT SELECT, INSERT, UPDATE ON"),
+        *block(PAGE, "GRANT USAGE ON SCHEMA"),
+    ]
+    run_as(embedded, name, "statesync_owner", grants, schema="eu")
+    worker = GameStateOrchestrator.from_settings(of_realm("statesync_worker"))
+    with database.transaction(worker.engine) as connection:
+        assert missing_grants(connection) == []
+    worker.hot.create(1, state="exploration")
+    assert worker.backup_full_state(1).outcome == "saved"
+    worker.close()
 
 
 @pytest.mark.parametrize(
