@@ -156,11 +156,13 @@ def test_master_that_is_killed_is_replaced(store: Driver, redis_cluster: Cluster
 
 def test_rights_by_the_tag_are_enough(store: Driver, redis_cluster: Cluster) -> None:
     """As docs/realms.md gives them: a user of one realm, who is refused in another one."""
-    page = Path(__file__).parents[3] / "docs" / "realms.md"
-    (rule,) = re.findall(r"^ACL SETUSER worker-eu (.*)$", page.read_text(), re.M)
+    docs = Path(__file__).parents[3] / "docs"
+    (rule,) = re.findall(r"^ACL SETUSER worker-eu (.*)$", (docs / "realms.md").read_text(), re.M)
+    rights = re.findall(r"^ACL SETUSER statesync (.*)$", (docs / "rights.md").read_text(), re.M)
+    commands = [word for line in rights for word in line.split() if word.startswith("+")]
     url = "cluster://worker-eu:password@" + redis_cluster.url.rpartition("@")[2]
     for port in redis_cluster.nodes:
-        redis_cluster.ask(port, "ACL", "SETUSER", "worker-eu", "reset", *rule.split())
+        redis_cluster.ask(port, "ACL", "SETUSER", "worker-eu", *rule.split(), *commands)
     with (
         HotStore(url, prefix="{eu}:") as hot,
         pytest.raises(RedisUnavailable, match=r"cluster.slots"),
