@@ -141,6 +141,9 @@ def _connections(settings: Settings) -> CelerySettings:
         "result_backend": result_url,
         "broker_transport_options": common | _IN_TURNS | broker,
         "result_backend_transport_options": common | results,
+        # Celery's client of the results does not read them among its options.
+        "redis_socket_timeout": _ANSWER_SECONDS,
+        "redis_socket_connect_timeout": results.get("socket_connect_timeout"),
         # A RabbitMQ that is frozen is noticed within a minute.
         "broker_heartbeat": 30,
         "broker_connection_retry_on_startup": True,

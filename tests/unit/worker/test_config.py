@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from celery import Celery
 from celery.app.defaults import SETTING_KEYS
 from kombu.utils.imports import symbol_by_name
 
@@ -54,6 +56,15 @@ def test_each_sentinel_has_a_url_and_the_results_know_the_master() -> None:
     for name in ("broker_transport_options", "result_backend_transport_options"):
         assert config[name]["master_name"] == "game"
         assert config[name]["sentinel_kwargs"]["password"] == "q"
+
+
+@pytest.mark.parametrize("url", ["redis://h/2", "sentinel://h:1/game/2"])
+def test_results_that_are_frozen_are_away(url: str) -> None:
+    app = Celery("x", set_as_current=False)
+    app.conf.update(celery_settings(Settings(result_url=url)))
+    backend: Any = app.backend
+    limits = backend.connparams
+    assert (limits["socket_timeout"], limits["socket_connect_timeout"]) == (30, 5)
 
 
 def test_queues_of_rabbitmq_are_quorum_queues_and_their_keys_one_word() -> None:
