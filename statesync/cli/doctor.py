@@ -112,7 +112,7 @@ def _memory(examined: Examined) -> Check:
         found += f", {used / limit:.0%} of {of_what}"
     if examined.before:
         growth, hours = used - examined.before.used_bytes, examined.before.age_ms / 3_600_000
-        found += f"; {growth / _MIB:+,.0f} MiB in the last {hours:.1f} hours"
+        found += f"; {round(growth / _MIB):+,d} MiB in the last {hours:.1f} hours"
     is_tight = limit and used >= _TIGHT * limit
     advice = "give it more, or log out who does not play: when it is full, it takes no changes"
     return checked("memory", found, warn=advice if is_tight else "")
