@@ -17,6 +17,7 @@ from statesync.state.fields import MAX_CORE_BYTES
 
 __all__ = [
     "SCRIPT_MEMBERS",
+    "SOURCES",
     "Command",
     "Raw",
     "Script",
@@ -49,6 +50,10 @@ class Script:
     sha: str
 
 
+SOURCES: dict[str | bytes | int, bytes] = {}
+"""The scripts by the names by which Redis caches them."""
+
+
 def load_script(name: str) -> Script:
     """Read a script, with the shared parts that its ``-- Uses:`` line names before it."""
     lua = files("statesync.hot.commands")
@@ -57,7 +62,9 @@ def load_script(name: str) -> Script:
         shared = [lua / "shared" / f"{part.strip()}.lua" for part in used[1].decode().split(",")]
         source = b"".join([*(part.read_bytes() for part in shared), source])
     # Redis itself names a script so; it protects no secret.
-    return Script(source, sha1(source, usedforsecurity=False).hexdigest())
+    sha = sha1(source, usedforsecurity=False).hexdigest()
+    SOURCES[sha] = source
+    return Script(source, sha)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from statesync.hot.clusters import ClusterMaster
-from statesync.hot.command import packed
+from statesync.hot.command import SOURCES, packed
 from statesync.hot.masters import Master
 from statesync.hot.trouble import is_replica
 from statesync.sentinels import SentinelUrl, is_sentinel
@@ -108,6 +108,8 @@ class _Connection:
     options: _Options
     host: str
     port: int
+    loaded: set[object]
+    """The scripts that it has loaded, by their names."""
 
     @property
     def is_elsewhere(self) -> bool:
@@ -124,6 +126,7 @@ class _InTime(_Connection):
     def connect(self) -> None:
         """Connect and shake hands."""
         if self._sock is None:
+            self.loaded = set()
             if self.options.master:
                 self.host, self.port = self.options.master.find(self._seconds_left())
             self.socket_timeout = self._seconds_left()
@@ -141,8 +144,10 @@ class _InTimeAsync(_Connection):
 
     async def connect(self) -> None:
         """Connect and shake hands."""
-        if not self.is_connected and self.options.master:
-            self.host, self.port = await self.options.master.find_async(self.options.seconds)
+        if not self.is_connected:
+            self.loaded = set()
+            if self.options.master:
+                self.host, self.port = await self.options.master.find_async(self.options.seconds)
         await super().connect()  # type: ignore[misc]
 
 
@@ -219,11 +224,12 @@ class Wire(_Wire):
         error that Redis replies is one of the replies. What comes in goes on coming in, however
         long it takes.
         """
+        loads = _loads(connection, requests)
         replies: list[Any] = []
         sent = 0
         try:
             _limit(connection, deadline)
-            for part in _parts(requests):
+            for part in _parts([*loads, *requests]):
                 connection.send_packed_command(connection.pack_commands(part), check_health=False)
                 replies += [_read_reply(connection) for _ in range(sent - len(replies))]
                 sent += len(part)
@@ -235,7 +241,21 @@ class Wire(_Wire):
             raise
         finally:
             self.pool.release(connection)
-        return replies
+        return replies[len(loads) :]
+
+
+def _loads(connection: _PyConnection, requests: Sequence[Request]) -> list[Request]:
+    """Return what loads the scripts of requests for several, once for each connection.
+
+    Redis does not run one that it lacks, and runs those after it: they would come in another order
+    after its start, or when a replica has become the master.
+    """
+    names = {request[1] for request in requests if request[0] == "EVALSHA"}
+    if len(names) < 2 or names <= connection.loaded:
+        return []
+    lacking = names - connection.loaded
+    connection.loaded |= names
+    return [("SCRIPT", "LOAD", SOURCES[name]) for name in lacking]
 
 
 def _parts(requests: Sequence[Request]) -> Iterator[list[Request]]:
@@ -290,10 +310,11 @@ class AsyncWire(_Wire):
     ) -> list[Any]:
         """Send requests and read their replies, as ``Wire`` does."""
         seconds = _left(deadline)
+        loads = _loads(connection, requests)
         replies: list[Any] = []
         sent = 0
         try:
-            for part in _parts(requests):
+            for part in _parts([*loads, *requests]):
                 async with asyncio.timeout(seconds):
                     packed_part = connection.pack_commands(part)
                     await connection.send_packed_command(packed_part, check_health=False)
@@ -309,7 +330,7 @@ class AsyncWire(_Wire):
             raise
         finally:
             await self.pool.release(connection)
-        return replies
+        return replies[len(loads) :]
 
 
 async def _read_reply_async(connection: _PyConnection, seconds: float) -> Any:

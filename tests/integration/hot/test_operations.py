@@ -241,6 +241,18 @@ def test_flushed_scripts_are_loaded_again(store: Driver) -> None:
     assert isinstance(replies[2], CharacterNotLoaded)
 
 
+def test_order_of_many_is_kept_where_a_script_is_not_loaded(store: Driver) -> None:
+    """As on a replica that has just become the master, and others have changed something there."""
+    store.create(1, gold=1)
+    store.raw.script_flush()
+    store.update(1, gold=2)
+    commands = store.store.commands
+    created, updated, read = store.run_many(
+        [commands.create(2, gold=1), commands.update(2, gold=2), commands.get(2)]
+    )
+    assert (created, updated, read.fields["gold"]) == (1, 2, "2")
+
+
 def test_bare_writer_is_as_safe(store: Driver) -> None:
     store.raw.hset(store.keys.core(1), mapping={"state": "combat"})
     store.raw.sadd(store.keys.dirty, 1)
