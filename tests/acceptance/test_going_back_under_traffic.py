@@ -18,6 +18,10 @@ pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 REDIS_GOES_BACK = ("cut_tail", "cut_tail_anywhere", "promote_replica", "load_snapshot")
+FAILOVERS = {
+    "sentinel": ("fail_over", "kill_postgres", "freeze_master", "kill_broker", "fail_over"),
+    "cluster": ("fail_over", "kill_postgres", "kill_broker", "fail_over"),
+}
 OTHERS = ("kill_worker", "stop_worker_past_its_lease", "kill_postgres", "kill_valkey")
 
 
@@ -34,13 +38,13 @@ def test_redis_goes_back() -> None:
         print(f"seed {SEED}:", trading.check())
 
 
-@pytest.mark.parametrize("where", ["sentinel", "cluster"])
+@pytest.mark.parametrize("where", FAILOVERS)
 def test_failovers(where: str) -> None:
     """The master is killed again and again; its replica lacks what was written last."""
     with bank(SEED, where) as trading:
         worker, beat = trading.worker, trading.beat
         trading.start_traders("bank")
-        for fault in ("fail_over", "kill_postgres", "freeze_master", "kill_broker", "fail_over"):
+        for fault in FAILOVERS[where]:
             trading.play_on(100)
             trading.inject(fault)
         print(f"seed {SEED}:", trading.check())
