@@ -16,7 +16,7 @@ _NEEDED = {
     "inventory_items": (*_READ_AND_WRITE, "DELETE"),
     "scenario_progress": _READ_AND_WRITE,
     "state_conflicts": ("SELECT", "INSERT"),
-    "durable_changes": ("SELECT", "INSERT", "DELETE"),
+    "durable_changes": (*_READ_AND_WRITE, "DELETE"),  # to lock what it deletes takes UPDATE
     "server_counters": _READ_AND_WRITE,
     "statesync_alembic_version": ("SELECT",),
     "statesync_realm": ("SELECT",),

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from statesync import GameStateOrchestrator, Settings
-from statesync.durable import database, migrate
+from statesync.durable import database, migrate, receipts
 from statesync.durable.rights import missing_grants
 from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseForbidden
@@ -139,6 +139,16 @@ def test_a_realm_with_a_schema_of_its_own(name: str, settings: Settings, embedde
     worker.hot.create(1, state="exploration")
     assert worker.backup_full_state(1).outcome == "saved"
     worker.close()
+
+
+def test_a_worker_deletes_old_receipts(settings: Settings, migrated: str) -> None:
+    engine = database.connect(as_role(settings, migrated, "statesync_worker"))
+    with database.transaction(engine) as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO durable_changes VALUES (gen_random_uuid(), now() - interval '8 days')"
+        )
+        assert receipts.purge(connection) == 1
+    engine.dispose()
 
 
 @pytest.mark.parametrize(
