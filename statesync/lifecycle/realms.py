@@ -129,7 +129,8 @@ class Realms:
             raise CharacterNotFound(char_id)
         if len(sources) > 1:
             names = " and ".join(sorted(sources))
-            raise CharacterNotMoved(char_id, f"realms {names} have one of this id: name the source")
+            known = f"realms {names} have one of this id"
+            raise CharacterNotMoved(char_id, f"{known}: name the source (--from)")
         return sources.pop()
 
     def close(self) -> None:
