@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,22 @@ def test_failovers(where: str) -> None:
         print(f"seed {SEED}:", trading.check())
         assert trading.hot.status().counters["redis_went_back"]
         assert (worker.running, beat.running) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("where", "faults"),
+    [
+        ("rabbitmq", ("cut_tail", "kill_broker", "promote_replica", "empty_broker")),
+        ("pgbouncer", ("cut_tail", "kill_pooler", "promote_replica", "kill_postgres")),
+    ],
+)
+def test_redis_goes_back_beside_other_servers(where: str, faults: Sequence[str]) -> None:
+    with bank(SEED, where) as trading:
+        trading.start_traders("bank")
+        for fault in faults:
+            trading.play_on(100)
+            trading.inject(fault)
+        print(f"seed {SEED}:", trading.check())
 
 
 def test_both_servers_go_back() -> None:
