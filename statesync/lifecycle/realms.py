@@ -64,7 +64,8 @@ class Realms:
 
     def settings(self, realm: str = "") -> Settings:
         """Return the settings of a realm. Raises InvalidInput if there is no such realm here."""
-        if found := self._settings.get(realm):
+        # A message may hold anything in its place.
+        if isinstance(realm, str) and (found := self._settings.get(realm)):
             return found
         known = ", ".join(filter(None, self._settings)) or "none: STATESYNC_REALMS is not set"
         name = f"there is no realm {realm!r}" if realm else "a realm is to be named"

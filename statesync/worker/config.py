@@ -91,7 +91,7 @@ class _Router:
         if not name.startswith("statesync."):
             return None
         realm = (kwargs or {}).get("realm", "")
-        if realm not in self._queue_of:
+        if not isinstance(realm, str) or realm not in self._queue_of:
             known = ", ".join(filter(None, self._queue_of)) or "none"
             raise InvalidInput(f"{name} has to name a realm, as realm=…; here there are {known}")
         return {"queue": self._queue_of[realm](_queue_name(name))}

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from statesync.errors import SettingsError
+from statesync.errors import InvalidInput, SettingsError
+from statesync.lifecycle.realms import Realms
 from statesync.settings import Settings
+from statesync.worker.config import celery_settings
 
 DATABASE = "postgresql://u@h/game_{realm}"
 CLUSTER: dict[str, Any] = {
@@ -120,3 +122,13 @@ def test_realms_share_the_slices_and_all_comes_within_an_interval(
     )
     assert settings.round_ms * 65 / 64 + 1000 * settings.slice_seconds <= 1000 * sync_seconds
     assert settings.slice_seconds <= max(0.25, sync_seconds / 20)
+
+
+@pytest.mark.parametrize("name", [["eu"], {"eu": 1}, None, 1])
+def test_what_is_no_name_in_a_message_is_no_realm(name: Any) -> None:
+    settings = Settings(realms="eu,us", database_url=DATABASE)
+    with Realms(settings) as realms, pytest.raises(InvalidInput, match="here there are eu, us"):
+        realms.orchestrator(name)
+    (route,) = celery_settings(settings)["task_routes"]
+    with pytest.raises(InvalidInput, match="here there are eu, us"):
+        route("statesync.sync_dirty", (), {"realm": name})
