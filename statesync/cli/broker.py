@@ -25,6 +25,8 @@ _KOMBU_VISIBILITY_SECONDS = 3600
 """What the broker's transport uses if nothing is set."""
 _NOT_FOUND = 404
 _OLDEST_RABBITMQ = (3, 10)
+# redis-py shows the client of each Sentinel, with all its options.
+_SENTINEL_CLIENT = re.compile(r"<redis\..*?\bhost=([^,]*),port=(\d+),.*?\)>\)>\)> - ")
 
 
 def problem_of(error: Exception, what: str, url: str) -> str:
@@ -34,7 +36,7 @@ def problem_of(error: Exception, what: str, url: str) -> str:
     """
     if isinstance(error, StatesyncError):
         return str(error)
-    lines = str(error).strip().split("\n")
+    lines = _SENTINEL_CLIENT.sub(r"\1:\2 ", str(error)).strip().split("\n")
     text = f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
     return f"{what}: {without_secrets(text, url)}"
 

@@ -42,7 +42,7 @@ def _in_turns(callback: Callable[..., object]) -> Callable[..., object]:
             one.shared = turns[0].shared
             with begun(one):
                 status = max(status, _take(one, functools.partial(callback, *args, **options)))
-        if turns[0].is_one_of_many and any(one.document is not None for one in turns):
+        if turns[0].is_one_of_many and options.get("as_json"):
             write_json({one.settings.realm: one.document for one in turns})
         if status:
             sys.exit(status)

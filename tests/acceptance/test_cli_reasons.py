@@ -113,6 +113,13 @@ def test_a_problem_of_the_broker_hides_its_password(url: str) -> None:
     assert "p@ss" not in shown
 
 
+def test_a_master_that_no_sentinel_knows_is_told_without_the_client(settings: Settings) -> None:
+    odd = replace(settings, broker_url="sentinel://127.0.0.1:1/world/1")
+    found = examine(odd, "broker", status=1)["broker"]["found"]
+    assert "No master found for 'world' : 127.0.0.1:1 " in found
+    assert "redis." not in found
+
+
 def test_a_login_that_there_is_not(settings: Settings) -> None:
     url = settings.database_url.replace("postgres@", "nobody_here@")
     found = examine(replace(settings, database_url=url), "postgresql", status=1)["postgresql"]

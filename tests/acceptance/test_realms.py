@@ -196,6 +196,7 @@ def test_trouble_in_one_realm_does_not_hide_the_others(
     said = run(fleet, "scrub", status=1)
     assert "realm eu: PostgreSQL: these tables are of realm 'asia', and we are realm 'eu'" in said
     assert "Looked at 1 characters" in said
+    assert '{"eu":' not in said
 
 
 def test_the_doctor_examines_each_realm(worker: Stack, fleet: Settings) -> None:
