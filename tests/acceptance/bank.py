@@ -116,6 +116,12 @@ class Bank(World):
         self.play_on(20)
         self.forgotten.append((begun, time.monotonic()))
 
+    def kill_broker(self) -> None:
+        """Kill a master as well, if it is the broker: its replica may lack what came last."""
+        begun = time.monotonic()
+        super().kill_broker()
+        self.forgotten.append((begun, time.monotonic()))
+
     def freeze_master(self) -> None:
         """Two masters for a while: what the former one takes is lost when it is told."""
         assert isinstance(self.topology, BehindSentinels)

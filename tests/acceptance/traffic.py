@@ -183,9 +183,8 @@ class Trader(Player):
 
     def give(self, giver: int, taker: int) -> Together | None:
         mine, theirs = self.items(giver), self.items(taker)
-        if any(item in theirs for item in mine):  # a server went back between the two reads?
-            mine, theirs = self.items(giver), self.items(taker)
-        if not mine:
+        has_both = {item["item_id"] for item in mine} & {item["item_id"] for item in theirs}
+        if has_both or not mine:  # both: another master, or an older state, came between the reads
             return None
         item = self.random.choice(mine)
         return (
