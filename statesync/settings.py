@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
@@ -155,9 +155,9 @@ class Settings:
                 f"it must be at least {PREFIX}BATCH_SIZE, which is {self.batch_size}"
             )
         self._check_realms()
-        for name, db in (("broker_url", 1), ("result_url", 2)):
-            if not getattr(self, name):
-                object.__setattr__(self, name, _beside(given_redis_url, name, db))
+        missing = {name: db for name, db in _BESIDE.items() if not getattr(self, name)}
+        for name, db in missing.items():
+            object.__setattr__(self, name, _beside(given_redis_url, missing, db))
         self._check_databases()
 
     def _parse(self, spec: Field[Any]) -> None:
@@ -286,15 +286,24 @@ class Settings:
         return self.queue_prefix + (f"{self.realm}.{name}" if self.realm else name)
 
 
-def _beside(redis_url: str, name: str, db: int) -> str:
-    """Return the URL of another database of the same Redis. Raises SettingsError if it has none."""
+_BESIDE = {"broker_url": 1, "result_url": 2}
+"""What is in the Redis of ``redis_url`` unless it is set, and in which database."""
+
+
+def _beside(redis_url: str, missing: Iterable[str], db: int) -> str:
+    """Return the URL of another database of the same Redis.
+
+    Raises SettingsError, which names all that are ``missing``, if it has none.
+    """
     if is_cluster(redis_url):
-        reason = "a Redis Cluster has one database only, and is no broker"
+        reason = "a Redis Cluster has one database only: it is no broker and keeps no results"
     elif _TEMPLATE in redis_url:
         reason = "all realms share the broker and the results, and each has a Redis of its own"
     else:
         return broker_of(redis_url, db)
-    raise SettingsError(f"{PREFIX}{name.upper()}: it must be set: {reason}")
+    names = [PREFIX + name.upper() for name in missing]
+    must = "they must be set" if len(names) > 1 else "it must be set"
+    raise SettingsError(f"{' and '.join(names)}: {must}: {reason}")
 
 
 def _parsed(spec: Field[Any], text: str) -> Any:

@@ -115,6 +115,8 @@ def _memory(examined: Examined) -> Check:
         found += f"; {round(growth / _MIB):+,d} MiB in the last {hours:.1f} hours"
     is_tight = limit and used >= _TIGHT * limit
     advice = "give it more, or log out who does not play: when it is full, it takes no changes"
+    if limit and used >= limit:
+        return checked("memory", found, fail=advice)
     return checked("memory", found, warn=advice if is_tight else "")
 
 
@@ -297,10 +299,15 @@ def _examine(name: str, orchestrator: GameStateOrchestrator, settings: Settings)
             raise
         what, url = _CELERY[name]
         away = problem_of(error, what, getattr(settings, url))
-        what_to_do = "give its user the login or the right" if is_refusal(error) else "start it"
-        advice = f"{what_to_do}, or mend {PREFIX}{url.upper()}"
+        advice = f"{_advice(error)}, or mend {PREFIX}{url.upper()}"
         found.append(checked(name, away, fail=advice))
     return found
+
+
+def _advice(error: Exception) -> str:
+    if "OutOfMemory" in type(error).__name__ or "OOM " in str(error):
+        return "give it more memory (`statesync drain` needs no broker)"
+    return "give its user the login or the right" if is_refusal(error) else "start it"
 
 
 @click.command()

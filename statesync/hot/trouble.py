@@ -29,7 +29,7 @@ _SENTENCES = {
     "CLUSTERDOWN": "the cluster has no master for its keys",
     "TRYAGAIN": "its slot of the cluster is being moved",
     "ASK": "its slot of the cluster is being moved",
-    "MOVED": "another node of the cluster has its slot",
+    "MOVED": "another node has its slot: a cluster needs a cluster:// URL and STATESYNC_REALMS",
     "MISCONF": "it cannot save to its disk and takes no changes",
 }
 _CLASSES = {

@@ -142,6 +142,11 @@ def test_memory_that_is_almost_full(
         grown = r"% of maxmemory; [+-]\d+ MiB in the last 0\.0 hours"  # others use the server, too
         assert re.search(grown, memory["found"])
     assert "log out" in memory["do"]
+    configured.config_set("maxmemory", used // 2)
+    assert examine(settings, "redis", status=1)["memory"]["status"] == "fail"
+    workers = examine(settings, "workers", status=1)["workers"]
+    assert "OutOfMemory" in workers["found"]
+    assert "statesync drain" in workers["do"]
     configured.config_set("maxmemory", 0)
     assert "% of the machine's memory" in examine(settings, "redis")["memory"]["found"]
 

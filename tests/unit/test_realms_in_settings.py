@@ -78,18 +78,18 @@ def test_process_of_one_realm_needs_to_know_no_other() -> None:
         ({"realms": "2"}, "DATABASE_URL", "never share tables"),
         (
             {"realms": "2", "database_url": DATABASE, "redis_url": "redis://{realm}:1/0"},
-            "BROKER_URL",
-            "it must be set",
+            "BROKER_URL and STATESYNC_RESULT_URL",
+            "they must be set",
         ),
         (
             {"realms": "2", "database_url": DATABASE, "redis_url": "cluster://h:1"},
-            "BROKER_URL",
+            "BROKER_URL and STATESYNC_RESULT_URL",
             "no broker",
         ),
         (
             {"realms": "2", "database_url": DATABASE, **CLUSTER, "result_url": ""},
             "RESULT_URL",
-            "no broker",
+            "keeps no results",
         ),
     ],
 )
