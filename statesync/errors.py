@@ -12,6 +12,7 @@
     ├── CharacterExists           the character is in Redis already
     ├── CharacterNotRestored      a session type cannot load a session of the character
     ├── CharacterNotMoved         the character cannot go to another realm now
+    ├── CharacterMoved            the character has left to another realm; it is to be deleted there
     ├── CharacterNotSaved         the character has changes that are not in PostgreSQL yet
     ├── SessionNotFound           the session is not in Redis
     ├── SessionNotLoaded          no loaded character is in the session, so nothing would save it
@@ -44,6 +45,7 @@ from collections.abc import Iterable
 __all__ = [
     "BrokerUnavailable",
     "CharacterExists",
+    "CharacterMoved",
     "CharacterNotFound",
     "CharacterNotLoaded",
     "CharacterNotMoved",
@@ -191,6 +193,18 @@ class CharacterNotMoved(StatesyncError):
 
     def __str__(self) -> str:
         return f"character {self.char_id} is not moved: {self.reason}"
+
+
+class CharacterMoved(StatesyncError):
+    """The character has left to another realm; ``args`` are (char_id, target)."""
+
+    def __init__(self, char_id: int, target: str) -> None:
+        super().__init__(char_id, target)
+        self.char_id = char_id
+        self.target = target
+
+    def __str__(self) -> str:
+        return f"character {self.char_id} has left to realm {self.target!r}: delete it there"
 
 
 class CharacterNotSaved(StatesyncError):

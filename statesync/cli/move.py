@@ -108,7 +108,8 @@ def _describe(place: Place) -> str:
     if place.version is not None:
         words.append(f"in PostgreSQL at version {place.version}")
     words += [_MOVES[place.move.step].format(*place.move)] if place.move else []
-    if place.deleted_at and not place.move:
+    is_by_itself = not place.move or place.move.step in (Step.ACTIVE, Step.REFUSED)
+    if place.deleted_at and is_by_itself:
         words.append(f"deleted at {place.deleted_at}")
     return ", ".join(words)
 
@@ -118,5 +119,6 @@ _MOVES = {
     Step.INACTIVE: "its move from realm {1} is not finished",
     Step.MOVED: "moved to realm {2}",
     Step.ACTIVE: "came from realm {1}",
+    Step.REFUSED: "its move to realm {2} was refused",
     Step.DELETED: "deleted before its move from realm {1} to {2} was finished",
 }

@@ -47,9 +47,11 @@ __all__ = [
     "is_here",
     "is_in_session",
     "leave",
+    "left_to",
     "lock_row",
     "note",
     "read",
+    "refuse",
     "unfinished",
 ]
 
@@ -70,6 +72,8 @@ class Step(StrEnum):
     """In the target, which has the character now."""
     DELETED = "deleted"
     """In either: the character was deleted here before its move was finished."""
+    REFUSED = "refused"
+    """In the source, which has the character still: the move ended before anything was copied."""
 
 
 class Move(NamedTuple):
@@ -129,12 +133,28 @@ def note(connection: Connection, move: Move) -> None:
     )
 
 
+def left_to(connection: Connection, char_id: int) -> str:
+    """Return the realm to which a character has left from here; empty if it has not."""
+    if not connection.get_execution_options().get(realms.OPTION):
+        return ""
+    known = read(connection, char_id)
+    return known.target if known and known.step is Step.MOVED else ""
+
+
 def end(connection: Connection, char_id: int) -> None:
     """Write down, in a realm, that a character is deleted before its move is finished."""
     if connection.get_execution_options().get(realms.OPTION):
         is_unfinished = realms.moves.c.step.in_([Step.INTENDED, Step.INACTIVE])
         ended = update(realms.moves).where(realms.moves.c.character_id == char_id, is_unfinished)
         connection.execute(ended.values(step=Step.DELETED, changed_at=func.now()))
+
+
+def refuse(connection: Connection, intent: Move) -> None:
+    """Write down, in the source, that a move has ended that stands at its intent."""
+    values = zip(("character_id", *Move._fields[1:]), intent, strict=True)
+    is_it = [realms.moves.c[name] == value for name, value in values]
+    refused = update(realms.moves).where(*is_it)
+    connection.execute(refused.values(step=Step.REFUSED, changed_at=func.now()))
 
 
 def is_in_session(connection: Connection, char_id: int) -> bool:

@@ -47,6 +47,7 @@ from statesync.durable import database, moves
 from statesync.durable.memberships import Membership
 from statesync.durable.tables import characters, session_characters, sessions
 from statesync.errors import (
+    CharacterMoved,
     CharacterNotLoaded,
     CorruptState,
     DatabaseUnavailable,
@@ -104,7 +105,10 @@ class Deletion:
         self._lease_us = lease_us
 
     def run(self, char_id: int) -> DeletionReport:
-        """Delete one character. Raises InvalidCharId, UnknownSessionType, ServerUnavailable."""
+        """Delete one character.
+
+        Raises CharacterMoved, InvalidCharId, UnknownSessionType or ServerUnavailable.
+        """
         check_char_id(char_id)
         is_loaded = self._hot.peek(char_id) is not None
         if is_loaded:
@@ -114,9 +118,9 @@ class Deletion:
         claim, _ = self._hot.claim(char_id, lease_us=self._lease_us)
         try:
             memberships = self._delete_row(char_id, is_loaded=is_loaded)
-        except (database.Rejected, UnknownSessionType) as error:
+        except (database.Rejected, CharacterMoved, UnknownSessionType) as error:
             self._give_up(claim, takes_note_back=is_new_note)
-            if isinstance(error, UnknownSessionType):
+            if not isinstance(error, database.Rejected):
                 raise
             reason = f"character {char_id} cannot be deleted now: {error}"
             raise DatabaseUnavailable(reason) from None
@@ -158,11 +162,15 @@ class Deletion:
         """Set ``deleted_at`` and end the memberships; None if there is no row.
 
         Returns the open sessions that it was in, and the ids of those that stay open. Nothing is
-        done if it raises Rejected or UnknownSessionType.
+        done if it raises Rejected, CharacterMoved or UnknownSessionType.
         """
         with database.transaction(self._engine) as connection:
             if not _mark_deleted(connection, char_id, is_loaded=is_loaded):
                 return None
+            target = moves.left_to(connection, char_id)
+            # What Redis holds nevertheless is of before the move, and is to be cleared.
+            if target and self._hot.peek(char_id) is None:
+                raise CharacterMoved(char_id, target)
             moves.end(connection, char_id)
             refs = _open_sessions(connection, char_id)
             self._check_types(refs)

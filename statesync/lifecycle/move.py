@@ -15,6 +15,7 @@ that a player notices.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -22,7 +23,7 @@ from sqlalchemy import Connection
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.moves import Copy, Move, Step
-from statesync.errors import CharacterNotFound, CharacterNotMoved
+from statesync.errors import CharacterNotFound, CharacterNotMoved, ServerUnavailable
 from statesync.hot.commands.transfer import Presence
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
@@ -59,12 +60,29 @@ class CharacterMove:
         Raises CharacterNotFound, CharacterNotMoved, CharacterNotSaved or ServerUnavailable.
         """
         try:
+            return self._run()
+        except CharacterNotMoved:
+            with suppress(database.Rejected, ServerUnavailable):  # then the next refusal does it
+                self._end_intent()
+            raise
+
+    def _run(self) -> Move:
+        try:
             for _ in range(_ROUNDS):
                 if moved := self._try():
                     return moved
         except database.Rejected as error:
             raise self._refused(str(error)) from None
         raise self._refused("it logs in, or changes, again and again")
+
+    def _end_intent(self) -> None:
+        """End a move that is refused, unless its rows are in the target: it may go elsewhere."""
+        with database.transaction(self._target.orchestrator.engine) as connection:
+            known = durable.moves.read(connection, self._char_id)
+        if known and known == self._at(Step.INACTIVE, known.version):
+            return
+        with database.transaction(self._source.orchestrator.engine) as connection:
+            durable.moves.refuse(connection, self._at(Step.INTENDED))
 
     def _try(self) -> Move | None:
         """Move it; None if it has changed meanwhile, or another run of its move was faster."""
@@ -84,7 +102,7 @@ class CharacterMove:
     def _begin(self, reason: str) -> Move:
         """Note the intent, unless there is a reason to refuse it; return the record.
 
-        That may be farther. One that is refused leaves no record: it would be in the way of others.
+        That may be farther. One that is refused leaves no intent: it would be in the way of others.
         """
         move = self._at(Step.INTENDED)
         with database.transaction(self._source.orchestrator.engine) as connection:

@@ -252,8 +252,8 @@ class GameStateOrchestrator:
         """Delete a character in both stores, for good; shared sessions stay with the others.
 
         Safe at any time and to run twice; after a crash, run it again. Raises InvalidCharId,
-        UnknownSessionType if it is in a session of a type that is not registered here, and
-        ServerUnavailable.
+        CharacterMoved if it has left to another realm, UnknownSessionType if it is in a session of
+        a type that is not registered here, and ServerUnavailable.
         """
         deletion = Deletion(
             self.hot,

@@ -230,6 +230,17 @@ def test_move_whose_process_is_killed_is_taken_up(
         LoginService(stores["eu"]).login(1)
 
 
+def test_delete_and_where_tell_that_a_character_has_left(
+    fleet: Settings, stores: dict[str, GameStore]
+) -> None:
+    stores["eu"].create(1, state="exploration")
+    run(fleet, "move", "1", "--to", "us")
+    said = run(fleet, "delete", "1", "--yes", "--realm", "eu", status=1)
+    assert "character 1 has left to realm 'us': delete it there" in said
+    assert run(fleet, "delete", "1", "--yes", "--realm", "us") == "1: deleted\n"
+    assert "came from realm eu, deleted at" in run(fleet, "where", "1")
+
+
 def test_move_and_where_need_realms(settings: Settings, fleet: Settings) -> None:
     assert "STATESYNC_REALMS is not set" in run(settings, "where", "1", status=2)
     assert "No realm knows character 1." in run(fleet, "where", "1", status=1)

@@ -13,6 +13,7 @@ EXAMPLES: dict[type[errors.StatesyncError], tuple[object, ...]] = {
     errors.InvalidField: ("bio.name", "must be a string"),
     errors.CharacterNotRestored: (7, "why"),
     errors.CharacterNotMoved: (7, "why"),
+    errors.CharacterMoved: (7, "us"),
     errors.CorruptState: (7, "stats.luck", "must be an integer"),
     errors.CharacterNotLoaded: (7, "eu"),
     errors.CharacterExists: (7,),

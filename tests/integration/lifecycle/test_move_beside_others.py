@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator
-from statesync.errors import CharacterNotFound, CharacterNotMoved
+from statesync.errors import CharacterMoved, CharacterNotFound, CharacterNotMoved
 from statesync.lifecycle.move import CharacterMove
 from statesync.lifecycle.realms import Realms
 from tests.conftest import FullCore
@@ -159,3 +159,89 @@ def test_lock_of_another_is_a_reason_and_not_a_crash(
         with pytest.raises(CharacterNotMoved, match="lock timeout"):
             realms.move(1, "us")
     assert realms.move(1, "us").step == "active"
+
+
+@pytest.mark.parametrize("to", ["us", "asia"])
+def test_intent_whose_target_has_that_id_by_now_is_not_in_the_way(
+    realms: Realms,
+    eu: GameStateOrchestrator,
+    us: GameStateOrchestrator,
+    monkeypatch: pytest.MonkeyPatch,
+    to: str,
+) -> None:
+    """It goes to another realm, or to the same one when that is free again."""
+    eu.hot.create(1, state="exploration", gold=7)
+    _killed_at("intended", realms, monkeypatch)
+    us.hot.create(1, state="exploration")
+    us.evict(1)
+    with pytest.raises(CharacterNotMoved, match="realm 'us' has a character of this id"):
+        realms.move(1, "us", source="eu")
+    assert realms.unfinished_moves() == []
+    if to == "us":
+        realms.move(1, "asia", source="us")
+    assert realms.move(1, to, source="eu").step == "active"
+    there = realms.orchestrator(to)
+    there.restore_full_state(1)
+    assert there.hot.get(1).fields["gold"] == "7"
+
+
+def test_move_whose_rows_are_refused_may_go_elsewhere(
+    realms: Realms, eu: GameStateOrchestrator, us: GameStateOrchestrator, full_core: FullCore
+) -> None:
+    _with_rows(eu, 1, full_core(1))
+    us.hot.create(2, state="exploration")
+    sword = {"item_id": "sword-1", "kind": "sword", "quantity": 1}
+    us.hot.open_session("inventory", [2], {"items": [sword]})
+    us.backup_full_state(2)
+    with pytest.raises(CharacterNotMoved, match="realm 'us' refuses its rows"):
+        realms.move(1, "us")
+    assert realms.move(1, "asia").step == "active"
+    assert _restored_in(realms) == ["asia"]
+
+
+def test_refused_move_whose_rows_are_in_the_target_goes_nowhere_else(
+    realms: Realms, eu: GameStateOrchestrator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    eu.hot.create(1, state="exploration")
+    _killed_at("inserted", realms, monkeypatch)
+    eu.restore_full_state(1)
+    eu.hot.open_session("combat", [1], {"monsters": []})
+    with pytest.raises(CharacterNotMoved, match="in a session"):
+        realms.move(1, "us")
+    with pytest.raises(CharacterNotMoved, match="its move to realm 'us' has begun"):
+        realms.move(1, "asia", source="eu")
+    assert {one.step for one in realms.unfinished_moves()} == {"intended", "inactive"}
+
+
+@pytest.mark.parametrize("step", ["moved", ""])
+def test_deletion_in_the_source_of_what_has_left_is_refused(
+    realms: Realms,
+    eu: GameStateOrchestrator,
+    us: GameStateOrchestrator,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+) -> None:
+    eu.hot.create(1, state="exploration")
+    if step:
+        _killed_at(step, realms, monkeypatch)
+    else:
+        realms.move(1, "us")
+    with pytest.raises(CharacterMoved, match="to realm 'us': delete it there"):
+        eu.delete(1)
+    assert realms.move(1, "us").step == "active"
+    assert us.delete(1).outcome == "deleted"
+    assert _restored_in(realms) == []
+
+
+def test_deletion_clears_what_the_redis_of_a_source_still_holds(
+    realms: Realms, eu: GameStateOrchestrator, us: GameStateOrchestrator, raw: Any
+) -> None:
+    """It went back to before the move; in PostgreSQL the character has left."""
+    eu.hot.create(1, state="exploration")
+    eu.backup_full_state(1)
+    core = raw.dump(eu.hot.keys.core(1))
+    realms.move(1, "us")
+    raw.restore(eu.hot.keys.core(1), 0, core)
+    assert eu.delete(1).outcome == "deleted"
+    assert eu.hot.peek(1) is None
+    assert us.restore_full_state(1).outcome == "restored"
