@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from typing import NoReturn
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
-__all__ = ["SENTINEL_URL_IS", "SentinelUrl", "is_sentinel"]
+__all__ = ["SENTINEL_URL_IS", "SentinelUrl", "is_sentinel", "split_url"]
 
 SENTINEL_URL_IS = "sentinel://[user:password@]host:port,host:port/MASTER/db"
 
@@ -15,6 +15,21 @@ _PORT = 26379
 _NAME = re.compile(r"(?![0-9]+$)[A-Za-z0-9._-]+")
 """A number alone is a database, whose master is missing."""
 _LOGIN_OF_SENTINELS = {"sentinel_username": "username", "sentinel_password": "password"}
+
+
+def split_url(url: str) -> SplitResult:
+    """Split a URL as ``urlsplit``, also if one of several hosts is an IPv6 address.
+
+    Newer Pythons refuse its brackets anywhere but at the beginning of the host. Raises ValueError.
+    """
+    if "," not in url:
+        return urlsplit(url)
+    parts = urlsplit(url.translate(_HIDDEN))
+    return SplitResult(*(part.translate(_SHOWN) for part in parts))
+
+
+_HIDDEN = str.maketrans("[]", "\ue000\ue001")
+_SHOWN = str.maketrans("\ue000\ue001", "[]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +50,7 @@ class SentinelUrl:
     @classmethod
     def parse(cls, url: str) -> SentinelUrl:
         """Return what a URL says. Raises ValueError, which shows a right one."""
-        parts = urlsplit(url)
+        parts = split_url(url)
         login, at, hosts = parts.netloc.rpartition("@")
         master, _, db = parts.path.removeprefix("/").partition("/")
         if not (hosts and _NAME.fullmatch(master) and re.fullmatch(r"[0-9]*", db)):

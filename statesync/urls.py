@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlunsplit
 
-from statesync.sentinels import SENTINEL_URL_IS, SentinelUrl, is_sentinel
+from statesync.sentinels import SENTINEL_URL_IS, SentinelUrl, is_sentinel, split_url
 
 __all__ = [
     "broker_of",
@@ -65,7 +65,7 @@ def mask_or_hide(url: str) -> str:
 
 
 def _mask_one(url: str) -> str:
-    parts = urlsplit(url)
+    parts = split_url(url)
     netloc = parts.netloc
     if "@" in netloc:
         user, _, host = netloc.rpartition("@")
@@ -85,7 +85,7 @@ def _mask_one(url: str) -> str:
 def without_secrets(text: str, url: str) -> str:
     """Return ``text`` with ``***`` for each secret of ``url`` that it holds."""
     secrets = re.findall(r"://[^:@]*:(.*)@|://([^:@]+)@", url)
-    secrets += [(v, "") for k, v in parse_qsl(urlsplit(url).query) if _SECRET.search(k)]
+    secrets += [(v, "") for k, v in parse_qsl(split_url(url).query) if _SECRET.search(k)]
     for secret in sorted({part for pair in secrets for part in pair if part}, key=len)[::-1]:
         for spelling in (secret, unquote(secret), quote(secret)):
             text = text.replace(spelling, "***")
@@ -94,7 +94,7 @@ def without_secrets(text: str, url: str) -> str:
 
 def check_redis_url(text: str) -> str:
     """Return the URL of a Redis as redis-py takes it. Raises ValueError: what is accepted."""
-    parts = urlsplit(text)
+    parts = split_url(text)
     if parts.scheme in _CLUSTER_SCHEMES:
         nodes = parts.netloc.rpartition("@")[2]
         if not _NODES.fullmatch(nodes) or parts.path not in ("", "/", "/0"):
@@ -122,14 +122,14 @@ def _check_query(query: str) -> None:
 
 def is_cluster(url: str) -> bool:
     """Return whether a URL is of a Redis Cluster."""
-    return urlsplit(url).scheme in _CLUSTER_SCHEMES
+    return split_url(url).scheme in _CLUSTER_SCHEMES
 
 
 def database_of(redis_url: str) -> int:
     """Return the number of the database that the URL of a Redis names."""
     if is_sentinel(redis_url):
         return SentinelUrl.parse(redis_url).db
-    parts = urlsplit(redis_url)
+    parts = split_url(redis_url)
     given = dict(parse_qsl(parts.query)).get("db", "")
     if not given and parts.scheme != "unix":
         given = parts.path.strip("/")
@@ -145,7 +145,7 @@ def check_broker_url(text: str) -> str:
 
 def check_database_url(text: str) -> str:
     """Return the URL of a PostgreSQL for SQLAlchemy. Raises ValueError: what is accepted."""
-    parts = urlsplit(text)
+    parts = split_url(text)
     if parts.scheme not in ("postgresql", "postgres", "postgresql+psycopg2"):
         raise ValueError(_DATABASE_URL_IS)
     _ = parts.port
@@ -164,7 +164,7 @@ def broker_of(redis_url: str, db: int) -> str:
     """Return the URL of database ``db`` on the server of ``redis_url``, as kombu spells it."""
     if is_sentinel(redis_url):
         return str(SentinelUrl.parse(redis_url).with_db(db))
-    parts = urlsplit(redis_url)
+    parts = split_url(redis_url)
     query = {k: v for k, v in parse_qsl(parts.query) if k != "db"}
     if parts.scheme == "rediss":
         query = {"ssl_cert_reqs": "required"} | query  # Celery wants to be told
