@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
@@ -38,6 +38,7 @@ from statesync.hot.reverts import AsyncListener, Listener, Reverted
 from statesync.hot.rights import grant, is_refusal
 from statesync.hot.runs import Committer, Run
 from statesync.hot.trouble import is_refused, tell
+from statesync.sentinels import split_url
 from statesync.settings import Settings
 from statesync.urls import mask_or_hide
 
@@ -56,7 +57,7 @@ class _Connection:
         self.keys = Keys(prefix)
         self.commands = Commands(self.keys)
         self._address = mask_or_hide(url)
-        self.user = unquote(urlsplit(url).username or "default")
+        self.user = unquote(split_url(url).username or "default")
 
     def _made(self, wire: Callable[[str, str, float], T], url: str, seconds: float) -> T:
         """Return a wire. Raises SettingsError: redis-py names an option that it does not have."""

@@ -8,8 +8,15 @@ from importlib.resources import files
 import pytest
 
 from statesync.hot.rights import COMMANDS, grant, is_refusal
+from statesync.hot.store import HotStore
 
 _SENT = {"client|setinfo", "evalsha", "ping", "script|load", "select", "subscribe", "unsubscribe"}
+
+
+def test_user_is_known_whatever_the_hosts_are() -> None:
+    """Newer Pythons refuse the brackets of an IPv6 address that is one of several hosts."""
+    with HotStore("sentinel://game:p%40@h,[::1]:2/world/0") as hot:
+        assert hot.user == "game"
 
 
 def test_scripts_call_what_we_ask_for_and_nothing_else() -> None:
