@@ -12,7 +12,7 @@ from statesync.hot.commands.health import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 from statesync.urls import database_of, without_secrets
-from statesync.worker.names import QueueName
+from statesync.worker.names import queues_of
 
 if TYPE_CHECKING:
     from kombu import Connection
@@ -81,10 +81,9 @@ def check_broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Ite
             yield _check_declarations(connection)
         else:
             yield checked("broker", transport)
-        queues = [
-            settings.queue(name) for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP)
-        ]
-        lengths = ", ".join(f"{queue} {count_messages(connection, queue)}" for queue in queues)
+        lengths = ", ".join(
+            f"{queue} {count_messages(connection, queue)}" for queue in queues_of(settings)
+        )
     yield checked("messages", f"waiting: {lengths}")
 
 

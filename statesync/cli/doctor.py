@@ -92,7 +92,7 @@ def _rights_in_redis(hot: HotStore) -> Check:
 
 def _eviction(info: dict[str, str]) -> Check:
     policy, limit = info.get("maxmemory_policy", "unknown"), int(info.get("maxmemory", 0))
-    found = f"{policy} {f'at {limit // 2**20} MiB' if limit else 'without a limit'}"
+    found = f"{policy} {f'at {limit // _MIB} MiB' if limit else 'without a limit'}"
     advice = "CONFIG SET maxmemory-policy noeviction"
     if policy == "noeviction":
         return checked("eviction", found)

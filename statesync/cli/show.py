@@ -46,7 +46,7 @@ from statesync.state.characters import Character
 from statesync.state.fields import dump_json, printable
 from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
-from statesync.worker.names import QueueName
+from statesync.worker.names import queues_of
 
 __all__ = ["inspect", "status"]
 
@@ -130,8 +130,7 @@ def _queues(settings: Settings) -> Iterator[tuple[str, int]]:
     from statesync.worker.app import app
 
     with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
-        for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP):
-            queue = settings.queue(name)
+        for queue in queues_of(settings):
             yield queue, count_messages(connection, queue)
 
 

@@ -13,7 +13,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.unknown_types import count_unknown_types
 from statesync.settings import Settings
 from statesync.state.session_types import names
-from statesync.worker.names import SESSION_TYPES, QueueName
+from statesync.worker.names import SESSION_TYPES, queues_of
 
 __all__ = ["check_workers"]
 
@@ -27,7 +27,7 @@ _INSPECT_ATTEMPTS = 3
 def check_workers(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
     """Check that a worker serves each queue, and that all know the same session types."""
     workers = _answered("queues", _served_queues)
-    queues = _queues(settings)
+    queues = queues_of(settings)
     for queue in queues:
         is_served = any(queue in served for served in workers.values())
         yield checked(
@@ -52,7 +52,7 @@ def _served_queues() -> dict[str, set[str]]:
     """Return which queues each worker serves."""
     from statesync.worker.app import app
 
-    queues = {queue for one in turn().all_settings for queue in _queues(one)}
+    queues = {queue for one in turn().all_settings for queue in queues_of(one)}
     workers: dict[str, set[str]] = {}
     for _ in range(_INSPECT_ATTEMPTS):
         answers = app.control.inspect(timeout=_INSPECT_SECONDS).active_queues() or {}
@@ -60,10 +60,6 @@ def _served_queues() -> dict[str, set[str]]:
         if queues <= set().union(*workers.values()):
             break
     return workers
-
-
-def _queues(settings: Settings) -> list[str]:
-    return [settings.queue(name) for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP)]
 
 
 def _known_types() -> dict[str, object]:

@@ -9,7 +9,7 @@ from kombu import Exchange, Queue
 from statesync.errors import InvalidInput
 from statesync.settings import Settings
 from statesync.worker.brokers import is_rabbitmq, reach, reach_broker
-from statesync.worker.names import QueueName, TaskName, of_realm
+from statesync.worker.names import QueueName, TaskName, of_realm, queues_of
 from statesync.worker.turns import Turns
 
 __all__ = ["CelerySettings", "celery_settings"]
@@ -64,11 +64,7 @@ def _routing(settings: Settings) -> CelerySettings:
     the flood of another.
     """
     celery = settings.queue_prefix + QueueName.CELERY
-    queues = [
-        one.queue(name)
-        for one in settings.each_realm()
-        for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP)
-    ]
+    queues = [name for one in settings.each_realm() for name in queues_of(one)]
     return {
         "task_default_queue": settings.each_realm()[0].queue(QueueName.BACKUP),
         # With a queue prefix, messages of other applications on the same broker are left alone.

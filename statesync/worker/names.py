@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from statesync.settings import Settings
 
-__all__ = ["SESSION_TYPES", "QueueName", "TaskName", "of_realm"]
+__all__ = ["SESSION_TYPES", "QueueName", "TaskName", "of_realm", "queues_of"]
 
 SESSION_TYPES = "statesync_session_types"
 """What workers are asked for the session types that they know."""
@@ -42,6 +42,11 @@ class QueueName(StrEnum):
     """Backups, and all other bulk work."""
     CELERY = "celery"
     """Celery's own default: messages of other applications that name no queue."""
+
+
+def queues_of(settings: Settings) -> list[str]:
+    """Return the queues of one realm, or of the one world, by their real names."""
+    return [settings.queue(name) for name in (QueueName.RESTORE, QueueName.SYNC, QueueName.BACKUP)]
 
 
 def of_realm(settings: Settings) -> dict[str, str]:
