@@ -125,7 +125,7 @@ class Settings:
     lease_seconds: int = _setting(_whole(1, 86_400), 120)
     """How long a worker may hold a claim before any sweep puts it back."""
     batch_size: int = _setting(_whole(1, 5_000), 1_000)
-    """Characters in one ``backup_batch`` message and in one transaction."""
+    """Characters in one ``backup_batch`` message; a transaction has up to 500 of them."""
     batch_above: int = _setting(_whole(0, 1_000_000), 100)
     """A sweep dispatches a backlog above this in batches, a smaller one in a task per character."""
     max_in_flight: int = _setting(_whole(1, 10_000_000), 10_000)

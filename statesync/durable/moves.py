@@ -27,12 +27,12 @@ from sqlalchemy.dialects.postgresql import Insert, aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable import realms
+from statesync.durable.characters import ANY_MEMBERSHIP
 from statesync.durable.tables import (
     character_stats,
     characters,
     inventory_items,
     scenario_progress,
-    session_characters,
 )
 
 __all__ = [
@@ -44,7 +44,6 @@ __all__ = [
     "end",
     "has_row",
     "insert_inactive",
-    "is_here",
     "is_in_session",
     "leave",
     "left_to",
@@ -159,22 +158,14 @@ def refuse(connection: Connection, intent: Move) -> None:
 
 def is_in_session(connection: Connection, char_id: int) -> bool:
     """Return whether a character is in an open session."""
-    query = select(session_characters.c.session_id).where(
-        session_characters.c.character_id == char_id, session_characters.c.left_at.is_(None)
-    )
-    return connection.execute(query.limit(1)).first() is not None
+    query = select(ANY_MEMBERSHIP).where(characters.c.id == char_id)
+    return connection.scalar(query) is not None
 
 
 def has_row(connection: Connection, char_id: int) -> bool:
     """Return whether there is a row of a character, deleted or not."""
     query = select(characters.c.id).where(characters.c.id == char_id)
     return connection.execute(query).first() is not None
-
-
-def is_here(connection: Connection, char_id: int) -> bool:
-    """Return whether there is a row of a character that is not deleted."""
-    query = select(characters.c.id).where(characters.c.id == char_id)
-    return connection.execute(query.where(characters.c.deleted_at.is_(None))).first() is not None
 
 
 def lock_row(connection: Connection, char_id: int) -> bool:
@@ -192,18 +183,11 @@ def lock_row(connection: Connection, char_id: int) -> bool:
 
 def copy(connection: Connection, char_id: int) -> Copy | None:
     """Lock the rows of a character and return them; None if it has none, or is deleted."""
-    is_here = characters.c.deleted_at.is_(None)
-    lock = select(characters.c.id).where(characters.c.id == char_id, is_here).with_for_update()
+    is_alive = characters.c.deleted_at.is_(None)
+    lock = select(characters.c.id).where(characters.c.id == char_id, is_alive).with_for_update()
     if connection.execute(lock).first() is None:
         return None
     return {table.name: _as_json(connection, table, char_id) for table in (characters, *_OWNED)}
-
-
-def version_of(connection: Connection, char_id: int) -> int:
-    """Return the version of a character's row."""
-    query = select(characters.c.version).where(characters.c.id == char_id)
-    version: int = connection.execute(query).scalar_one()
-    return version
 
 
 def _as_json(connection: Connection, table: Table, char_id: int) -> str:

@@ -116,7 +116,7 @@ class CharacterMove:
             presence = self._check_presence()
             if durable.moves.is_in_session(connection, self._char_id):
                 raise self._refused(_REFUSED[Presence.IN_SESSION])
-            is_here = durable.moves.is_here(connection, self._char_id)
+            is_here = durable.characters.versions(connection, [self._char_id])
             if presence is Presence.ABSENT and not is_here:
                 raise CharacterNotFound(self._char_id)
             durable.moves.note(connection, move)
@@ -127,7 +127,7 @@ class CharacterMove:
         """Return why the target cannot take it, if it cannot."""
         target = self._target
         if target.orchestrator.hot.presence(self._char_id) is not Presence.ABSENT:
-            return f"Redis of realm {target.name!r} holds a character of this id"
+            return self._holds_one()
         with database.transaction(target.orchestrator.engine) as connection:
             has_row = durable.moves.has_row(connection, self._char_id)
             return self._why_not_over(connection) if has_row else ""
@@ -165,7 +165,7 @@ class CharacterMove:
             rows = durable.moves.copy(connection, self._char_id)
             if rows is None:
                 return None
-            return rows, durable.moves.version_of(connection, self._char_id)
+            return rows, durable.characters.versions(connection, [self._char_id])[self._char_id]
 
     def _insert(self, rows: Copy, version: int) -> None:
         """Insert the rows into the target, inactive, unless another run had newer ones."""
@@ -217,8 +217,10 @@ class CharacterMove:
 
     def _check_absent(self, presence: Presence) -> None:
         if presence is not Presence.ABSENT:
-            target = self._target.name
-            raise self._refused(f"Redis of realm {target!r} holds a character of this id")
+            raise self._refused(self._holds_one())
+
+    def _holds_one(self) -> str:
+        return f"Redis of realm {self._target.name!r} holds a character of this id"
 
     def _at(self, step: Step, version: int = 0) -> Move:
         return Move(self._char_id, self._source.name, self._target.name, step, version)

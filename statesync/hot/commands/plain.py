@@ -25,7 +25,7 @@ from statesync.state.session_types import reference_fields
 __all__ = ["PLAIN_STEP", "Plain", "snapshot_plain"]
 
 PLAIN_STEP = 50
-"""How many plain characters one script reads or acknowledges: about 0.3 ms of Redis."""
+"""How many plain characters one script reads or acknowledges: some 0.3 to 0.5 ms of Redis."""
 _SCRIPT_BYTES = 256 * 1024
 """Once a script gives more than this, nobody else is plain: 50 characters have some 40 kB."""
 
