@@ -11,14 +11,15 @@ import contextlib
 import os
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from tests.acceptance.world import Proxy
 
 __all__ = ["Namespace", "namespace", "unavailable"]
 
 _NET = "10.231.77"
-_SOCKETS = {"redis": "valkey.sock", "postgresql": ".s.PGSQL.5432"}
 
 
 def _ip(*words: str) -> None:
@@ -39,6 +40,20 @@ def unavailable() -> str:
     return ""
 
 
+class _Gate(Proxy):
+    """Passes connections on to the sockets of the servers, from an address of the host."""
+
+    def __init__(self, address: str, sockets: Path) -> None:
+        self.address = address
+        self.ports: dict[str, int] = {}
+        super().__init__(sockets, sockets)
+
+    async def _serve(self, accept: Any, name: str) -> asyncio.Server:
+        server = await asyncio.start_server(accept, self.address, 0)
+        self.ports[name] = server.sockets[0].getsockname()[1]
+        return server
+
+
 class Namespace:
     """A network of its own, with one way to the servers."""
 
@@ -48,9 +63,7 @@ class Namespace:
         self._address = f"{_NET}.{4 * number + 1}"
         self._guest_address = f"{_NET}.{4 * number + 2}"
         self._sockets = sockets
-        self.ports: dict[str, int] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._gate: _Gate | None = None
 
     @property
     def prefix(self) -> list[str]:
@@ -59,11 +72,11 @@ class Namespace:
 
     def urls(self) -> dict[str, str]:
         """Return the settings with which a worker in it reaches the servers."""
-        redis = f"redis://{self._address}:{self.ports['redis']}"
+        assert self._gate
+        redis, postgresql = (self._gate.ports[name] for name in ("valkey.sock", ".s.PGSQL.5432"))
         return {
-            "redis_url": f"{redis}/0",
-            "database_url": f"postgresql://postgres@{self._address}:{self.ports['postgresql']}"
-            "/postgres",
+            "redis_url": f"redis://{self._address}:{redis}/0",
+            "database_url": f"postgresql://postgres@{self._address}:{postgresql}/postgres",
         }
 
     def cut_off(self) -> None:
@@ -85,41 +98,16 @@ class Namespace:
         _ip(*inside, "addr", "add", f"{self._guest_address}/30", "dev", self._guest)
         _ip(*inside, "link", "set", self._guest, "up")
         _ip(*inside, "link", "set", "lo", "up")
-        self._thread.start()
-        for name, socket in _SOCKETS.items():
-            listening = asyncio.run_coroutine_threadsafe(self._listen(socket), self._loop)
-            self.ports[name] = listening.result(10)
+        self._gate = _Gate(self._address, self._sockets)
 
     def close(self) -> None:
         """End the gate and delete it."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        if self._thread.is_alive():
-            self._thread.join()
+        if self._gate:
+            self._gate.close()
         with contextlib.suppress(subprocess.CalledProcessError):
             _ip("link", "del", self._host)
         with contextlib.suppress(subprocess.CalledProcessError):
             _ip("netns", "del", self.name)
-
-    async def _listen(self, socket: str) -> int:
-        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                server = await asyncio.open_unix_connection(str(self._sockets / socket))
-            except OSError:
-                writer.transport.abort()
-                return
-            await asyncio.gather(_pass(reader, server[1]), _pass(server[0], writer))
-
-        server = await asyncio.start_server(accept, self._address, 0)
-        port: int = server.sockets[0].getsockname()[1]
-        return port
-
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import amqp
 import pytest
 
 from statesync.embedded.child import Child, run_as
+from tests.ports import free_port
 
 __all__ = ["RabbitMQ", "rabbitmq_server"]
 
@@ -30,7 +30,7 @@ class RabbitMQ:
     """A RabbitMQ that can be killed and started again on its data."""
 
     def __init__(self, folder: Path, user: str | None) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._env = env = _environment(folder, self.port)
         self._folder, self._user = folder, user
         self._epmd = Child("epmd", ["epmd"], folder / "epmd.log", env=env, cwd=folder, user=user)
@@ -130,11 +130,11 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "ERL_EPMD_PORT": str(_free_port()),
+        "ERL_EPMD_PORT": str(free_port()),
         "RABBITMQ_NODENAME": "statesync@localhost",
         "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODE_PORT": str(port),
-        "RABBITMQ_DIST_PORT": str(_free_port()),
+        "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
         "RABBITMQ_LOG_BASE": str(folder),
         "RABBITMQ_LOGS": "-",
@@ -144,10 +144,3 @@ def _environment(folder: Path, port: int) -> dict[str, str]:
         "RABBITMQ_PID_FILE": str(folder / "pid"),
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{loopback} +sbwt none +S 2:2",
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,8 +15,9 @@ import redis
 
 from statesync.embedded.child import Child
 from statesync.embedded.servers import valkey_binary
+from tests.ports import free_port
 
-__all__ = ["MASTER", "Trio", "free_port", "sentinel_trio"]
+__all__ = ["MASTER", "Trio", "sentinel_trio"]
 
 MASTER = "game"
 _PASSWORD, _SENTINEL_PASSWORD = "p@ss/word", "other?pass"
@@ -175,11 +175,3 @@ def sentinel_trio() -> Iterator[Trio]:
     finally:
         trio.stop()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_port() -> int:
-    """Return a port on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import redis
 from statesync.embedded.child import Child, run_as
 from statesync.embedded.servers import Servers, postgres_bin
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
+from tests.ports import free_port
 
 __all__ = [
     "REDIS_WAYS",
@@ -105,7 +105,7 @@ class PromoteReplica:
     def _follow_until_now(self) -> None:
         """Connect the replica, wait until it has all that was written, and cut it off."""
         wait_until(self.socket.exists)
-        port = _free_port()
+        port = free_port()
         with client(self.servers) as master, redis.Redis(unix_socket_path=str(self.socket)) as us:
             master.config_set("port", port)
             master.config_set("repl-diskless-sync-delay", 0)
@@ -190,12 +190,6 @@ def _log_file(servers: Servers) -> Path:
     lines = (folder / "appendonly.aof.manifest").read_text().splitlines()
     [name] = [line.split()[1] for line in lines if line.endswith("type i")]
     return folder / name
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _give(folder: Path, user: str | None) -> None:

@@ -7,7 +7,6 @@ import os
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import wait_until
 from tests.conftest import FullCore, NewDatabase
+from tests.ports import free_port
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
@@ -172,13 +172,6 @@ def test_celery_refuses_a_wrong_setting_in_one_line() -> None:
     assert ended.returncode != 0
     assert ended.stderr.strip().endswith("it must be a whole number from 1 to 86400")
     assert "Traceback" not in ended.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def test_flower_by_default_listens_on_loopback_and_asks_for_a_password(stack: Stack) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from statesync.lifecycle import servers
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import Game, wait_until
 from tests.conftest import NewDatabase
+from tests.ports import free_port
 
 
 def examine(settings: Settings, *groups: str, status: int = 0) -> dict[str, dict[str, str]]:
@@ -233,9 +233,7 @@ def test_every_server_that_is_away_is_a_check_that_failed(unreachable: Settings)
 
 
 def test_a_flower_without_a_password(settings: Settings) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
 
     def ask(**more: str) -> str:
         return subprocess.run(

@@ -96,7 +96,10 @@ class Proxy:
                 return
             await asyncio.gather(self._pass(reader, server[1]), self._pass(server[0], writer))
 
-        self._servers.append(await asyncio.start_unix_server(accept, str(self.folder / name)))
+        self._servers.append(await self._serve(accept, name))
+
+    async def _serve(self, accept: Any, name: str) -> asyncio.Server:
+        return await asyncio.start_unix_server(accept, str(self.folder / name))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)

@@ -64,6 +64,14 @@ def _with_rows(eu: GameStateOrchestrator, char_id: int, core: dict[str, Any]) ->
     eu.backup_full_state(char_id)
 
 
+def _give_sword_of_1(realm: GameStateOrchestrator, char_id: int) -> None:
+    """Make a character that has the item that ``_with_rows`` gives to 1."""
+    realm.hot.create(char_id, state="exploration")
+    sword = {"item_id": "sword-1", "kind": "sword", "quantity": 1}
+    realm.hot.open_session("inventory", [char_id], {"items": [sword]})
+    realm.backup_full_state(char_id)
+
+
 def _rows(engine: Engine, char_id: int) -> dict[str, Any]:
     tables = {"characters": "id", "character_stats": "character_id"}
     tables |= dict.fromkeys(("inventory_items", "scenario_progress"), "character_id")
@@ -252,10 +260,7 @@ def test_item_that_another_character_has_there_is_named(
     realms: Realms, eu: GameStateOrchestrator, us: GameStateOrchestrator, full_core: FullCore
 ) -> None:
     _with_rows(eu, 1, full_core(1))
-    us.hot.create(2, state="exploration")
-    sword = {"item_id": "sword-1", "kind": "sword", "quantity": 1}
-    us.hot.open_session("inventory", [2], {"items": [sword]})
-    us.backup_full_state(2)
+    _give_sword_of_1(us, 2)
     with pytest.raises(CharacterNotMoved, match=r"realm 'us' refuses its rows: .*inventory_items"):
         realms.move(1, "us")
     assert _restored_in(realms) == ["eu"]

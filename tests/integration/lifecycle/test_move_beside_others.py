@@ -16,6 +16,7 @@ from statesync.lifecycle.realms import Realms
 from tests.conftest import FullCore
 from tests.integration.lifecycle.test_move import (
     Killed,
+    _give_sword_of_1,
     _kill_at,
     _restored_in,
     _with_rows,
@@ -189,10 +190,7 @@ def test_move_whose_rows_are_refused_may_go_elsewhere(
     realms: Realms, eu: GameStateOrchestrator, us: GameStateOrchestrator, full_core: FullCore
 ) -> None:
     _with_rows(eu, 1, full_core(1))
-    us.hot.create(2, state="exploration")
-    sword = {"item_id": "sword-1", "kind": "sword", "quantity": 1}
-    us.hot.open_session("inventory", [2], {"items": [sword]})
-    us.backup_full_state(2)
+    _give_sword_of_1(us, 2)
     with pytest.raises(CharacterNotMoved, match="realm 'us' refuses its rows"):
         realms.move(1, "us")
     assert realms.move(1, "asia").step == "active"
