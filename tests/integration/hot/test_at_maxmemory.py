@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import redis
 
 from statesync.errors import RedisUnavailable
 from tests.integration.hot.test_nothing_half_done import (
@@ -28,9 +29,15 @@ def full(scene: tuple[Driver, Claim]) -> Iterator[tuple[Driver, Claim]]:  # noqa
     """A server whose memory is full."""
     store, _ = scene
     store.raw.script_flush()
-    store.raw.config_set("maxmemory", 1)
+    _limit(store.raw, 1)
     yield scene
-    store.raw.config_set("maxmemory", 0)
+    _limit(store.raw, 0)
+
+
+def _limit(raw: Any, maxmemory: int) -> None:
+    """Set the limit on every master: after a fail-over a client asks any node, also a replica."""
+    masters = {"target_nodes": "primaries"} if isinstance(raw, redis.RedisCluster) else {}
+    raw.config_set("maxmemory", maxmemory, **masters)
 
 
 @pytest.mark.parametrize("name", sorted(WRITES.keys() - {*PLAY, "mark_unsaved"}))
