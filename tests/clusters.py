@@ -109,8 +109,8 @@ class Cluster:
         self.wait_whole()
         replica = self.replica_of(self.master_of(key))
         self.ask(replica, "CLUSTER", "FAILOVER")
-        self._wait(lambda: self.ask(replica, "INFO", "replication")["role"] == "master")
-        self._wait(lambda: self.master_of(key) == replica)
+        name = self.ask(replica, "CLUSTER", "MYID")
+        self._wait(lambda: all(self._is_master(name, asked) for asked in self.nodes))
 
     def masters(self) -> list[int]:
         """Return the ports of the masters."""
@@ -138,6 +138,15 @@ class Cluster:
         self._wait(lambda: self._is_master_of(replica, key))
         self.ask(replica, "CONFIG", "SET", "masterauth", _PASSWORD)
         self.restart(master)
+
+    def _is_master(self, name: str, asked: int) -> bool:
+        """Return whether one node knows another one as a master, with its slots."""
+        (node,) = (
+            line.split()
+            for line in self.ask(asked, "CLUSTER", "NODES").splitlines()
+            if line.startswith(name)
+        )
+        return "-" in node[-1]  # a replica's line ends with its state, a master's with its slots
 
     def _is_master_of(self, port: int, key: str) -> bool:
         with suppress(redis.RedisError, redis.exceptions.RedisClusterException):
