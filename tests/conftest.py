@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import redis
+from playwright.sync_api import Browser, Page
 from sqlalchemy import Engine
 
 from statesync.durable import database, realms
@@ -31,6 +32,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.plain import PlainReport
 from statesync.settings import PREFIX, Settings
 from statesync.urls import broker_of
+from tests.browser import browser
 from tests.clusters import Cluster, cluster
 from tests.databases import Databases
 from tests.pgbouncer import PgBouncer, pgbouncer
@@ -94,6 +96,24 @@ def redis_cluster() -> Iterator[Cluster]:
     """Run a Redis Cluster."""
     with cluster() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Run a headless Chromium; skip the test if it is not installed.
+
+    It ends with its module: until then no other event loop runs in this thread.
+    """
+    with browser() as running:
+        yield running
+
+
+@pytest.fixture
+def page(chromium: Browser) -> Iterator[Page]:
+    """Return a page of a browser that knows no cookie and no password yet."""
+    context = chromium.new_context()
+    yield context.new_page()
+    context.close()
 
 
 @pytest.fixture
