@@ -17,6 +17,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "demo": "demo",
     "dev": "dev",
+    "serve": "serve",
     "migrate": "operate",
     "doctor": "doctor",
     "status": "show",
@@ -33,7 +34,7 @@ _COMMANDS = {
     "conflicts": "conflicts",
 }
 """Each command and its module, which is imported when it is asked for."""
-_ON_THEIR_OWN = ("demo", "dev", "where", "move")
+_ON_THEIR_OWN = ("demo", "dev", "serve", "where", "move")
 """These work on servers of their own, without realms, or in several realms at once."""
 
 

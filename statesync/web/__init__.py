@@ -1,0 +1,1 @@
+"""The process `statesync serve`: metrics and probes, and the operator's page."""

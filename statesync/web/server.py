@@ -1,0 +1,40 @@
+"""Owns the web server: it runs the application until it is told to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import uvicorn
+
+from statesync.lifecycle.realms import Realms
+from statesync.settings import Settings
+from statesync.web.app import make_app
+from statesync.web.watch import Watch
+
+__all__ = ["serve"]
+
+_ANSWER_SECONDS = 2.0
+"""How long an operation on Redis waits: nobody plays here, and somebody looks at the page."""
+_END_SECONDS = 3
+"""How long requests may still run at the end."""
+
+
+def serve(
+    settings: Settings, *, host: str, port: int, say: Callable[[str], object] = print
+) -> None:
+    """Serve until SIGINT or SIGTERM; says once where. Raises SettingsError."""
+    with Realms(settings, answer_seconds=_ANSWER_SECONDS) as realms, Watch(realms) as watch:
+        config = uvicorn.Config(
+            make_app(realms, watch),
+            host=host,
+            port=port,
+            # Who asks is who is connected: a header may say anything.
+            proxy_headers=False,
+            server_header=False,
+            access_log=False,
+            log_level="warning",
+            lifespan="off",
+            timeout_graceful_shutdown=_END_SECONDS,
+        )
+        say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        uvicorn.Server(config).run()

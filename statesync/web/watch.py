@@ -1,0 +1,170 @@
+"""Owns the watch: it looks at every server all the time, and remembers an hour of it.
+
+One daemon thread for each kind of server goes through the realms, so a server that is frozen keeps
+nobody from looking at the others. Metrics and pages read what the watch has seen: they ask no
+server, and no server that is away takes them away.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Self, TypeVar
+
+from statesync.durable import database
+from statesync.errors import StatesyncError
+from statesync.hot.commands.operators import Status
+from statesync.lifecycle.realms import Realms
+
+__all__ = ["Answer", "Point", "Sample", "Watch"]
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LOOK_SECONDS = 5.0
+"""Between two looks at the servers."""
+CHECK_SECONDS = 30.0
+"""Between two rounds of the doctor's checks."""
+SILENT_SECONDS = 30.0
+"""After so long without an answer a server counts as away, and the watch as asleep."""
+KEPT_SECONDS = 3600.0
+"""How long the points of the charts are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What a server answered when it was last asked, or why it did not."""
+
+    value: T | None = None
+    """None if it did not answer, or was not asked yet."""
+    error: str = "it has not been asked yet"
+    """Why there is no value; empty if there is one."""
+    at: float = field(default_factory=time.time)
+    """Unix seconds."""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has answered, a short time ago."""
+        return not self.error and time.time() - self.at < SILENT_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What the watch knows of one realm now."""
+
+    realm: str
+    redis: Answer[Status] = field(default_factory=Answer)
+    postgresql: Answer[bool] = field(default_factory=Answer)
+    broker: Answer[dict[str, int]] = field(default_factory=Answer)
+    """How many messages wait, by queue."""
+    checks: Answer[list[Any]] = field(default_factory=Answer)
+    """What the doctor's checks have found."""
+
+
+class Point(NamedTuple):
+    """What is kept for the charts, of each look at a realm's Redis."""
+
+    at: float
+    """Unix seconds."""
+    unsaved: int
+    """Characters that are dirty or claimed."""
+    oldest_seconds: float
+    """Age of the oldest unsaved change; 0 if there is none."""
+
+
+class Watch:
+    """Looks at the servers of all realms; safe to share by threads.
+
+    ``with`` starts its threads and ends them; ``look`` looks once, without threads.
+    """
+
+    def __init__(self, realms: Realms) -> None:
+        self._realms = realms
+        self._answers: dict[tuple[str, str], Answer[Any]] = {}
+        self._points: dict[str, deque[Point]] = {
+            realm: deque(maxlen=round(KEPT_SECONDS / LOOK_SECONDS)) for realm in realms.names
+        }
+        self._looked_at = 0.0
+        self._stopped = threading.Event()
+
+    @property
+    def realm_names(self) -> list[str]:
+        """The names of the realms; one that is empty if there is only one world."""
+        return self._realms.names
+
+    def latest(self, realm: str = "") -> Sample:
+        """Return what is known of a realm now."""
+        answers = {name: a for (of, name), a in list(self._answers.items()) if of == realm}
+        return Sample(realm, **answers)
+
+    def samples(self, realm: str = "") -> list[Point]:
+        """Return the last hour of a realm, oldest first; there is none where Redis was away."""
+        return list(self._points[realm])
+
+    def is_awake(self) -> bool:
+        """Whether it has looked at some server lately, whatever it found."""
+        return time.monotonic() - self._looked_at < SILENT_SECONDS
+
+    def look(self) -> None:
+        """Look at everything once."""
+        for kind in _KINDS:
+            self._look_at(kind)
+
+    def __enter__(self) -> Self:
+        for kind in _KINDS:
+            threading.Thread(target=self._run, args=(kind,), name=kind.name, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+
+    def _run(self, kind: _Kind) -> None:
+        while not self._stopped.is_set():
+            self._look_at(kind)
+            self._stopped.wait(kind.seconds)
+
+    def _look_at(self, kind: _Kind) -> None:
+        for realm in self.realm_names:
+            if not self._stopped.is_set():
+                self._answers[realm, kind.name] = answer = self._ask(kind, realm)
+                self._looked_at = time.monotonic()
+                if isinstance(answer.value, Status):
+                    self._add_point(realm, answer.value, answer.at)
+
+    def _ask(self, kind: _Kind, realm: str) -> Answer[Any]:
+        try:
+            return Answer(kind.ask(self._realms, realm), "")
+        except StatesyncError as error:
+            return Answer(None, str(error))
+        except Exception as error:  # the watch goes on
+            log.exception("the watch could not look at %s of realm %r", kind.name, realm)
+            return Answer(None, f"{type(error).__name__}: {error}")
+
+    def _add_point(self, realm: str, status: Status, at: float) -> None:
+        unsaved = status.dirty + status.claimed
+        self._points[realm].append(Point(at, unsaved, (status.oldest_ms or 0) / 1000))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Something to ask of each realm, how, and how often."""
+
+    name: str
+    ask: Callable[[Realms, str], Any]
+    seconds: float = LOOK_SECONDS
+
+
+def _ask_redis(realms: Realms, realm: str) -> Status:
+    return realms.orchestrator(realm).hot.status()
+
+
+def _ask_postgresql(realms: Realms, realm: str) -> bool:
+    database.ping(realms.orchestrator(realm).engine)
+    return True
+
+
+_KINDS = (_Kind("redis", _ask_redis), _Kind("postgresql", _ask_postgresql))
