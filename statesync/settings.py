@@ -62,6 +62,21 @@ def _python_file(text: str) -> str:
     return str(Path(text).absolute()) if text else ""
 
 
+def _login(text: str) -> str:
+    name, _, password = text.partition(":")
+    if text and not (re.fullmatch(r"[A-Za-z0-9_.@-]{1,64}", name) and len(password) >= 12):
+        raise ValueError(
+            "name:password, the name of letters, digits and _ . @ -, the password at least 12 long"
+        )
+    return text
+
+
+def _web_url(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^\s\"<>@]+", text):
+        raise ValueError("a URL that a browser can open, http://… or https://…, without a login")
+    return text
+
+
 def _json_object(text: str) -> str:
     with suppress(json.JSONDecodeError):
         if isinstance(value := json.loads(text or "{}"), dict):
@@ -144,6 +159,13 @@ class Settings:
     """The function that derives vitals from stats if none were saved."""
     celeryconfig: str = _setting(_python_file, "")
     """A file whose names replace settings of Celery; relative to the working directory."""
+
+    web_viewer: str = _setting(_login, "", is_secret=True)
+    """Who may read the operator's page from elsewhere, as ``name:password``."""
+    web_operator: str = _setting(_login, "", is_secret=True)
+    """Who may also act on the operator's page, as ``name:password``; nobody if it is not set."""
+    flower_url: str = _setting(_web_url, "")
+    """Where operators' browsers find Flower, for a link on the operator's page."""
 
     def __post_init__(self) -> None:
         given_redis_url = self.redis_url

@@ -18,6 +18,7 @@ _NEEDED = {
     "state_conflicts": ("SELECT", "INSERT"),
     "durable_changes": (*_READ_AND_WRITE, "DELETE"),  # to lock what it deletes takes UPDATE
     "server_counters": _READ_AND_WRITE,
+    "operator_actions": _READ_AND_WRITE,
     "statesync_alembic_version": ("SELECT",),
     "statesync_realm": ("SELECT",),
     "statesync_moves": _READ_AND_WRITE,

@@ -7,6 +7,7 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -27,6 +28,7 @@ __all__ = [
     "inventory_items",
     "metadata",
     "moment",
+    "operator_actions",
     "scenario_progress",
     "server_counters",
     "session_characters",
@@ -218,4 +220,17 @@ server_counters = Table(
     Column("redis_run_id", Text),
     Column("last_loss", JSONB, key="losses"),
     Column("lost_at", DateTime(timezone=True)),
+)
+
+operator_actions = Table(
+    "operator_actions",
+    metadata,
+    # An identity: whoever may insert needs no right on a sequence.
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    moment("at"),
+    Column("who", Text, nullable=False),
+    Column("what", Text, nullable=False),
+    Column("realm", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("outcome", Text),
 )

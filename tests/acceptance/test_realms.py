@@ -180,7 +180,7 @@ def test_commands_show_all_realms_or_the_one_that_is_named(
         assert "say which realm: --realm, one of eu, us" in run(fleet, *words, status=2)
     assert "there is no realm 'asia'" in run(fleet, "status", "--realm", "asia", status=2)
     assert run_json(fleet, "drain")["eu"]["outcomes"] == {"saved": 1}
-    assert [one["after"] for one in run_json(fleet, "migrate").values()] == ["0003", "0003"]
+    assert [one["after"] for one in run_json(fleet, "migrate").values()] == ["0004", "0004"]
 
 
 def test_trouble_in_one_realm_does_not_hide_the_others(

@@ -65,6 +65,11 @@ REFUSED = [
     ("FALLBACK_STATE", "not a state", "letters, digits"),
     ("VITALS", "derive", "package.module:function"),
     ("CELERYCONFIG", "celeryconfig", "the path of a Python file, which ends in .py"),
+    ("WEB_VIEWER", "eve:too-short", "name:password"),
+    ("WEB_OPERATOR", "no-password-at-all", "name:password"),
+    ("WEB_OPERATOR", ":correct horse battery", "name:password"),
+    ("FLOWER_URL", "javascript:alert(1)", "http://"),
+    ("FLOWER_URL", "https://name:password@flower", "without a login"),
 ]
 
 
@@ -207,6 +212,13 @@ def test_options_of_the_broker_are_never_shown() -> None:
     assert SECRET not in repr(Settings(broker_options=options))
     with pytest.raises(SettingsError, match="STATESYNC_BROKER_OPTIONS") as caught:
         Settings(broker_options=options + "}")
+    assert SECRET not in str(caught.value)
+
+
+def test_logins_of_the_page_are_secret() -> None:
+    assert SECRET not in repr(Settings(web_viewer=f"eve:{SECRET}{SECRET}"))
+    with pytest.raises(SettingsError, match="STATESYNC_WEB_OPERATOR") as caught:
+        Settings(web_operator=f"e v e:{SECRET}{SECRET}")
     assert SECRET not in str(caught.value)
 
 

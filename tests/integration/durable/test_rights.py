@@ -79,7 +79,7 @@ def test_all_rights_are_enough(
     revoke(engine, "ALL ON ALL SEQUENCES IN SCHEMA public")
     with database.transaction(own) as connection:
         grants = missing_grants(connection)
-    assert len(grants) == 12
+    assert len(grants) == 13
     with engine.begin() as connection:
         for grant in grants:
             connection.exec_driver_sql(grant)
