@@ -30,13 +30,11 @@ __all__ = [
     "console",
     "counts_of",
     "counts_of_backups",
-    "list_types",
     "print_json",
     "progress_bar",
     "progress_console",
     "say",
     "table",
-    "tell_unknown_types",
     "write_json",
 ]
 
@@ -146,20 +144,6 @@ def counts_of_backups(outcomes: Mapping[BackupOutcome, int]) -> str:
     """Return counts by what has become of characters, in words."""
     counts = ((_BACKUPS.get(outcome, outcome), n) for outcome, n in sorted(outcomes.items()))
     return ", ".join(f"{number} {words}" for words, number in counts) or "nothing to do"
-
-
-def list_types(counts: Mapping[str, int]) -> str:
-    """Return session types, each with how many characters wait for it, in words."""
-    return ", ".join(f"{name} ({count})" for name, count in sorted(counts.items()))
-
-
-def tell_unknown_types(counts: Mapping[str, int]) -> str:
-    """Return which session types, not registered here, unsaved characters wait for."""
-    return (
-        "Unsaved characters are in sessions of types that are not registered here: "
-        f"{list_types(counts)}. "
-        "Only a worker that knows these saves them."
-    )
 
 
 def progress_bar() -> Progress:

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 import msgspec
-from sqlalchemy import Text, cast, func, literal_column, select
 
 from statesync.cli.common import (
     CharId,
@@ -19,20 +18,11 @@ from statesync.cli.common import (
     say,
     table,
 )
-from statesync.durable import database
-from statesync.durable.tables import state_conflicts
+from statesync.observe import conflicts as records
 from statesync.state.fields import MAX_ID
 
 __all__ = ["conflicts"]
 
-# Texts that PostgreSQL makes: the losing side may hold what Python has no value for.
-_RECORDED = literal_column("to_jsonb(recorded_at) #>> '{}'", Text).label("recorded_at")
-_SUMMARY = [
-    *(column for column in state_conflicts.c if column.name not in ("state", "recorded_at")),
-    _RECORDED,
-]
-# Not read as JSON: it is as a game wrote it.
-_PARTICIPANTS = literal_column("state #>> '{session,participants}'", Text)
 _ConflictId = click.IntRange(1, MAX_ID)
 
 
@@ -73,15 +63,10 @@ def list_(char_id: int | None, before: int | None, limit: int, as_json: bool) ->
       statesync conflicts list --before 1200
       statesync conflicts list --json | jq .next
     """
-    query = select(*_SUMMARY).order_by(state_conflicts.c.id.desc()).limit(limit + 1)
-    if char_id is not None:
-        is_participant = _PARTICIPANTS.regexp_match(rf"\y{char_id}\y")
-        query = query.where((state_conflicts.c.character_id == char_id) | is_participant)
-    if before is not None:
-        query = query.where(state_conflicts.c.id < before)
-    with connected() as (orchestrator, _), database.transaction(orchestrator.engine) as connection:
-        rows = [dict(row) for row in connection.execute(query).mappings()]
-    page, next_before = rows[:limit], rows[limit - 1]["id"] if len(rows) > limit else None
+    with connected() as (orchestrator, _):
+        page, next_before = records.page(
+            orchestrator.engine, char_id=char_id, before=before, limit=limit
+        )
     if as_json:
         print_json({"conflicts": page, "next": next_before})
         return
@@ -107,18 +92,11 @@ def show(conflict_id: int, as_json: bool) -> None:
     Example:
       statesync conflicts show 7
     """
-    state = state_conflicts.c.state
-    shown = cast(state, Text) if as_json else func.jsonb_pretty(state)
-    query = select(*_SUMMARY, shown.label("state")).where(state_conflicts.c.id == conflict_id)
-    with (
-        connected(to_one=True) as (orchestrator, _),
-        database.transaction(orchestrator.engine) as connection,
-    ):
-        found = connection.execute(query).mappings().one_or_none()
-    if found is None:
+    with connected(to_one=True) as (orchestrator, _):
+        row = records.read(orchestrator.engine, conflict_id, is_pretty=not as_json)
+    if row is None:
         complain(f"there is no conflict {conflict_id}")
         sys.exit(1)
-    row = dict(found)
     if as_json:
         print_json(row | {"state": msgspec.Raw(row["state"].encode())})
         return

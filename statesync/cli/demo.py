@@ -14,12 +14,12 @@ import click
 from celery import Celery
 from rich.text import Text
 
-from statesync.cli.broker import problem_of
 from statesync.cli.common import as_json, console, print_json, progress_console, table
 from statesync.cli.demo_steps import Demo, Step
 from statesync.embedded.stack import stack
 from statesync.errors import BrokerUnavailable
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.observe.broker import problem_of
 from statesync.settings import Settings
 from statesync.worker.config import celery_settings
 

@@ -19,7 +19,6 @@ from statesync.cli.common import (
     print_json,
     progress_bar,
     say,
-    tell_unknown_types,
 )
 from statesync.durable import migrate as migrations
 from statesync.hot.commands.operators import Status
@@ -27,6 +26,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator, RestoreRepor
 from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import drain as drain_all
 from statesync.lifecycle.unknown_types import count_unknown_types
+from statesync.observe.status import tell_unknown_types
 from statesync.state.outcomes import DeletionOutcome, RestoreOutcome, SessionOutcome
 
 __all__ = ["delete", "drain", "migrate", "restore", "scrub"]

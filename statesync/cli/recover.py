@@ -15,17 +15,17 @@ from statesync.cli.common import (
     progress_bar,
     say,
 )
-from statesync.cli.losses import (
-    describe_left,
-    describe_loss,
-    describe_not_live,
-    loss_as_json,
-)
 from statesync.durable.losses import Loss
 from statesync.lifecycle.recover import RecoveryReport, SettledPage
 from statesync.lifecycle.recover import recover as recover_all
 from statesync.lifecycle.scrub import PAGE_KEYS
 from statesync.lifecycle.servers import losses
+from statesync.observe.losses import (
+    describe_left,
+    describe_loss,
+    describe_not_live,
+    loss_as_json,
+)
 
 __all__ = ["recover"]
 

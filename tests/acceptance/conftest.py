@@ -28,11 +28,11 @@ from pytest_celery import (
 from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator, Settings
-from statesync.cli.broker import count_messages
 from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers, servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
+from statesync.observe.queues import count_messages
 from statesync.worker.brokers import sender_settings
 from statesync.worker.names import QueueName, of_realm
 from tests.acceptance.bare import Bare

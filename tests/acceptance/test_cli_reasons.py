@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine, text
 
 from statesync import GameStateOrchestrator, Settings
-from statesync.cli.broker import problem_of
 from statesync.hot.store import HotStore
+from statesync.observe.broker import problem_of
 from tests.acceptance.command_line import run, run_json
 from tests.acceptance.test_cli_operators import FULL
 from tests.acceptance.test_doctor import examine

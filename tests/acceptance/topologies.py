@@ -10,8 +10,8 @@ from typing import Any
 import redis
 from kombu import Connection
 
-from statesync.cli.broker import count_messages
 from statesync.embedded.servers import Servers
+from statesync.observe.queues import count_messages
 from statesync.urls import broker_of
 from statesync.worker.brokers import reach
 from tests.clusters import Cluster, cluster

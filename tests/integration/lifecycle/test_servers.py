@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync import durable
-from statesync.cli.losses import describe_loss
 from statesync.durable import database
 from statesync.durable.fence import RowHead
 from statesync.durable.losses import Loss
@@ -17,6 +16,7 @@ from statesync.hot.commands.servers import CoreHead, LossFlag, SessionHead
 from statesync.hot.store import HotStore
 from statesync.lifecycle import servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.observe.losses import describe_loss
 from statesync.state.references import SessionRef
 from tests.conftest import Driver, FullCore
 

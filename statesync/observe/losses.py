@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from statesync.cli.checks import Check, checked
 from statesync.durable.losses import Left, Loss, NotLive
 from statesync.errors import NotMigrated, ServerUnavailable
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.servers import losses
+from statesync.observe.check import Check, Topic, checked
 from statesync.settings import Settings
 from statesync.state.fields import listed
 from statesync.state.receipts import RETENTION_SECONDS
@@ -116,14 +116,14 @@ def check_losses(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[C
         return
     if status.recovering:
         found = "all that is live is being saved again; nothing is restored until that is done"
-        yield checked("losses", found, fail=_SETTLING)
+        yield checked(Topic.LOSSES, found, fail=_SETTLING)
     elif status.comparing:
         found = "a server went back in time or has started: all that is live is being compared"
-        yield checked("losses", found, warn=_SETTLING)
+        yield checked(Topic.LOSSES, found, warn=_SETTLING)
     elif not recent:
-        yield checked("losses", "no server went back in time in the last seven days")
+        yield checked(Topic.LOSSES, "no server went back in time in the last seven days")
     for loss in recent:
-        yield checked("losses", _found(loss), warn=_advice(loss))
+        yield checked(Topic.LOSSES, _found(loss), warn=_advice(loss))
 
 
 def _found(loss: Loss) -> str:

@@ -1,4 +1,4 @@
-"""Owns what the doctor and the status say of the broker and of the results."""
+"""Owns what the doctor says of the broker and of the results."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from statesync.cli.checks import Check, checked
 from statesync.errors import StatesyncError
 from statesync.hot.commands.health import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.observe.check import Check, Topic, checked
+from statesync.observe.queues import count_if_there, count_messages
 from statesync.settings import Settings
 from statesync.urls import database_of, without_secrets
 from statesync.worker.names import queues_of
@@ -17,13 +18,12 @@ from statesync.worker.names import queues_of
 if TYPE_CHECKING:
     from kombu import Connection
 
-__all__ = ["check_broker", "check_results", "count_messages", "problem_of", "server_name"]
+__all__ = ["check_broker", "check_results", "problem_of", "server_name"]
 
 _RETRY_SECONDS = 60
 """The longest wait of a task for its next try."""
 _KOMBU_VISIBILITY_SECONDS = 3600
 """What the broker's transport uses if nothing is set."""
-_NOT_FOUND = 404
 _OLDEST_RABBITMQ = (3, 10)
 # redis-py shows the client of each Sentinel, with all its options.
 _SENTINEL_CLIENT = re.compile(r"<redis\..*?\bhost=([^,]*),port=(\d+),.*?\)>\)>\)> - ")
@@ -39,26 +39,6 @@ def problem_of(error: Exception, what: str, url: str) -> str:
     lines = _SENTINEL_CLIENT.sub(r"\1:\2 ", str(error)).strip().split("\n")
     text = f"{type(error).__name__}: {lines[0]}" if lines[0] else type(error).__name__
     return f"{what}: {without_secrets(text, url)}"
-
-
-def count_messages(connection: Connection, queue: str) -> int:
-    """Return how many messages wait in a queue; none if there is no such queue, which stays so."""
-    return _length(connection, queue) or 0
-
-
-def _length(connection: Connection, queue: str) -> int | None:
-    """Return how many messages wait in a queue; None if there is no such queue."""
-    from kombu.exceptions import ChannelError
-
-    channel: Any
-    with connection.channel() as channel:  # RabbitMQ closes it if it does not find the queue
-        try:
-            waiting: int = channel.queue_declare(queue, passive=True).message_count
-        except ChannelError as error:
-            if int(error.reply_code or 0) != _NOT_FOUND:
-                raise
-            return None
-    return waiting
 
 
 def server_name(info: dict[str, str]) -> str:
@@ -80,11 +60,11 @@ def check_broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Ite
             yield _check_rabbitmq(connection)
             yield _check_declarations(connection)
         else:
-            yield checked("broker", transport)
+            yield checked(Topic.BROKER, transport)
         lengths = ", ".join(
             f"{queue} {count_messages(connection, queue)}" for queue in queues_of(settings)
         )
-    yield checked("messages", f"waiting: {lengths}")
+    yield checked(Topic.MESSAGES, f"waiting: {lengths}")
 
 
 def _check_rabbitmq(connection: Connection) -> Check:
@@ -92,7 +72,7 @@ def _check_rabbitmq(connection: Connection) -> Check:
     version = tuple(map(int, re.findall(r"[0-9]+", told["version"])[:2]))
     advice = "RabbitMQ 3.10 or newer is needed: messages in quorum queues have to expire"
     is_old = told["product"] == "RabbitMQ" and version < _OLDEST_RABBITMQ
-    return checked("broker", f"{told['product']} {told['version']}", fail=advice * is_old)
+    return checked(Topic.BROKER, f"{told['product']} {told['version']}", fail=advice * is_old)
 
 
 def _check_declarations(connection: Connection) -> Check:
@@ -103,7 +83,7 @@ def _check_declarations(connection: Connection) -> Check:
 
     unlike = []
     for queue in app.amqp.queues.values():
-        if _length(connection, queue.name) is None:
+        if count_if_there(connection, queue.name) is None:
             continue
         try:  # to declare a queue that there is changes nothing
             with connection.channel() as channel:
@@ -111,7 +91,7 @@ def _check_declarations(connection: Connection) -> Check:
         except ChannelError:
             unlike.append(queue.name)
     return checked(
-        "queues",
+        Topic.DECLARATIONS,
         f"{', '.join(unlike)}: declared in another way" if unlike else "declared as workers do",
         fail="another application was first: delete them, start a worker, and give that "
         "application the settings of docs/operations.md#rabbitmq" * bool(unlike),
@@ -126,18 +106,18 @@ def _check_redis(
     channel: Any = connection.default_channel
     info = channel.client.info()
     db = channel.client.connection_pool.connection_kwargs.get("db") or 0
-    yield checked("broker", f"database {db} of {server_name(info)}")
+    yield checked(Topic.BROKER, f"database {db} of {server_name(info)}")
     is_shared = _is_ours(orchestrator.hot.examine([]), settings, info["run_id"], int(db))
     advice = "set STATESYNC_BROKER_URL to another one: emptying the broker deletes the game"
     yield checked(
-        "databases",
+        Topic.DATABASES,
         "broker and state share one" if is_shared else "broker and state are apart",
         fail=advice if is_shared else "",
     )
     timeout = app.conf.broker_transport_options.get("visibility_timeout", _KOMBU_VISIBILITY_SECONDS)
     least = settings.lease_seconds + _RETRY_SECONDS
     yield checked(
-        "visibility timeout",
+        Topic.VISIBILITY_TIMEOUT,
         f"{timeout} s, for a lease of {settings.lease_seconds} s",
         fail="" if timeout >= least else f"set it to {least} s at least: tasks run twice at once",
     )
@@ -156,8 +136,8 @@ def check_results(_: GameStateOrchestrator, __: Settings) -> Iterator[Check]:
 
     backend = app.backend
     if not isinstance(backend, RedisBackend):
-        yield checked("results", type(backend).__name__)
+        yield checked(Topic.RESULTS, type(backend).__name__)
         return
     info = backend.client.info()
     db = backend.client.connection_pool.connection_kwargs.get("db") or 0
-    yield checked("results", f"database {db} of {server_name(info)}")
+    yield checked(Topic.RESULTS, f"database {db} of {server_name(info)}")

@@ -1,0 +1,1 @@
+"""What operators are told of a running system. Nothing here prints or changes anything."""

@@ -1,0 +1,44 @@
+"""Owns what the doctor says of PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from statesync.durable import database
+from statesync.durable import migrate as migrations
+from statesync.durable.limits import different_limits
+from statesync.durable.rights import missing_grants
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.observe.check import Check, Topic, checked
+from statesync.settings import Settings
+
+__all__ = ["check_postgresql"]
+
+_OLDEST_POSTGRESQL = 12
+
+
+def check_postgresql(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
+    """Check the version, the time limits, the tables and our rights."""
+    with database.transaction(orchestrator.engine) as connection:
+        query = "SELECT current_setting('server_version'), pg_is_in_recovery()"
+        version, is_replica = connection.exec_driver_sql(query).one()
+        limits = "; ".join(different_limits(connection, settings))
+    advice = ""
+    if int(version.split(".")[0]) < _OLDEST_POSTGRESQL:
+        advice = f"PostgreSQL {_OLDEST_POSTGRESQL} or newer is needed"
+    elif is_replica:
+        advice = "it is a replica: point STATESYNC_DATABASE_URL at the primary"
+    yield checked(Topic.POSTGRESQL, f"PostgreSQL {version}", fail=advice)
+    yield checked(
+        Topic.TIME_LIMITS,
+        limits or "in force in every transaction",
+        fail="find what stands before PostgreSQL and drops `SET LOCAL`" * bool(limits),
+    )
+    revision, head = migrations.revision(orchestrator.engine), migrations.head()
+    advice = "" if revision == head else f"run `statesync migrate`: the newest is {head}"
+    found = f"revision {revision}" if revision else "no tables yet"
+    yield checked(Topic.MIGRATIONS, found, fail=advice)
+    with database.transaction(orchestrator.engine) as connection:
+        grants = missing_grants(connection)
+    found = f"{len(grants)} are missing" if grants else "all that a worker needs"
+    yield checked(Topic.RIGHTS, found, fail="; ".join(grants))
