@@ -15,14 +15,15 @@ from rich.table import Table
 from rich.text import Text
 
 from statesync.cli.common import CharId, as_json, connected, console, print_json, say, table
+from statesync.hot.commands.operators import SyncState
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe import inspection
 from statesync.observe import status as statuses
-from statesync.observe.inspection import Inspected, is_same
+from statesync.observe.inspection import Inspected
 from statesync.observe.losses import describe_loss, is_recent
 from statesync.observe.status import Gathered, tell_unknown_types
 from statesync.settings import Settings
-from statesync.state.fields import dump_json, printable
+from statesync.state.fields import printable
 from statesync.state.sessions import Session
 
 __all__ = ["inspect", "status"]
@@ -110,7 +111,7 @@ def _two_columns(headers: tuple[str, str], numbers: dict[str, int]) -> Table:
 def inspect(char_id: int, as_json: bool) -> None:
     """Show a character on both sides, field by field, its open sessions, and its marks.
 
-    Exit status 1 if it is on neither side.
+    If a server is away, the other side is shown. Exit status 1 then, and if it is on neither side.
 
     \b
     Example:
@@ -122,20 +123,19 @@ def inspect(char_id: int, as_json: bool) -> None:
         print_json(_inspected_json(found))
     else:
         _print_inspected(found)
-    errors = found.redis_error or found.postgresql_error
-    if not (found.redis.character or found.postgresql.character or errors):
+    if found.is_nowhere or any(side.is_away for side in found.sides):
         sys.exit(1)
 
 
 def _inspected_json(found: Inspected) -> dict[str, Any]:
     redis, postgresql, sync_state = found.redis, found.postgresql, found.sync_state
-    quarantine = sync_state.quarantine and sync_state.quarantine._asdict()
+    quarantine = sync_state and sync_state.quarantine and sync_state.quarantine._asdict()
     return {
         "char_id": found.char_id,
         "redis": redis.character and asdict(redis.character),
-        "redis_error": found.redis_error and str(found.redis_error),
+        "redis_error": redis.error or None,
         "postgresql": postgresql.character and asdict(postgresql.character),
-        "postgresql_error": found.postgresql_error and str(found.postgresql_error),
+        "postgresql_error": postgresql.error or None,
         "sessions": {
             session_type: {
                 "redis": _session_json(redis.sessions.get(session_type)),
@@ -145,7 +145,7 @@ def _inspected_json(found: Inspected) -> dict[str, Any]:
         },
         "deleted_at": found.deleted_at,
         "unknown_sessions": [ref.label for ref in found.unknown_sessions],
-        "marks": sync_state._asdict() | {"quarantine": quarantine},
+        "marks": sync_state and sync_state._asdict() | {"quarantine": quarantine},
     }
 
 
@@ -162,30 +162,28 @@ def _session_json(session: Session | None) -> dict[str, Any] | None:
 
 
 def _print_inspected(found: Inspected) -> None:
-    if found.redis_error:
-        say(str(found.redis_error), label="In Redis, but not readable: ")
-    if found.postgresql_error:
-        say(str(found.postgresql_error), label="In PostgreSQL, but not readable: ")
+    for name, side in zip(("Redis", "PostgreSQL"), found.sides, strict=True):
+        if side.error:
+            label = f"{name} is not shown: " if side.is_away else f"In {name}, but not readable: "
+            say(side.error, label=label)
     compared = table("field", "Redis", "PostgreSQL", "", title=f"character {found.char_id}")
-    redis, postgresql = found.redis.rows(), found.postgresql.rows()
-    for name in dict.fromkeys([*redis, *postgresql]):
-        values = redis.get(name, "-"), postgresql.get(name, "-")
-        compared.add_row(name, *map(_text, values), "" if is_same(*values) else "differs")
-    if redis or postgresql:
+    for row in found.compared():
+        compared.add_row(row.name, row.redis, row.postgresql, "differs" if row.differs else "")
+    if compared.row_count:
         console.print(compared)
     elif found.deleted_at:
         console.print(f"Character {found.char_id} was deleted at {found.deleted_at}.")
-    elif not (found.redis_error or found.postgresql_error):
+    elif found.is_nowhere:
         console.print(f"Character {found.char_id} is on neither side.")
     for ref in found.unknown_sessions:
         say(f"It is in {ref.label}, whose type is not registered here.")
-    sync_state = found.sync_state
+    if found.sync_state:
+        _print_marks(found.sync_state)
+
+
+def _print_marks(sync_state: SyncState) -> None:
     claim = f"claimed until {sync_state.token} µs" if sync_state.token else "not claimed"
     console.print(f"Marks: {'dirty' if sync_state.dirty else 'not dirty'}, {claim}.")
     if sync_state.quarantine:
         field_name, error = sync_state.quarantine.field, sync_state.quarantine.error
         say(f"Quarantined: {field_name}: {error}" if field_name else f"Quarantined: {error}")
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else dump_json(value)

@@ -1,20 +1,26 @@
-"""Owns what both stores have of one character."""
+"""Owns what both stores have of one character, and what differs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from statesync import durable
 from statesync.durable import database
-from statesync.errors import CharacterNotLoaded, CorruptState
+from statesync.errors import CharacterNotLoaded, CorruptState, NotMigrated, ServerUnavailable
 from statesync.hot.commands.operators import SyncState
+from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.unknown_types import unknown_sessions_of
 from statesync.state.characters import Character
+from statesync.state.fields import dump_json
 from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
 
-__all__ = ["Inspected", "Side", "inspect", "is_same"]
+__all__ = ["Compared", "Inspected", "Side", "inspect"]
+
+ABSENT = "-"
+"""Stands for a field that a side does not have."""
 
 
 @dataclass(slots=True)
@@ -23,6 +29,10 @@ class Side:
 
     character: Character | None = None
     sessions: dict[str, Session] = field(default_factory=dict)
+    error: str = ""
+    """Why it could not be read, or not all of it."""
+    is_away: bool = False
+    """The server did not answer: nobody knows what is there."""
 
     def rows(self) -> dict[str, object]:
         """Return what to show, by the name of the row."""
@@ -38,54 +48,91 @@ class Side:
         return rows
 
 
+class Compared(NamedTuple):
+    """A field as each side has it, in words; what may be a player's words is not escaped."""
+
+    name: str
+    redis: str
+    postgresql: str
+    differs: bool
+    """Both sides could be read, and do not have the same."""
+
+
 @dataclass(slots=True)
 class Inspected:
     """What both stores have of one character, and its marks."""
 
     char_id: int
-    redis: Side
-    redis_error: CorruptState | None
-    postgresql: Side
-    postgresql_error: Exception | None
-    sync_state: SyncState
+    redis: Side = field(default_factory=Side)
+    postgresql: Side = field(default_factory=Side)
+    sync_state: SyncState | None = None
+    """Its marks; None if Redis is away."""
     deleted_at: str | None = None
     """When its row was deleted, if it is."""
     unknown_sessions: list[SessionRef] = field(default_factory=list)
     """Live ones, of types that are not registered here."""
 
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Redis' and PostgreSQL's."""
+        return self.redis, self.postgresql
+
+    @property
+    def is_nowhere(self) -> bool:
+        """Whether it is known to be on neither side."""
+        return not any(side.character or side.error for side in self.sides)
+
+    def compared(self) -> list[Compared]:
+        """Return all fields, side by side."""
+        redis, postgresql = self.redis.rows(), self.postgresql.rows()
+        is_known = not any(side.is_away for side in self.sides)
+        return [
+            Compared(
+                name,
+                _text(redis.get(name, ABSENT)),
+                _text(postgresql.get(name, ABSENT)),
+                is_known and not _is_same(redis.get(name, ABSENT), postgresql.get(name, ABSENT)),
+            )
+            for name in dict.fromkeys([*redis, *postgresql])
+        ]
+
 
 def inspect(orchestrator: GameStateOrchestrator, char_id: int) -> Inspected:
-    """Read a character, its sessions and its marks on both sides.
-
-    Raises ServerUnavailable.
-    """
-    hot = orchestrator.hot
-    sync_state = hot.sync_state(char_id)
-    redis, redis_error = Side(), None
+    """Read a character, its sessions and its marks on both sides; one of them may be away."""
+    found = Inspected(char_id)
     try:
-        redis = Side(*hot.get_full_state(char_id))
-    except CharacterNotLoaded:
-        pass
+        _read_redis(orchestrator.hot, found)
     except CorruptState as error:
-        redis_error = error
-    postgresql, postgresql_error = Side(), None
+        found.redis.error = str(error)
+    except ServerUnavailable as error:
+        found.redis.error, found.redis.is_away = str(error), True
     try:
-        _read_postgresql(orchestrator, char_id, postgresql)
+        _read_postgresql(orchestrator, found)
     except (CorruptState, database.Rejected) as error:
-        postgresql_error = error
-    deleted_at = None
-    if postgresql.character is None and postgresql_error is None:
-        with database.transaction(orchestrator.engine) as connection:
-            deleted_at = durable.characters.deleted_at(connection, char_id)
-    unknown = unknown_sessions_of(hot, [str(char_id)]).get(str(char_id), [])
-    errors = (redis_error, postgresql, postgresql_error)
-    return Inspected(char_id, redis, *errors, sync_state, deleted_at, unknown)
+        found.postgresql.error = str(error)
+    except (ServerUnavailable, NotMigrated) as error:
+        found.postgresql.error, found.postgresql.is_away = str(error), True
+    return found
 
 
-def _read_postgresql(orchestrator: GameStateOrchestrator, char_id: int, side: Side) -> None:
+def _read_redis(hot: HotStore, found: Inspected) -> None:
+    """Read what Redis has. Raises CorruptState if the character cannot be read, the marks can."""
+    found.sync_state = hot.sync_state(found.char_id)
+    name = str(found.char_id)
+    found.unknown_sessions = unknown_sessions_of(hot, [name]).get(name, [])
+    try:
+        found.redis.character, found.redis.sessions = hot.get_full_state(found.char_id)
+    except CharacterNotLoaded:
+        return
+
+
+def _read_postgresql(orchestrator: GameStateOrchestrator, found: Inspected) -> None:
     """Read what PostgreSQL has. Raises CorruptState or Rejected if it cannot be read."""
+    char_id, side = found.char_id, found.postgresql
     with database.transaction(orchestrator.engine) as connection:
         side.character = durable.characters.load(connection, [char_id]).get(char_id)
+        if side.character is None:
+            found.deleted_at = durable.characters.deleted_at(connection, char_id)
         for session_type, sessions in orchestrator.sessions.items():
             problem = f"the session type {session_type!r} cannot load it"
             with database.work_of(problem, connection):
@@ -93,10 +140,14 @@ def _read_postgresql(orchestrator: GameStateOrchestrator, char_id: int, side: Si
                     side.sessions[session_type] = session
 
 
-def is_same(one: object, other: object) -> bool:
+def _is_same(one: object, other: object) -> bool:
     """Return whether two values are the same JSON; PostgreSQL has its own order of keys."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(is_same(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(is_same, one, other))
+        return len(one) == len(other) and all(map(_is_same, one, other))
     return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else dump_json(value)

@@ -18,6 +18,12 @@ from tests.acceptance.test_doctor import examine
 
 
 @pytest.fixture
+def no_redis(settings: Settings) -> Settings:
+    """Return the test's settings, with the URL of a Redis that does not answer."""
+    return replace(settings, redis_url="redis://127.0.0.1:1/0")
+
+
+@pytest.fixture
 def in_a_raid(hot: HotStore, raw: Any) -> str:
     """Character 1 is in a live session of a type that is registered nowhere; 2 is not."""
     session = str(uuid4())
@@ -73,6 +79,36 @@ def test_inspect_does_not_contradict_itself(
     shown = run(settings, "quarantine", "show", "3")
     assert "field: -" in shown
     assert shown.count(" UTC") == 2
+
+
+def test_inspect_shows_the_side_that_is_not_away(
+    settings: Settings,
+    unreachable: Settings,
+    no_redis: Settings,
+    orchestrator: GameStateOrchestrator,
+    hot: HotStore,
+) -> None:
+    hot.create(1, **FULL)
+    orchestrator.backup_full_state(1)
+    found = run_json(unreachable, "inspect", "1", status=1)
+    assert found["redis"]["bio"] == FULL["bio"]
+    assert found["marks"]["dirty"] is False
+    assert found["postgresql"] is None
+    assert "PostgreSQL" in found["postgresql_error"]
+    shown = run(unreachable, "inspect", "1", status=1)
+    assert "PostgreSQL is not shown: " in shown
+    assert "harbour" in shown
+    assert "differs" not in shown
+    assert "neither side" not in run(unreachable, "inspect", "2", status=1)
+
+    found = run_json(no_redis, "inspect", "1", status=1)
+    assert found["postgresql"]["bio"] == FULL["bio"]
+    assert (found["redis"], found["marks"]) == (None, None)
+    shown = run(no_redis, "inspect", "1", status=1)
+    assert "Redis is not shown: " in shown
+    assert "harbour" in shown
+    assert "differs" not in shown
+    assert "Marks" not in shown
 
 
 def test_discard_says_what_may_be_unsaved(settings: Settings, hot: HotStore, raw: Any) -> None:
