@@ -166,7 +166,7 @@ def session_of(key: str) -> str:
 _TAG = re.compile(r"\{([^}]+)\}:")
 _USES = re.compile(rb"^-- Uses: (.+)$", re.M)
 _MARKS = re.compile(
-    r"(dirty_accounts(:[a-z]+)?|statesync:(stats|sweep|seals|nonces|dropped|servers|once:.*))$"
+    r"(dirty_accounts(:[a-z]+)?|statesync:(stats|sweep|trouble|seals|nonces|dropped|servers|once:.*))$"
 )
 _SESSION = re.compile(r"[a-z0-9_]+:session:[0-9a-f-]{36}(:log)?$")
 

@@ -79,6 +79,11 @@ class Keys:
         return f"{self.prefix}statesync:heartbeat"
 
     @property
+    def troubles(self) -> str:
+        """HASH, expires: ``server:work`` to JSON of why a server refuses workers that work now."""
+        return f"{self.prefix}statesync:trouble"
+
+    @property
     def seals(self) -> str:
         """HASH: char_id or session id to the seals of its snapshots since the acknowledged one."""
         return f"{self.prefix}statesync:seals"

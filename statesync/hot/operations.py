@@ -26,6 +26,7 @@ from statesync.hot.commands import (
     sessions,
     together,
     transfer,
+    troubles,
 )
 from statesync.hot.commands import revert as reverts
 from statesync.hot.keys import Keys
@@ -143,6 +144,10 @@ class Operations(_GameOperations):
     heartbeat = _Operation(health.heartbeat)
     examine = _Operation(health.examine)
     lacking_rights = _Operation(rights.lacking_rights)
+
+    note_trouble = _Operation(troubles.note_trouble)
+    end_troubles = _Operation(troubles.end_troubles)
+    troubles = _Operation(troubles.troubles)
 
     count_sweep = _Operation(servers.count_sweep)
     is_count_due = _Operation(servers.is_count_due)

@@ -17,7 +17,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-__all__ = ["is_refused", "is_replica", "tell"]
+__all__ = ["is_refused", "is_replica", "tell", "tells_full"]
 
 _SENTENCES = {
     "READONLY": "it is a replica now and takes no changes",
@@ -67,6 +67,11 @@ def tell(error: Exception) -> str:
     shown = f"{type(error).__name__}: {error}"
     code = _code(error)
     return f"{_SENTENCES[code]} ({shown})" if code else shown
+
+
+def tells_full(error: Exception) -> bool:
+    """Return whether an error of ours says that Redis is out of memory."""
+    return _SENTENCES["OOM"] in str(error)
 
 
 def _code(error: Exception) -> str:

@@ -17,12 +17,13 @@ from celery.signals import worker_before_create_process, worker_process_init, wo
 from statesync.errors import ServerUnavailable
 from statesync.hot.store import HotStore
 from statesync.lifecycle.realms import Realms
+from statesync.lifecycle.troubles import Troubles
 from statesync.settings import Settings
 from statesync.worker.config import CelerySettings, celery_settings
 from statesync.worker.names import QueueName
 from statesync.worker.overrides import read_overrides
 
-__all__ = ["DeclaringAMQP", "Loader", "app", "protect_flower", "realms", "settings"]
+__all__ = ["DeclaringAMQP", "Loader", "app", "protect_flower", "realms", "settings", "troubles"]
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,12 @@ def _configuration() -> tuple[Settings, CelerySettings]:
 def realms() -> Realms:
     """Return the realms of this process, made when its first task runs: after any fork."""
     return Realms(settings())
+
+
+@cache
+def troubles(realm: str = "") -> Troubles:
+    """Return what this process knows of servers that refuse its work in a realm."""
+    return Troubles(realms().orchestrator(realm).hot, realms().settings(realm))
 
 
 @worker_before_create_process.connect

@@ -5,7 +5,6 @@ A message is a hint: if it is lost, late or doubled, it costs time and never dat
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import Counter
@@ -15,20 +14,15 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from celery import Task
-from celery.utils.log import get_task_logger
 
-from statesync.errors import (
-    DatabaseForbidden,
-    InvalidInput,
-    RedisForbidden,
-    ServerUnavailable,
-    StatesyncError,
-)
+from statesync.errors import InvalidInput, ServerUnavailable, StatesyncError
+from statesync.hot.commands.troubles import Work
+from statesync.hot.store import unwrap
 from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import catch_up, scheduled_sweep
-from statesync.state.fields import printable
-from statesync.state.outcomes import BackupOutcome
-from statesync.worker.app import app, realms
+from statesync.lifecycle.troubles import TROUBLE
+from statesync.state.outcomes import BackupOutcome, RestoreOutcome
+from statesync.worker.app import app, realms, troubles
 from statesync.worker.messages import Outbox, read_claims, read_cursor
 from statesync.worker.names import TaskName
 
@@ -42,7 +36,6 @@ __all__ = [
     "sync_slice",
 ]
 
-log = get_task_logger(__name__)
 T = TypeVar("T")
 Json = dict[str, Any]
 
@@ -53,13 +46,48 @@ _EXPECTED = (StatesyncError,)
 """What a worker logs in one line, without a traceback."""
 
 
-class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
-    """Says aloud that a server failed a task: Celery logs what is expected as information."""
+_WORK_OF = {
+    TaskName.BACKUP_FULL_STATE: Work.BACKUP,
+    TaskName.BACKUP_BATCH: Work.BACKUP,
+    TaskName.RESTORE_FULL_STATE: Work.RESTORE,
+    TaskName.RESTORE_BATCH: Work.RESTORE,
+    TaskName.SYNC_DIRTY: Work.SWEEP,
+    TaskName.SYNC_SLICE: Work.SWEEP,
+    TaskName.SCRUB: Work.SCRUB,
+}
+_DONE = frozenset(
+    {
+        *(BackupOutcome.SAVED, BackupOutcome.UNCHANGED),
+        *(RestoreOutcome.RESTORED, RestoreOutcome.NOT_FOUND),
+    }
+)
+"""Outcomes for which all servers had to do their part."""
 
-    def on_failure(self, exc: Exception, *_: object) -> None:
-        """Log a server's trouble."""
-        if isinstance(exc, ServerUnavailable):
-            log.log(_level(exc), "%s: %s", self.name, printable(exc))
+
+class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
+    """Tells of servers that refuse its work, and that they work again."""
+
+    def on_failure(
+        self, exc: Exception, _: str, __: object, kwargs: dict[str, Any], ___: object
+    ) -> None:
+        """Tell if a server is the cause."""
+        if isinstance(exc, TROUBLE):
+            troubles(kwargs.get("realm", "")).failed(self._work, exc)
+
+    def on_retry(
+        self, exc: Exception, task_id: str, args: object, kwargs: dict[str, Any], einfo: object
+    ) -> None:
+        """Tell if a server is the cause."""
+        self.on_failure(exc, task_id, args, kwargs, einfo)
+
+    def on_success(self, retval: Json, _: str, __: object, kwargs: dict[str, Any]) -> None:
+        """Tell if the servers did their part."""
+        if self._work in (Work.SWEEP, Work.SCRUB) or _DONE & {retval.get("outcome"), *retval}:
+            troubles(kwargs.get("realm", "")).succeeded(self._work)
+
+    @property
+    def _work(self) -> Work:
+        return _WORK_OF[TaskName(self.name)]
 
 
 @app.task(
@@ -138,8 +166,12 @@ def sync_slice(*, realm: str = "") -> Json:
 
 def _scheduled_sweep(name: TaskName, realm: str, *, whole: bool) -> Json:
     orchestrator, settings = realms().orchestrator(realm), realms().settings(realm)
-    outbox = Outbox(settings)
-    orchestrator.hot.heartbeat()
+    outbox, hot = Outbox(settings), orchestrator.hot
+    replies: list[Any] = hot.run_many([hot.commands.heartbeat(), hot.commands.troubles()])
+    noted, known = replies
+    unwrap(noted)
+    if isinstance(known, dict):  # whatever others have put there, a sweep goes on
+        troubles(realm).keep(known)
     report = scheduled_sweep(orchestrator, settings, outbox.each, outbox.batch, whole=whole)
     if report.comparing:
         outbox.send(name)
@@ -169,14 +201,6 @@ def _count(outcomes: Iterable[StrEnum]) -> dict[str, int]:
     return dict(Counter(outcome.value for outcome in outcomes))
 
 
-_REFUSALS = (DatabaseForbidden, RedisForbidden)
-
-
-def _level(error: Exception) -> int:
-    """Return how loud a server's trouble is: an outage ends by itself, a missing right does not."""
-    return logging.ERROR if isinstance(error, _REFUSALS) else logging.WARNING
-
-
 def _retrying(task: Task[Any, Any], work: Callable[[], T]) -> T:
     """Do the work; while a server is away, try again later, with back-off, for as long as it takes.
 
@@ -188,5 +212,4 @@ def _retrying(task: Task[Any, Any], work: Callable[[], T]) -> T:
         bound = min(_RETRY_CAP_SECONDS, 2 ** min(task.request.retries + 1, 10))
         # RabbitMQ holds messages back for whole seconds, and none for less than one.
         wait = random.uniform(1, bound)  # noqa: S311
-        log.log(_level(error), "%s: next try in %.1f s", printable(error), wait)
         raise task.retry(exc=error, countdown=wait) from None
