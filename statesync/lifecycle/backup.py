@@ -239,21 +239,21 @@ class _Batch:
         snapshots: dict[int | UUID, Snapshot] = {}
         lost_claims, later = [], []
         for claim, reply in self.try_snapshots(char_ids):
-            try:
-                if isinstance(reply, SealsFull):
-                    self.make_room(claim)
-                if isinstance(reply, Later | SealsFull):
-                    later.append(claim.char_id)
-                else:
-                    self.accept(claim, unwrap(reply), snapshots)
-            except LeaseLost:
+            if isinstance(reply, RawSnapshot):
+                self.accept(claim, reply, snapshots)
+            elif isinstance(reply, Later):
+                later.append(claim.char_id)
+            elif isinstance(reply, SealsFull):
+                make_room(self.hot, self.engine, self.pending, claim, self.members(claim))
+                later.append(claim.char_id)
+            elif isinstance(reply, LeaseLost):  # not raised: it would keep all this alive
                 lost_claims.append(claim.char_id)
-            except UnknownSessionType as error:
-                group = Members(self.known_members.get(claim.char_id, ()), first=claim.char_id)
-                self.leave(group.characters, error)
-            except CorruptState as error:
-                group = Members(self.known_members.get(claim.char_id, frozenset()))
-                self.pending.quarantine({claim.char_id, *group.characters}, error)
+            elif isinstance(reply, UnknownSessionType):
+                self.leave(self.members(claim).characters, reply)
+            elif isinstance(reply, CorruptState):
+                self.pending.quarantine(self.members(claim).characters, reply)
+            else:
+                raise reply
         # Characters included in another of our snapshots are still ours.
         self.pending.report_superseded([i for i in lost_claims if i not in snapshots])
         return self.leave_unknown(list(dict.fromkeys(snapshots.values()))), later
@@ -298,10 +298,9 @@ class _Batch:
         except CorruptState as error:
             add(snapshots, Snapshot(claim.char_id, raw, undecoded(raw), corrupt=error))
 
-    def make_room(self, claim: Claim) -> None:
-        """Cut the seals of a group whose earlier saves ended without an answer."""
-        members = Members(self.known_members.get(claim.char_id, frozenset()), first=claim.char_id)
-        make_room(self.hot, self.engine, self.pending, claim, members)
+    def members(self, claim: Claim) -> Members:
+        """Return the members of the group of a claim, as far as they are known."""
+        return Members(self.known_members.get(claim.char_id, ()), first=claim.char_id)
 
     def withdraw(self, snapshots: Sequence[Snapshot]) -> None:
         """Withdraw the seals of snapshots of which nothing is committed, if that is certain."""

@@ -45,6 +45,9 @@ _APPEND = (
     )
     .on_conflict_do_nothing()
 )
+_ids = func.unnest(bindparam("ids")).table_valued("id").render_derived()
+_last = select(func.max(combat_log.c.seq)).where(combat_log.c.session_id == _ids.c.id)
+_LAST = select(_ids.c.id, _last.scalar_subquery())
 
 
 class CombatOrchestrator(SessionOrchestrator):
@@ -92,13 +95,7 @@ class CombatOrchestrator(SessionOrchestrator):
 
     def saved_log(self, connection: Connection, session_ids: Sequence[UUID]) -> dict[UUID, int]:
         """Return how many entries of each fight's log PostgreSQL holds; without those of none."""
-        ids = func.unnest(bindparam("ids")).table_valued("id").render_derived()
-        last = (
-            select(func.max(combat_log.c.seq))
-            .where(combat_log.c.session_id == ids.c.id)
-            .scalar_subquery()
-        )
-        rows = connection.execute(select(ids.c.id, last), {"ids": list(session_ids)})
+        rows = connection.execute(_LAST, {"ids": list(session_ids)})
         return {session_id: seq + 1 for session_id, seq in rows if seq is not None}
 
 
