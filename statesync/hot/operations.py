@@ -24,6 +24,7 @@ from statesync.hot.commands import (
     seals,
     servers,
     sessions,
+    ties,
     together,
     transfer,
     troubles,
@@ -139,6 +140,7 @@ class Operations(_GameOperations):
     retry_quarantined = _Operation(operators.retry_quarantined)
     discard_quarantined = _Operation(operators.discard_quarantined)
     scan = _Operation(operators.scan)
+    read_tie = _Operation(ties.read_tie)
     mark_unsaved = _Operation(operators.mark_unsaved)
     forget = _Operation(operators.forget)
     heartbeat = _Operation(health.heartbeat)

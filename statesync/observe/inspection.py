@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from statesync.state.fields import dump_json
 from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
 
-__all__ = ["Compared", "Inspected", "Side", "inspect"]
+__all__ = ["Compared", "Inspected", "Side", "compare", "inspect"]
 
 ABSENT = "-"
 """Stands for a field that a side does not have."""
@@ -84,17 +85,23 @@ class Inspected:
 
     def compared(self) -> list[Compared]:
         """Return all fields, side by side."""
-        redis, postgresql = self.redis.rows(), self.postgresql.rows()
         is_known = not any(side.is_away for side in self.sides)
-        return [
-            Compared(
-                name,
-                _text(redis.get(name, ABSENT)),
-                _text(postgresql.get(name, ABSENT)),
-                is_known and not _is_same(redis.get(name, ABSENT), postgresql.get(name, ABSENT)),
-            )
-            for name in dict.fromkeys([*redis, *postgresql])
-        ]
+        return compare(self.redis.rows(), self.postgresql.rows(), is_known=is_known)
+
+
+def compare(
+    redis: Mapping[str, object], postgresql: Mapping[str, object], *, is_known: bool = True
+) -> list[Compared]:
+    """Return all fields of two sides; nothing differs unless both are known."""
+    return [
+        Compared(
+            name,
+            _text(redis.get(name, ABSENT)),
+            _text(postgresql.get(name, ABSENT)),
+            is_known and not _is_same(redis.get(name, ABSENT), postgresql.get(name, ABSENT)),
+        )
+        for name in dict.fromkeys([*redis, *postgresql])
+    ]
 
 
 def inspect(orchestrator: GameStateOrchestrator, char_id: int) -> Inspected:

@@ -12,15 +12,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 from statesync.durable import database
-from statesync.errors import StatesyncError
+from statesync.errors import BrokerUnavailable, StatesyncError
 from statesync.hot.commands.operators import Status
 from statesync.lifecycle.realms import Realms
+from statesync.observe import checks, queues
+from statesync.observe.broker import problem_of
+from statesync.observe.check import Check
+from statesync.observe.workers import Fleet
 
-__all__ = ["Answer", "Point", "Sample", "Watch"]
+__all__ = ["Answer", "Checked", "Point", "Sample", "Watch", "Worker"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -43,13 +48,29 @@ class Answer(Generic[T]):
     """None if it did not answer, or was not asked yet."""
     error: str = "it has not been asked yet"
     """Why there is no value; empty if there is one."""
-    at: float = field(default_factory=time.time)
-    """Unix seconds."""
+    at: float = 0.0
+    """Unix seconds; 0 if it was not asked yet."""
 
     @property
     def is_up(self) -> bool:
         """Whether it has answered, a short time ago."""
         return not self.error and time.time() - self.at < SILENT_SECONDS
+
+
+class Checked(NamedTuple):
+    """What a round of the doctor's checks has found in a realm."""
+
+    checks: list[Check]
+    workers: dict[str, Worker]
+    """Those of the whole fleet, by name; none if the broker is away."""
+
+
+class Worker(NamedTuple):
+    """What a worker tells of itself."""
+
+    queues: set[str]
+    session_types: list[str] | None
+    """None from an older release, which does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +82,8 @@ class Sample:
     postgresql: Answer[bool] = field(default_factory=Answer)
     broker: Answer[dict[str, int]] = field(default_factory=Answer)
     """How many messages wait, by queue."""
-    checks: Answer[list[Any]] = field(default_factory=Answer)
-    """What the doctor's checks have found."""
+    checks: Answer[Checked] = field(default_factory=Answer)
+    """What the doctor's checks have found, and what the workers have told."""
 
 
 class Point(NamedTuple):
@@ -137,12 +158,12 @@ class Watch:
 
     def _ask(self, kind: _Kind, realm: str) -> Answer[Any]:
         try:
-            return Answer(kind.ask(self._realms, realm), "")
+            return Answer(kind.ask(self._realms, realm), "", time.time())
         except StatesyncError as error:
-            return Answer(None, str(error))
+            return Answer(None, str(error), time.time())
         except Exception as error:  # the watch goes on
             log.exception("the watch could not look at %s of realm %r", kind.name, realm)
-            return Answer(None, f"{type(error).__name__}: {error}")
+            return Answer(None, f"{type(error).__name__}: {error}", time.time())
 
     def _add_point(self, realm: str, status: Status, at: float) -> None:
         unsaved = status.dirty + status.claimed
@@ -167,4 +188,30 @@ def _ask_postgresql(realms: Realms, realm: str) -> bool:
     return True
 
 
-_KINDS = (_Kind("redis", _ask_redis), _Kind("postgresql", _ask_postgresql))
+def _ask_broker(realms: Realms, realm: str) -> dict[str, int]:
+    settings = realms.settings(realm)
+    try:
+        return queues.count(settings)
+    except Exception as error:  # each transport of a broker has its own
+        raise BrokerUnavailable(problem_of(error, "the broker", settings.broker_url)) from None
+
+
+def _ask_checks(realms: Realms, realm: str) -> Checked:
+    settings = realms.settings(realm)
+    fleet = Fleet([settings])
+    found = checks.run(realms.orchestrator(realm), settings, fleet)
+    workers: dict[str, Worker] = {}
+    with suppress(Exception):  # the broker is away, and a check has said so
+        workers = {
+            name: Worker(served, fleet.session_types.get(name))
+            for name, served in sorted(fleet.queues.items())
+        }
+    return Checked(found, workers)
+
+
+_KINDS = (
+    _Kind("redis", _ask_redis),
+    _Kind("postgresql", _ask_postgresql),
+    _Kind("broker", _ask_broker),
+    _Kind("checks", _ask_checks, CHECK_SECONDS),
+)

@@ -1,0 +1,79 @@
+"""Owns how operators act: on record before, the outcome after. No record, no action."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from statesync.durable import actions, database
+from statesync.durable.actions import Action
+from statesync.errors import NotMigrated, ServerUnavailable, StatesyncError
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.state.fields import MAX_ID, printable
+from statesync.web.rendering import link, realm_of, render
+
+__all__ = ["act", "done_before", "routes", "show_actions"]
+
+log = logging.getLogger(__name__)
+
+_LISTED = 50
+
+
+def act(
+    request: Request,
+    what: str,
+    target: str,
+    do: Callable[[GameStateOrchestrator], str],
+    *,
+    then: str,
+) -> Response:
+    """Do something for the operator who is logged in, and go to page ``then``, which tells of it.
+
+    ``do`` returns the outcome in words. Raises ServerUnavailable or NotMigrated before anything is
+    done if it cannot be recorded.
+    """
+    realm, who = realm_of(request), request.state.login.name
+    orchestrator = request.app.state.realms.orchestrator(realm)
+    with database.transaction(orchestrator.engine) as connection:
+        action_id = actions.begin(connection, who=who, what=what, realm=realm, target=target)
+    try:
+        outcome = do(orchestrator)
+    except StatesyncError as error:
+        outcome = f"failed: {error}"
+    log.warning("operator %s: %s %s: %s", who, what, printable(target), printable(outcome))
+    try:
+        with database.transaction(orchestrator.engine) as connection:
+            actions.finish(connection, action_id, printable(outcome))
+    except (ServerUnavailable, NotMigrated) as error:
+        why = f"{what} {target}: {outcome}. But this outcome is not on record: {error}"
+        return render(request, "trouble.html", status_code=503, why=why)
+    return RedirectResponse(link(request, then, done=action_id), status_code=303)
+
+
+def done_before(request: Request) -> Action | None:
+    """Return the action that has led to this page, if one has."""
+    asked = request.query_params.get("done", "")
+    if not (asked.isascii() and asked.isdigit() and 0 < int(asked[:19]) < MAX_ID):
+        return None
+    orchestrator = request.app.state.realms.orchestrator(realm_of(request))
+    with database.transaction(orchestrator.engine) as connection:
+        found = actions.page(connection, before=int(asked[:19]) + 1, limit=1)
+    return found[0] if found and found[0].id == int(asked[:19]) else None
+
+
+def show_actions(request: Request) -> Response:
+    """Show what operators did, the newest first."""
+    orchestrator = request.app.state.realms.orchestrator(realm_of(request))
+    asked = request.query_params.get("before", "")
+    before = int(asked[:18]) if asked.isascii() and asked.isdigit() else MAX_ID
+    with database.transaction(orchestrator.engine) as connection:
+        found = actions.page(connection, before=before, limit=_LISTED + 1)
+    older = found[_LISTED - 1].id if len(found) > _LISTED else None
+    return render(request, "actions.html", actions=found[:_LISTED], older=older)
+
+
+routes = [Route("/actions", show_actions, methods=["GET"])]

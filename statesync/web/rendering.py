@@ -1,0 +1,116 @@
+"""Owns how pages become HTML: escaped, with what players wrote made visible."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+
+from statesync.state.fields import printable
+from statesync.web.access import is_direct
+
+__all__ = ["FOLDER", "duration", "link", "realm_of", "render", "utc"]
+
+FOLDER = Path(__file__).parent
+_LONGEST = 2000
+
+
+def render(
+    request: Request, template: str, *, status_code: int = 200, **context: Any
+) -> HTMLResponse:
+    """Answer with a page; ``context`` is what its template names."""
+    state = request.app.state
+    login = request.state.login
+    is_reader = login is not None or is_direct(request)
+    shared = {
+        "access": state.access,
+        "login": login,
+        "is_reader": is_reader,
+        "path": request.scope["path"],
+        "realm_names": [name for name in state.realms.names if name] if is_reader else [],
+        "realm": realm_of(request) if is_reader else "",
+        "flower_url": state.flower_url,
+        "link": lambda path, **query: link(request, path, **query),
+    }
+    html = _environment.get_template(template).render(shared | context)
+    return HTMLResponse(html, status_code=status_code)
+
+
+def realm_of(request: Request) -> str:
+    """Return the realm that a request is about: the first one if it names none that there is."""
+    names: list[str] = request.app.state.realms.names
+    named = request.state.form.get("realm") or request.query_params.get("realm", "")
+    return named if named in names else names[0]
+
+
+def link(request: Request, path: str, **query: object) -> str:
+    """Return the link to a page in the same realm."""
+    realm = realm_of(request)
+    given = {name: value for name, value in query.items() if value is not None}
+    words = urlencode(({"realm": realm} if realm else {}) | given)
+    return f"{path}?{words}" if words else path
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time that has passed, as people say it."""
+    if seconds is None:
+        return "-"
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def utc(moment: float | datetime | None) -> str:
+    """Return a time, in Unix seconds or as it is, for people."""
+    if moment is None:
+        return "-"
+    at = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else moment
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _cut(text: str) -> str:
+    """Return a text that is not too long for a page: a core may hold a megabyte."""
+    shown = text[:_LONGEST]
+    return shown if shown == text else f"{shown}… ({len(text):,} letters in all)"
+
+
+def _exact(value: str) -> Markup:
+    """Return a text as it is, for a form that sends it back."""
+    return escape(value)
+
+
+def _shown(value: Any) -> Any:
+    """Make visible what any value in a page holds; it is escaped afterwards."""
+    return value if isinstance(value, Markup) else printable(value)
+
+
+_filters: Mapping[str, Any] = {
+    "cut": _cut,
+    "duration": duration,
+    "exact": _exact,
+    "number": _number,
+    "utc": utc,
+}
+_environment = Environment(
+    loader=FileSystemLoader(FOLDER / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    finalize=_shown,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters.update(_filters)
+_environment.globals["now"] = time.time

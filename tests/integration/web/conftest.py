@@ -1,0 +1,58 @@
+"""Fixtures of the operator's page: the application on the servers of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from starlette.applications import Starlette
+
+from statesync.lifecycle.realms import Realms
+from statesync.settings import Settings
+from statesync.web.app import make_app
+from statesync.web.watch import Watch
+from tests.integration.web.visitors import OPERATOR, VIEWER, Visitor
+
+MakeApp = Callable[..., Starlette]
+
+
+@pytest.fixture
+def web_settings(settings: Settings) -> Settings:
+    """Settings with a viewer and an operator."""
+    return replace(settings, web_viewer=":".join(VIEWER), web_operator=":".join(OPERATOR))
+
+
+@pytest.fixture
+def new_app() -> Iterator[MakeApp]:
+    """Make applications whose watches have not looked yet: ``app.state.watch.look()`` does."""
+    opened: list[Realms] = []
+
+    def make(settings: Settings) -> Starlette:
+        realms = Realms(settings, answer_seconds=2.0)
+        opened.append(realms)
+        return make_app(realms, Watch(realms))
+
+    yield make
+    for realms in opened:
+        realms.close()
+
+
+@pytest.fixture
+def app(web_settings: Settings, new_app: MakeApp) -> Starlette:
+    """The application on the servers of the test."""
+    return new_app(web_settings)
+
+
+@pytest.fixture
+def visitor(app: Starlette) -> Visitor:
+    """Somebody on this machine."""
+    return Visitor(app)
+
+
+@pytest.fixture
+def operator(app: Starlette) -> Visitor:
+    """An operator, from elsewhere, who is logged in."""
+    made = Visitor(app, peer="10.0.0.9", base="https://ops.example")
+    assert made.log_in(*OPERATOR).status_code == 303
+    return made

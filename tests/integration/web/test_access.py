@@ -1,0 +1,231 @@
+"""Who may read the operator's page, and who may act: nobody else gets in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+
+from statesync.hot.store import HotStore
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.settings import Settings
+from tests.integration.web.visitors import HERE, OPERATOR, VIEWER, Visitor
+
+PAGES = (
+    *("/", "/quarantine", "/conflicts", "/conflict?id=1", "/character?id=1", "/losses", "/actions"),
+    *("/runbooks", "/nowhere"),
+)
+ACTIONS = ("/quarantine/retry", "/quarantine/discard")
+STRANGERS = {
+    "elsewhere": {"peer": "10.0.0.9", "base": "http://10.0.0.1:9180"},
+    "elsewhere, as localhost": {"peer": "10.0.0.9"},
+    "no address": {"peer": ""},
+    "a name that leads to 127.0.0.1": {"base": "http://rebound.example:9180"},
+    "a name that looks like an address": {"base": "http://127.0.0.1.evil.example"},
+    **{
+        f"a proxy by {name}": {"headers": {name: value}}
+        for name, value in {
+            "X-Forwarded-For": "127.0.0.1",
+            "X-Forwarded-Proto": "http",
+            "Forwarded": "for=127.0.0.1",
+            "Via": "1.1 proxy",
+            "X-Real-IP": "127.0.0.1",
+        }.items()
+    },
+}
+
+
+def test_a_stranger_reads_nothing_but_the_probes(app: Starlette) -> None:
+    for stranger, how in STRANGERS.items():
+        visitor = Visitor(app, **how)  # type: ignore[arg-type]
+        for path in PAGES:
+            answer = visitor.get(path)
+            assert answer.status_code == 401, (stranger, path)
+            assert "Quarantine" not in answer.text
+        for path in ("/live", "/metrics", "/static/style.css"):
+            assert visitor.get(path).status_code == 200, (stranger, path)
+
+
+def test_this_machine_reads_without_a_password(app: Starlette) -> None:
+    for base in (HERE, "http://localhost:9180", "http://[::1]:9180"):
+        for peer in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
+            assert Visitor(app, peer=peer, base=base).get("/login").status_code == 200
+            assert "Quarantine" in Visitor(app, peer=peer, base=base).get("/").text
+
+
+def test_a_proxy_that_says_nothing_of_itself_speaks_http_1_0(app: Starlette) -> None:
+    async def old_fashioned(scope: dict[str, object], receive: object, send: object) -> None:
+        await app({**scope, "http_version": "1.0"}, receive, send)  # type: ignore[arg-type]
+
+    assert Visitor(old_fashioned).get("/").status_code == 401  # type: ignore[arg-type]
+
+
+def test_a_user_reads_from_elsewhere(app: Starlette) -> None:
+    for user in (VIEWER, OPERATOR):
+        visitor = Visitor(app, **STRANGERS["elsewhere"])  # type: ignore[arg-type]
+        answer = visitor.log_in(*user, next="/quarantine?cursor=7")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/quarantine?cursor=7")
+        assert visitor.get("/quarantine").status_code == 200
+        visitor.post("/logout", csrf_token=visitor.csrf_token())
+        assert visitor.get("/quarantine").status_code == 401
+
+
+def test_logging_out_ends_the_login_itself(app: Starlette, operator: Visitor) -> None:
+    thief = Visitor(app, peer="10.0.0.66", base=operator.base)
+    thief.client.cookies = operator.client.cookies
+    assert thief.get("/quarantine").status_code == 200
+    operator.post("/logout", csrf_token=operator.csrf_token())
+    assert thief.get("/quarantine").status_code == 401
+
+
+def test_a_wrong_name_or_password_is_refused(app: Starlette) -> None:
+    visitor = Visitor(app, **STRANGERS["elsewhere"])  # type: ignore[arg-type]
+    for name, password in (
+        (OPERATOR[0], VIEWER[1]),
+        (VIEWER[0], OPERATOR[1]),
+        (OPERATOR[0], ""),
+        ("", ""),
+        (OPERATOR[0], OPERATOR[1] + " "),
+        ("%FC%FF", "\u00fc"),
+    ):
+        answer = visitor.log_in(name, password)
+        assert answer.status_code == 403
+        assert "wrong" in answer.text
+        assert visitor.get("/").status_code == 401
+
+
+def test_guessing_is_slowed_down_for_one_address_alone(app: Starlette) -> None:
+    guesser = Visitor(app, peer="10.0.0.66", base="http://10.0.0.1:9180")
+    codes = [guesser.log_in(OPERATOR[0], f"guess {n}").status_code for n in range(12)]
+    assert codes == [403] * 10 + [429] * 2
+    answer = guesser.log_in(*OPERATOR)
+    assert answer.status_code == 429, "the right one does not stand out"
+    assert 0 < int(answer.headers["retry-after"]) <= 6
+    other = Visitor(app, peer="10.0.0.9", base="http://10.0.0.1:9180")
+    assert other.log_in(*OPERATOR).status_code == 303
+
+
+def test_a_login_leads_to_no_other_site(app: Starlette) -> None:
+    evil = ("//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "x")
+    for target in evil:
+        answer = Visitor(app).log_in(*VIEWER, next=target)
+        assert answer.headers["location"] == "/", target
+
+
+def test_the_cookie_is_for_this_site_and_no_script(app: Starlette) -> None:
+    plain = Visitor(app).log_in(*VIEWER).headers["set-cookie"].lower()
+    assert {"httponly", "samesite=strict", "max-age=28800"} <= {*plain.split("; ")}
+    assert "secure" not in plain.split("; ")
+    for visitor in (
+        Visitor(app, base="https://ops.example"),
+        Visitor(app, headers={"X-Forwarded-Proto": "https"}),
+    ):
+        assert "secure" in visitor.log_in(*VIEWER).headers["set-cookie"].lower().split("; ")
+
+
+@pytest.fixture
+def quarantined(orchestrator: GameStateOrchestrator, raw: Any) -> None:
+    """Character 7, which cannot be saved."""
+    orchestrator.hot.create(7, state="exploration")
+    raw.hset(orchestrator.hot.keys.core(7), "stats", "{no JSON")
+    assert orchestrator.backup_full_state(7).outcome == "quarantined"
+
+
+def is_untouched(hot: HotStore) -> bool:
+    marks = hot.sync_state(7)
+    return marks.quarantine is not None and not marks.dirty
+
+
+@pytest.mark.usefixtures("quarantined")
+class TestActing:
+    """Each takes all of: an operator's login, its token, and a form of this very site."""
+
+    def test_an_operator_acts(self, operator: Visitor, hot: HotStore) -> None:
+        assert operator.act("/quarantine/retry", name="7").status_code == 303
+        assert hot.sync_state(7).dirty
+
+    def test_this_machine_alone_is_not_enough(self, visitor: Visitor, hot: HotStore) -> None:
+        for path in ACTIONS:
+            assert visitor.post(path, name="7").status_code == 401
+        assert is_untouched(hot)
+
+    def test_a_viewer_may_not(self, app: Starlette, hot: HotStore) -> None:
+        visitor = Visitor(app)
+        visitor.log_in(*VIEWER)
+        for path in ACTIONS:
+            answer = visitor.act(path, name="7")
+            assert answer.status_code == 403
+            assert "may only read" in answer.text
+        assert "Retry 7" not in visitor.get("/quarantine").text
+        assert is_untouched(hot)
+
+    def test_a_missing_or_forged_token(
+        self, app: Starlette, operator: Visitor, hot: HotStore
+    ) -> None:
+        other = Visitor(app, base=operator.base)
+        other.log_in(*OPERATOR)
+        for token in ("", "forged", "\u00fc", other.csrf_token()):
+            for path in ACTIONS:
+                answer = operator.post(path, name="7", csrf_token=token)
+                assert answer.status_code == 403, token
+        assert is_untouched(hot)
+
+    def test_a_form_of_another_site(self, operator: Visitor, hot: HotStore) -> None:
+        token = operator.csrf_token()
+        for origin in (
+            None,
+            "null",
+            "https://evil.example",
+            "https://ops.example:8443",
+            "https://ops.example.x",
+            "https://ops.example, https://evil.example",
+        ):
+            answer = operator.post("/quarantine/retry", origin, name="7", csrf_token=token)
+            assert answer.status_code == 403, origin
+        assert is_untouched(hot)
+
+    def test_reading_changes_nothing(self, operator: Visitor, hot: HotStore) -> None:
+        for path in ACTIONS:
+            assert operator.get(f"{path}?name=7").status_code == 405
+        assert is_untouched(hot)
+
+    def test_other_methods_get_nowhere(self, visitor: Visitor) -> None:
+        for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "ODD"):
+            assert visitor.client.request(method, "/quarantine/retry").status_code == 403
+
+    def test_a_body_that_is_too_large_or_no_form(self, operator: Visitor) -> None:
+        assert operator.post("/quarantine/retry", name="7" * 20_000).status_code == 413
+        for kind, body in (
+            ("text/plain", b"name=7"),
+            ("application/x-www-form-urlencoded", b"\xff"),
+            ("application/x-www-form-urlencoded", b"&".join([b"a=1"] * 99)),
+        ):
+            headers = {"Origin": operator.base, "Content-Type": kind}
+            answer = operator.client.post("/quarantine/retry", content=body, headers=headers)
+            assert answer.status_code == 413
+
+
+def test_without_users_nobody_acts_and_the_page_says_how(
+    settings: Settings, new_app: Callable[[Settings], Starlette]
+) -> None:
+    app = new_app(settings)
+    assert "STATESYNC_WEB_OPERATOR=name:password" in Visitor(app).text("/login")
+    stranger = Visitor(app, **STRANGERS["elsewhere"])  # type: ignore[arg-type]
+    assert "STATESYNC_WEB_VIEWER=name:password" in stranger.get("/").text
+    assert stranger.log_in("", "").status_code == 403
+    with_operator = replace(settings, web_operator=":".join(OPERATOR))
+    assert "there is no operator" not in Visitor(new_app(with_operator)).text("/login")
+
+
+def test_every_answer_tells_the_browser_to_trust_nothing_else(visitor: Visitor) -> None:
+    for path in ("/", "/login", "/nowhere", "/static/live.js"):
+        headers = visitor.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
