@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import click
@@ -16,13 +17,11 @@ from rich.text import Text
 
 from statesync.cli.common import CharId, as_json, connected, console, print_json, say, table
 from statesync.hot.commands.operators import SyncState
-from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe import inspection
 from statesync.observe import status as statuses
 from statesync.observe.inspection import Inspected
 from statesync.observe.losses import describe_loss, is_recent
 from statesync.observe.status import Gathered, tell_unknown_types
-from statesync.settings import Settings
 from statesync.state.fields import printable
 from statesync.state.sessions import Session
 
@@ -31,24 +30,45 @@ __all__ = ["inspect", "status"]
 
 @click.command()
 @click.option("--watch", is_flag=True, help="Show it again every second, until Ctrl-C.")
+@click.option(
+    "--max-age",
+    metavar="S",
+    type=click.FloatRange(0),
+    help="It is a problem if the oldest unsaved change is older.  [default: three SYNC_SECONDS]",
+)
+@click.option(
+    "--max-quarantined",
+    metavar="N",
+    type=click.IntRange(0),
+    help="It is a problem if more characters are in quarantine.  [default: any number may be]",
+)
 @as_json
-def status(watch: bool, as_json: bool) -> None:
+def status(watch: bool, max_age: float | None, max_quarantined: int | None, as_json: bool) -> None:
     """Show how much is unsaved and since when, what waits in the queues, and the counters.
 
-    Exit status 1 if there are problems: a server cannot be reached, the tables are not up to date,
-    or PostgreSQL went back in time and is not recovered yet.
+    Exit status 1 if there are problems: a server cannot be reached or refuses the work of workers,
+    the tables are not up to date, PostgreSQL went back in time and is not recovered yet, changes
+    are not being saved, or more is unsaved than you allow.
 
     \b
     Examples:
       statesync status
       statesync status --json | jq .dirty
       statesync status --watch
+      statesync status --max-age 90 --max-quarantined 0 || page-somebody
     """
     with connected(to_one=watch) as (orchestrator, settings):
+        gather = partial(
+            statuses.gather,
+            orchestrator,
+            settings,
+            max_age_seconds=max_age,
+            max_quarantined=max_quarantined,
+        )
         if watch:
-            _watch(orchestrator, settings, as_json=as_json)
+            _watch(gather, as_json=as_json)
             return
-        report = statuses.gather(orchestrator, settings)
+        report = gather()
     if as_json:
         print_json(report.as_json())
     else:
@@ -57,14 +77,14 @@ def status(watch: bool, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _watch(orchestrator: GameStateOrchestrator, settings: Settings, *, as_json: bool) -> None:
+def _watch(gather: Callable[[], Gathered], *, as_json: bool) -> None:
     if as_json:
         while True:
-            print_json(statuses.gather(orchestrator, settings).as_json())
+            print_json(gather().as_json())
             time.sleep(1)
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(_status_table(statuses.gather(orchestrator, settings)), refresh=True)
+            live.update(_status_table(gather()), refresh=True)
             time.sleep(1)
 
 
@@ -88,14 +108,18 @@ def _status_table(report: Gathered) -> Group:
 
 def _state_rows(report: Gathered) -> Iterator[tuple[str, object]]:
     hot = report.hot
-    oldest = hot and hot.oldest_ms
     yield "dirty", hot and hot.dirty
     yield "claimed by workers", hot and hot.claimed
     yield "of these, lease ended", hot and hot.expired
-    yield "oldest unsaved change", None if oldest is None else f"{oldest / 1000:.1f} s ago"
+    yield "oldest unsaved change", _ago(hot and hot.oldest_ms)
+    yield "last sweep of the schedule", _ago(report.sweep_ms)
     yield "quarantined", hot and hot.quarantined
     yield "tables at revision", report.revision
     yield "everything live is being compared", hot and hot.comparing
+
+
+def _ago(ms: int | None) -> str | None:
+    return None if ms is None else f"{ms / 1000:.1f} s ago"
 
 
 def _two_columns(headers: tuple[str, str], numbers: dict[str, int]) -> Table:

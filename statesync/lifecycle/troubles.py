@@ -24,7 +24,7 @@ from statesync.hot.trouble import tells_full
 from statesync.settings import Settings
 from statesync.state.fields import printable
 
-__all__ = ["REFUSALS", "TROUBLE", "Outages", "Troubles"]
+__all__ = ["REFUSALS", "SERVER_NAMES", "TROUBLE", "Outages", "Troubles"]
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ TROUBLE = (ServerUnavailable, NotMigrated)
 REFUSALS = (DatabaseForbidden, RedisForbidden, NotMigrated)
 """Of these, what does not end by itself: somebody has to give a right, or to migrate."""
 
-_NAMES = {Server.REDIS: "Redis", Server.POSTGRESQL: "PostgreSQL", Server.BROKER: "the broker"}
+SERVER_NAMES = {Server.REDIS: "Redis", Server.POSTGRESQL: "PostgreSQL", Server.BROKER: "the broker"}
 _KEEP_SECONDS = 180
 """So long a note holds without news, at least. A failed task tries again after a minute at most."""
 _KEEP_INTERVALS = 3
@@ -73,7 +73,7 @@ class Outages:
             log.log(
                 level,
                 "%s refuses work%s from now on: %s",
-                _NAMES[server],
+                SERVER_NAMES[server],
                 self._where,
                 printable(error),
                 extra={"server": server, "work": work},
@@ -112,7 +112,7 @@ class Outages:
             seconds = time.monotonic() - outage.began_at
             log.warning(
                 "%s works again%s, after %.0f s",
-                _NAMES[server],
+                SERVER_NAMES[server],
                 self._where,
                 seconds,
                 extra={"server": server, "seconds": round(seconds, 3)},

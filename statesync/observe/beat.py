@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.observe.backlog import late_seconds
 from statesync.observe.check import Check, Topic, checked
 from statesync.settings import Settings
 from statesync.worker.names import QueueName
 
 __all__ = ["check_beat"]
 
-_DEAD_INTERVALS = 3
-"""After so many intervals without a sweep the schedule counts as dead."""
-
 
 def check_beat(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
     """Check that the sweeps of the schedule come in."""
     age = orchestrator.hot.examine([]).heartbeat_ms
-    is_dead = age is None or age > _DEAD_INTERVALS * settings.sync_seconds * 1000
+    is_dead = age is None or age / 1000 > late_seconds(settings)
     last_sweep = (
         "no scheduled sweep has come in yet"
         if age is None

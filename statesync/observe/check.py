@@ -27,6 +27,10 @@ class Group(StrEnum):
     """The server of the game's state."""
     POSTGRESQL = "postgresql"
     """The server of what is saved."""
+    BACKLOG = "backlog"
+    """What is not saved yet, against the promise."""
+    TROUBLES = "troubles"
+    """Servers that refuse the work of workers."""
     LOSSES = "losses"
     """Servers that went back in time."""
     CLOCKS = "clocks"
@@ -70,6 +74,12 @@ class Topic(StrEnum):
     """The tables are those of this release."""
     RIGHTS = "rights"
     """Our role there may do all that we do."""
+    BACKLOG = "backlog"
+    """Changes are saved in time."""
+    QUARANTINE = "quarantine"
+    """Every character can be saved."""
+    TROUBLES = "troubles"
+    """No server refuses the work of workers."""
     LOSSES = "losses"
     """No server went back in time."""
     CLOCKS = "clocks"
@@ -106,6 +116,8 @@ _TOPICS = {
         *(Topic.ROLE, Topic.TIME_TO_LIVE),
     ),
     Group.POSTGRESQL: (Topic.POSTGRESQL, Topic.TIME_LIMITS, Topic.MIGRATIONS, Topic.RIGHTS),
+    Group.BACKLOG: (Topic.BACKLOG, Topic.QUARANTINE),
+    Group.TROUBLES: (Topic.TROUBLES,),
     Group.LOSSES: (Topic.LOSSES,),
     Group.CLOCKS: (Topic.CLOCKS,),
     Group.BROKER: (
@@ -130,7 +142,7 @@ class Check:
     found: str
     do: str = ""
     subject: str = ""
-    """Which of several it is about: a queue."""
+    """Which of several it is about: a queue, a server."""
 
     @property
     def group(self) -> Group:

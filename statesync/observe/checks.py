@@ -16,6 +16,7 @@ from statesync.errors import (
 )
 from statesync.hot.rights import is_refusal
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.observe.backlog import check_backlog
 from statesync.observe.beat import check_beat
 from statesync.observe.broker import check_broker, check_results, problem_of
 from statesync.observe.check import Check, Group, Topic, checked
@@ -24,6 +25,7 @@ from statesync.observe.flower import check_flower
 from statesync.observe.losses import check_losses
 from statesync.observe.postgresql import check_postgresql
 from statesync.observe.redis import check_redis
+from statesync.observe.troubles import check_troubles
 from statesync.observe.workers import Fleet, check_workers
 from statesync.settings import PREFIX, Settings
 
@@ -105,6 +107,8 @@ def _check_versions(_: GameStateOrchestrator, __: Settings) -> Iterator[Check]:
 _ASKS: dict[Group, Ask] = {
     Group.REDIS: check_redis,
     Group.POSTGRESQL: check_postgresql,
+    Group.BACKLOG: check_backlog,
+    Group.TROUBLES: check_troubles,
     Group.LOSSES: check_losses,
     Group.CLOCKS: check_clocks,
     Group.BROKER: check_broker,

@@ -10,12 +10,15 @@ from statesync.durable import migrate as migrations
 from statesync.durable.losses import Loss
 from statesync.errors import DatabaseWentBack, NotMigrated, ServerUnavailable
 from statesync.hot.commands.operators import Status
+from statesync.hot.commands.troubles import Server, Trouble
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.servers import losses
 from statesync.lifecycle.unknown_types import count_unknown_types
 from statesync.observe import queues
+from statesync.observe.backlog import count_unsaved, late_seconds
 from statesync.observe.broker import problem_of
 from statesync.observe.losses import loss_as_json
+from statesync.observe.troubles import describe_trouble
 from statesync.observe.workers import list_types
 from statesync.settings import Settings
 
@@ -28,6 +31,10 @@ class Gathered:
 
     hot: Status | None = None
     """What Redis tells."""
+    sweep_ms: int | None = None
+    """Since the last sweep of the schedule came in; None if there was none yet."""
+    troubles: dict[Server, Trouble] = field(default_factory=dict)
+    """Servers that refuse the work of workers."""
     unknown_types: dict[str, int] = field(default_factory=dict)
     """Session types, not registered here, that unsaved characters wait for."""
     revision: str | None = None
@@ -43,6 +50,11 @@ class Gathered:
         hot = self.hot._asdict() if self.hot else dict.fromkeys(Status._fields) | {"counters": {}}
         return {
             **hot,
+            "sweep_ms": self.sweep_ms,
+            "troubles": {
+                server: trouble._asdict() | {"works": sorted(trouble.works)}
+                for server, trouble in self.troubles.items()
+            },
             "unknown_types": self.unknown_types,
             "queues": self.queues,
             "revision": self.revision,
@@ -51,10 +63,31 @@ class Gathered:
         }
 
 
-def gather(orchestrator: GameStateOrchestrator, settings: Settings) -> Gathered:
-    """Ask all servers of a realm. One that is away is a problem, and the others are asked."""
+def gather(
+    orchestrator: GameStateOrchestrator,
+    settings: Settings,
+    *,
+    max_age_seconds: float | None = None,
+    max_quarantined: int | None = None,
+) -> Gathered:
+    """Ask all servers of a realm. One that is away is a problem, and the others are asked.
+
+    It is a problem, too, if the oldest unsaved change is older than ``max_age_seconds``, by default
+    three intervals, or if more characters than ``max_quarantined`` are in quarantine.
+    """
     found = Gathered()
-    _ask_redis(found, orchestrator)
+    try:
+        _ask_redis(found, orchestrator)
+    except ServerUnavailable as error:
+        found.problems.append(str(error))
+    if found.hot:
+        max_age = late_seconds(settings) if max_age_seconds is None else max_age_seconds
+        found.problems += _lateness(found.hot, max_age)
+        found.problems += _is_not_swept(found.hot, found.sweep_ms, settings)
+        if max_quarantined is not None and found.hot.quarantined > max_quarantined:
+            found.problems.append(
+                f"{found.hot.quarantined} characters are in quarantine: `statesync quarantine list`"
+            )
     _ask_postgresql(found, orchestrator)
     try:
         found.queues = queues.count(settings)
@@ -64,13 +97,30 @@ def gather(orchestrator: GameStateOrchestrator, settings: Settings) -> Gathered:
 
 
 def _ask_redis(found: Gathered, orchestrator: GameStateOrchestrator) -> None:
-    try:
-        found.hot = orchestrator.hot.status()
-        found.unknown_types = count_unknown_types(orchestrator.hot)
-    except ServerUnavailable as error:
-        found.problems.append(str(error))
-    if found.hot and found.hot.recovering:
+    hot = orchestrator.hot
+    found.hot = hot.status()
+    found.sweep_ms = hot.examine([]).heartbeat_ms
+    found.unknown_types = count_unknown_types(hot)
+    found.troubles = hot.troubles()
+    found.problems += [describe_trouble(*trouble) for trouble in sorted(found.troubles.items())]
+    if found.hot.recovering:
         found.problems.append(str(DatabaseWentBack()))
+
+
+def _lateness(status: Status, max_age_seconds: float) -> list[str]:
+    if status.oldest_ms is None or status.oldest_ms <= max_age_seconds * 1000:
+        return []
+    age = f"the oldest unsaved change is {status.oldest_ms / 1000:.1f} s old"
+    return [f"{age}, more than {max_age_seconds:g} s: see `statesync doctor`"]
+
+
+def _is_not_swept(status: Status, sweep_ms: int | None, settings: Settings) -> list[str]:
+    """Tell of marks whose age nobody knows, since they are a bare writer's, without a schedule."""
+    is_dead = sweep_ms is None or sweep_ms / 1000 > late_seconds(settings)
+    if not (is_dead and count_unsaved(status) and status.oldest_ms is None):
+        return []
+    since = "has come in yet" if sweep_ms is None else f"came in for {sweep_ms / 1000:.0f} s"
+    return [f"{count_unsaved(status)} characters are unsaved, and no sweep {since}: start beat"]
 
 
 def _ask_postgresql(found: Gathered, orchestrator: GameStateOrchestrator) -> None:

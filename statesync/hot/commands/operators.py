@@ -211,7 +211,7 @@ class Status(NamedTuple):
     """Of the claimed ones, those whose lease has ended."""
     quarantined: int
     oldest_ms: int | None
-    """Age of the oldest unsaved change."""
+    """Age of the oldest unsaved change that waits to be saved: not of one in quarantine."""
     counters: dict[str, int]
     comparing: bool
     """A server went back or has started: everything live is being compared with its rows."""

@@ -2,7 +2,8 @@
 -- Uses: clock, types
 -- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 stats, 6 servers
 -- ARGV: none
--- Returns: dirty, claimed, expired, quarantined, ms of the oldest unsaved change or "", now in ms;
+-- Returns: dirty, claimed, expired, quarantined, ms of the oldest unsaved change or "" (of the
+--          characters in quarantine none counts), now in ms;
 --          as 1 or 0 whether everything live is being compared, a loss of Redis settled, PostgreSQL
 --          recovered; then counter, value, …
 -- Errors: WRONGTYPE with the key's number
@@ -10,14 +11,28 @@ local dirty, claimed, since, quarantine, stats, servers =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
 if refused then return refused end
+-- What is in quarantine waits for people, not for a sweep. If the oldest thousand all do, the age of
+-- the last of them is as good.
+local function oldest_waiting()
+  local page, oldest = redis.call('HLEN', quarantine) == 0 and 1 or 50, ''
+  for first = 0, 1000, page do
+    -- Another writer's infinite score is no time.
+    local found = redis.call(
+      'ZRANGEBYSCORE', since, '(-inf', '(+inf', 'WITHSCORES', 'LIMIT', first, page)
+    for i = 1, #found, 2 do
+      oldest = found[i + 1]
+      if redis.call('HEXISTS', quarantine, found[i]) == 0 then return oldest end
+    end
+    if #found < 2 * page then return '' end
+  end
+  return oldest
+end
+
 local now = now_us()
--- Another writer's infinite score is no time.
-local oldest = redis.call(
-  'ZRANGEBYSCORE', since, '(-inf', '(+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 local reply = {
   redis.call('SCARD', dirty), redis.call('ZCARD', claimed),
   redis.call('ZCOUNT', claimed, '-inf', integer(now)), redis.call('HLEN', quarantine),
-  oldest[2] or '', integer(math.floor(now / 1000)),
+  oldest_waiting(), integer(math.floor(now / 1000)),
   redis.call('HEXISTS', servers, 'comparing'), redis.call('HEXISTS', servers, 'settling'),
   redis.call('HEXISTS', servers, 'recovering')}
 for _, part in ipairs(redis.call('HGETALL', stats)) do reply[#reply + 1] = part end

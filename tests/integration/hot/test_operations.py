@@ -321,6 +321,29 @@ def test_status_and_counters(store: Driver) -> None:
     assert status.oldest_ms >= 0
 
 
+def test_what_is_in_quarantine_is_not_the_oldest(store: Driver) -> None:
+    now_ms = store.examine([]).now_us // 1000
+
+    def mark(names: list[int], *, hours: int, quarantined: bool = False) -> None:
+        since_ms = now_ms - hours * 3_600_000
+        store.raw.zadd(store.keys.since, dict.fromkeys(map(str, names), since_ms))
+        if quarantined:
+            store.raw.hset(store.keys.quarantine, mapping=dict.fromkeys(map(str, names), "{}"))
+
+    def oldest_hours() -> int | None:
+        oldest_ms = store.status().oldest_ms
+        return None if oldest_ms is None else oldest_ms // 3_600_000
+
+    mark([1], hours=9, quarantined=True)
+    assert oldest_hours() is None
+    mark([2], hours=2)
+    assert oldest_hours() == 2
+    mark(list(range(100, 300)), hours=8, quarantined=True)
+    assert oldest_hours() == 2, "behind some pages"
+    mark(list(range(300, 1500)), hours=7, quarantined=True)
+    assert oldest_hours() == 7, "more are not looked at: an age that is too great is safe"
+
+
 def test_quarantine_pages_retry_and_discard(store: Driver) -> None:
     for char_id in (1, 2, 3):
         store.create(char_id)
