@@ -70,8 +70,8 @@ def duration(seconds: float | None) -> str:
 
 
 def utc(moment: float | datetime | None) -> str:
-    """Return a time, in Unix seconds or as it is, for people."""
-    if moment is None:
+    """Return a time, in Unix seconds (0 is none) or as it is, for people."""
+    if not moment:
         return "-"
     at = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else moment
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -130,10 +130,11 @@ class Watch:
         """Whether it has looked at some server lately, whatever it found."""
         return time.monotonic() - self._looked_at < SILENT_SECONDS
 
-    def look(self) -> None:
-        """Look at everything once."""
+    def look(self, *names: str) -> None:
+        """Look once: at everything, or at what ``Sample`` has under these names."""
         for kind in _KINDS:
-            self._look_at(kind)
+            if not names or kind.name in names:
+                self._look_at(kind)
 
     def __enter__(self) -> Self:
         for kind in _KINDS:
