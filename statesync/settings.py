@@ -159,6 +159,8 @@ class Settings:
     """The function that derives vitals from stats if none were saved."""
     celeryconfig: str = _setting(_python_file, "")
     """A file whose names replace settings of Celery; relative to the working directory."""
+    liveness_file: str = _setting(_matching(r"(/[^\0]+)?", "the absolute path of a file"), "")
+    """What the main process of a worker or beat touches while it is not stuck."""
 
     web_viewer: str = _setting(_login, "", is_secret=True)
     """Who may read the operator's page from elsewhere, as ``name:password``."""

@@ -12,7 +12,13 @@ from typing import Any
 from celery import Celery
 from celery.app.amqp import AMQP
 from celery.loaders.app import AppLoader
-from celery.signals import worker_before_create_process, worker_process_init, worker_shutdown
+from celery.signals import (
+    beat_init,
+    worker_before_create_process,
+    worker_init,
+    worker_process_init,
+    worker_shutdown,
+)
 
 from statesync.errors import ServerUnavailable
 from statesync.hot.store import HotStore
@@ -20,6 +26,7 @@ from statesync.lifecycle.realms import Realms
 from statesync.lifecycle.troubles import Troubles
 from statesync.settings import Settings
 from statesync.worker.config import CelerySettings, celery_settings
+from statesync.worker.liveness import LivenessConnection, LivenessStep, liveness
 from statesync.worker.names import QueueName
 from statesync.worker.overrides import read_overrides
 
@@ -49,6 +56,8 @@ class DeclaringAMQP(AMQP):
     RabbitMQ leads what has waited for its countdown back to any of them.
     """
 
+    Connection = LivenessConnection
+
     def TaskConsumer(self, channel: Any, *args: Any, **more: Any) -> Any:  # noqa: N802
         """Declare the queues, then return what reads from those that are served."""
         for queue in self.queues.values():
@@ -62,6 +71,7 @@ app = Celery(
     loader=f"{__name__}:Loader",
     include=["statesync.worker.tasks", "statesync.worker.control"],
 )
+app.steps["consumer"].add(LivenessStep)
 
 
 def protect_flower() -> None:
@@ -95,6 +105,13 @@ def realms() -> Realms:
 def troubles(realm: str = "") -> Troubles:
     """Return what this process knows of servers that refuse its work in a realm."""
     return Troubles(realms().orchestrator(realm).hot, realms().settings(realm))
+
+
+@worker_init.connect
+@beat_init.connect
+def show_that_it_lives(**_: object) -> None:
+    """Begin to show that this process is not stuck, if somebody wants to know."""
+    liveness.begin(settings().liveness_file)
 
 
 @worker_before_create_process.connect

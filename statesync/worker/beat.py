@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import beat
+
+from statesync.worker.liveness import liveness
 
 __all__ = ["Scheduler"]
 
@@ -16,3 +20,9 @@ class Scheduler(beat.Scheduler):
     def adjust(self, n: float, drift: float = 0.0) -> float:
         """Return how long to sleep if the next message is due in ``n`` seconds."""
         return n + drift
+
+    def tick(self, *args: Any, **more: Any) -> float:
+        """Send what is due, as Celery's own does, and show that this process is not stuck."""
+        liveness.come_by()
+        seconds: float = super().tick(*args, **more)
+        return seconds
