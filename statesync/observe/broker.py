@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from statesync.errors import StatesyncError
 from statesync.hot.commands.health import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.observe.broker_rights import lacking_rights
 from statesync.observe.check import Check, Topic, checked
 from statesync.observe.queues import count_if_there, count_messages
 from statesync.settings import Settings
@@ -104,6 +105,7 @@ def _check_redis(
     from statesync.worker.app import app
 
     channel: Any = connection.default_channel
+    yield _check_rights(channel, queues_of(settings)[0])
     info = channel.client.info()
     db = channel.client.connection_pool.connection_kwargs.get("db") or 0
     yield checked(Topic.BROKER, f"database {db} of {server_name(info)}")
@@ -121,6 +123,21 @@ def _check_redis(
         f"{timeout} s, for a lease of {settings.lease_seconds} s",
         fail="" if timeout >= least else f"set it to {least} s at least: tasks run twice at once",
     )
+
+
+def _check_rights(channel: Any, queue: str) -> Check:
+    lacking = lacking_rights(
+        channel.client,
+        queue=f"{channel.global_keyprefix}{queue}",
+        channel=f"{channel.keyprefix_fanout}celery.pidbox",
+    )
+    if lacking is None:
+        found = "not told by this Redis, which is older than 7"
+    else:
+        found = f"{len(lacking)} commands are missing" if lacking else "all that Celery needs"
+    user = channel.client.connection_pool.connection_kwargs.get("username") or "default"
+    advice = f"ACL SETUSER {user} {' '.join(lacking)}" if lacking else ""
+    return checked(Topic.RIGHTS_IN_BROKER, found, fail=advice)
 
 
 def _is_ours(examined: Examined, settings: Settings, run_id: str, db: int) -> bool:

@@ -86,6 +86,8 @@ class Topic(StrEnum):
     """The machines agree on the time."""
     BROKER = "broker"
     """The broker answers."""
+    RIGHTS_IN_BROKER = "rights in broker"
+    """Our user there may do all that Celery does."""
     DATABASES = "databases"
     """Broker and state are apart."""
     VISIBILITY_TIMEOUT = "visibility timeout"
@@ -121,7 +123,8 @@ _TOPICS = {
     Group.LOSSES: (Topic.LOSSES,),
     Group.CLOCKS: (Topic.CLOCKS,),
     Group.BROKER: (
-        *(Topic.BROKER, Topic.DATABASES, Topic.VISIBILITY_TIMEOUT, Topic.DECLARATIONS),
+        *(Topic.BROKER, Topic.RIGHTS_IN_BROKER, Topic.DATABASES, Topic.VISIBILITY_TIMEOUT),
+        Topic.DECLARATIONS,
         Topic.MESSAGES,
     ),
     Group.RESULTS: (Topic.RESULTS,),

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+import redis
 from sqlalchemy import make_url
 
 from statesync import GameStateOrchestrator, Settings
@@ -17,6 +18,8 @@ from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseForbidden
 from statesync.hot.keys import Keys
 from statesync.hot.rights import COMMANDS, channels, key_patterns
+from statesync.observe.broker_rights import COMMANDS as BROKER_COMMANDS
+from statesync.observe.broker_rights import lacking_rights
 from tests.acceptance.command_line import run_json
 from tests.acceptance.documented import block
 from tests.acceptance.whole_life import live_whole_life
@@ -105,6 +108,12 @@ def test_the_page_has_the_rules_of_the_package() -> None:
     assert rules == {*key_patterns(""), *channels(""), *(f"+{one}" for one in COMMANDS)}
 
 
+def test_the_page_gives_what_the_doctor_asks_for_in_the_broker() -> None:
+    lines = block(PAGE, "ACL SETUSER statesync-messages reset")
+    rules = {word for line in lines for word in line.split()[3:]}
+    assert {f"+{command}" for command in BROKER_COMMANDS} <= rules
+
+
 def test_a_reader_reads_rows_and_writes_none(
     settings: Settings, migrated: str, embedded: Servers
 ) -> None:
@@ -177,9 +186,35 @@ def test_a_right_that_is_taken_away_is_named(
 def test_the_doctor_names_what_is_missing_in_redis(settings: Settings, raw: Any) -> None:
     own = as_users(settings)
     raw.execute_command("ACL", "SETUSER", "statesync", "-sadd", "-zcount")
-    raw.execute_command("ACL", "SETUSER", "statesync-messages", "-info")
+    raw.execute_command("ACL", "SETUSER", "statesync-messages", "-info", "-lpush")
     checks = run_json(own, "doctor", "--only", "redis", "--only", "broker", status=1)
     found = {check["check"]: check for check in checks if check["status"] == "fail"}
     assert found["rights in redis"]["do"] == "ACL SETUSER statesync +sadd +zcount"
+    assert found["rights in broker"]["do"] == "ACL SETUSER statesync-messages +info +lpush"
     assert "no permissions to run the 'info' command" in found["broker"]["found"]
     assert "give its user the login or the right" in found["broker"]["do"]
+    raw.execute_command("ACL", "SETUSER", "statesync-messages", "+info", "+lpush")
+    checks = run_json(own, "doctor", "--only", "broker")
+    assert {check["check"]: check["found"] for check in checks}["rights in broker"] == (
+        "all that Celery needs"
+    )
+    raw.execute_command("ACL", "SETUSER", "statesync-messages", "resetkeys", "~other*")
+    (found,) = run_json(own, "doctor", "--only", "broker", status=1)
+    assert "give its user the login or the right" in found["do"]
+
+
+@pytest.mark.usefixtures("stack", "users")
+def test_each_command_that_the_broker_lacks_is_named(settings: Settings, raw: Any) -> None:
+    with redis.Redis.from_url(messages_url(settings)) as client:
+        # The question itself takes the others: the refusal names them.
+        for command in set(BROKER_COMMANDS) - {"evalsha", "script|load"}:
+            raw.execute_command("ACL", "SETUSER", "statesync-messages", f"-{command}")
+            lacking = lacking_rights(client, queue="sync", channel="/1.celery.pidbox")
+            assert lacking == [f"+{command}"]
+            raw.execute_command("ACL", "SETUSER", "statesync-messages", f"+{command}")
+
+
+def messages_url(settings: Settings) -> str:
+    """Return the URL of the broker for the user of messages, as redis-py reads it."""
+    path = settings.redis_url.removeprefix("unix://").partition("?")[0]
+    return f"unix://statesync-messages:{USERS['statesync-messages']}@{path}?db=1"
