@@ -74,6 +74,11 @@ class Keys:
         return f"{self.prefix}statesync:stats"
 
     @property
+    def histograms(self) -> str:
+        """HASH: histograms shared by all processes, as ``histograms.py`` writes them."""
+        return f"{self.prefix}statesync:histograms"
+
+    @property
     def heartbeat(self) -> str:
         """STRING: ms at which the last sweep of the schedule came in."""
         return f"{self.prefix}statesync:heartbeat"
@@ -82,6 +87,11 @@ class Keys:
     def troubles(self) -> str:
         """HASH, expires: ``server:work`` to JSON of why a server refuses workers that work now."""
         return f"{self.prefix}statesync:trouble"
+
+    @property
+    def scrubbed(self) -> str:
+        """STRING: ms at which the last scrub came to its end."""
+        return f"{self.prefix}statesync:scrubbed"
 
     @property
     def seals(self) -> str:

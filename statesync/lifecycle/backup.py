@@ -351,7 +351,7 @@ class _Batch:
             if not snapshot.corrupt and snapshot.result and snapshot.result.saved:
                 self.report_saved(snapshot, snapshot.result)
                 acks.append(acknowledgement(snapshot, snapshot.result, self.deleting))
-        acknowledge(self.hot, acks, self.pending.count())
+        acknowledge(self.hot, acks, self.pending.count(self.commit.take_observed()))
         for snapshot in snapshots:
             self.quarantine_deleted(snapshot)
 

@@ -7,6 +7,8 @@ connection on, is halved until the culprit is alone, so that the others are save
 from __future__ import annotations
 
 import logging
+import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -18,6 +20,7 @@ from statesync.durable import database
 from statesync.durable.results import Raced
 from statesync.errors import CorruptState
 from statesync.hot.command import packed
+from statesync.hot.histograms import observe_save
 from statesync.lifecycle import groups
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.groups import GroupResult
@@ -63,6 +66,7 @@ class Commit:
         self._deleting = deleting
         self._types = types
         self._bytes_per_character = _TRANSACTION_BYTES // batch_size
+        self._observed: Counter[str] = Counter()
 
     def run(self, snapshots: Sequence[Snapshot], *, wait: bool) -> None:
         """Save snapshots, up to a batch of characters, or some MiB, in a transaction.
@@ -74,6 +78,11 @@ class Commit:
         valid = [snapshot for snapshot in undecided if not snapshot.corrupt]
         for part in packed(valid, self._size, _TRANSACTION_BYTES):
             self._commit(part, wait=wait)
+
+    def take_observed(self) -> Counter[str]:
+        """Return what the transactions since the last call add to the histograms."""
+        observed, self._observed = self._observed, Counter()
+        return observed
 
     def _size(self, snapshot: Snapshot) -> int:
         """Return how much of a transaction a snapshot fills."""
@@ -112,6 +121,7 @@ class Commit:
         self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool
     ) -> list[GroupResult]:
         """Run one transaction. Raises Raced, Rejected, ConnectionLost, or ServerUnavailable."""
+        began = time.perf_counter()
         with database.transaction(self._engine) as connection, noting_loss():
             if short_wait:
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
@@ -124,6 +134,8 @@ class Commit:
                 durable.servers.remember_redis(connection, self._key_prefix, max(laid))
             failpoint("written")
             _set_in_doubt(snapshots, True)  # until PostgreSQL answers to the commit
+        characters = sum(len(group.characters) for group in to_save)
+        self._observed += observe_save(characters, time.perf_counter() - began)
         failpoint("committed")
         return results
 

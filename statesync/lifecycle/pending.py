@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from statesync.errors import CorruptState
 from statesync.hot.command import Command
@@ -40,12 +40,15 @@ class Pending(dict[int, Claim]):
         self.had_room: set[frozenset[str]] = set()
         """Groups whose seals were cut, by the names of their members."""
 
-    def count(self) -> list[Command[None]]:
-        """Return what counts the outcomes of characters that are reported and not counted yet."""
+    def count(self, observed: Mapping[str, int] | None = None) -> list[Command[None]]:
+        """Return what counts the outcomes of characters that are reported and not counted yet.
+
+        What was ``observed`` goes to the histograms.
+        """
         reported = self._uncounted & self.reports.keys()
         self._uncounted -= reported
         counted = Counter[str](self.reports[char_id].outcome for char_id in reported)
-        return [self._hot.commands.count(counted)] if counted else []
+        return [self._hot.commands.count(counted, observed)] if counted or observed else []
 
     def report(self, char_id: int, outcome: BackupOutcome, version: int | None = None) -> None:
         """Report a character that is decided."""

@@ -7,6 +7,8 @@ it was, for the backup of groups.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from statesync.hot.commands.acknowledge import GroupAck
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.plain import PLAIN_STEP, Plain
 from statesync.hot.commands.seals import Withdrawn
+from statesync.hot.histograms import observe_save
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.claims import acknowledge
 from statesync.lifecycle.commit import ConnectionLost, noting_loss
@@ -71,6 +74,8 @@ class _Batch:
         self.rows: list[CoreRows] = []
         self.entries: list[str] = []
         self.nonces: list[str] = []
+        self.observed: Counter[str] = Counter()
+        """What its transaction adds to the histograms."""
         self.withdrawn: list[Claim] = []
         """May have a snapshot, of which nothing is committed for certain."""
         self.report = PlainReport()
@@ -109,12 +114,14 @@ class _Batch:
         """
         in_doubt = False
         saved = PlainSaved((), ())
+        began = time.perf_counter()
         try:
             with database.transaction(engine) as connection, noting_loss():
                 found = durable.plain.save(connection, self.rows, self.entries, self.nonces)
                 failpoint("written")
                 in_doubt = True  # until PostgreSQL answers to the commit
             saved = found
+            self.observed = observe_save(len(self.rows), time.perf_counter() - began)
             failpoint("committed")
         except (database.Rejected, Raced, ConnectionLost):
             pass
@@ -139,7 +146,8 @@ class _Batch:
         }
         counts: dict[str, int] = {o: len(found) for o, found in self.report.outcomes.items()}
         acks = [self.ack(part, written | unchanged) for part in _parts(saved.places())]
-        acknowledge(self.hot, acks, [self.hot.commands.count(counts)] if counts else [])
+        counting = [self.hot.commands.count(counts, self.observed)] if counts else []
+        acknowledge(self.hot, acks, counting)
 
     def ack(self, places: Sequence[int], durable_versions: Mapping[int, int]) -> GroupAck:
         """Return what acknowledges some of those that PostgreSQL holds."""

@@ -10,10 +10,11 @@
 -- A session that was closed at the snapshot is durable now, so it goes, and the references to it,
 -- also those of characters that were not loaded then. Its tombstone stops a slow restore that read
 -- it open.
+-- How long the first unsaved change of a character was not durable is counted in a histogram.
 -- Uses: at_maxmemory, clock, types, mark, fields, seals
--- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 seals, 6 nonces; then for each group the cores,
---       the sessions, their logs, their tombstones, the ties
--- ARGV: 1, packed: tombstone_ms, and groups, each of them at_ms of its snapshot, its seal, of its
+-- KEYS: 1 dirty, 2 claimed, 3 since, 4 quarantine, 5 seals, 6 nonces, 7 histograms; then for each
+--       group the cores, the sessions, their logs, their tombstones, the ties
+-- ARGV: 1, packed: tombstone_ms; histogram and bounds, its name and bounds in ms; and groups, each of them at_ms of its snapshot, its seal, of its
 --       cores the ids, tokens, versions at the snapshot, durable versions (0 if nothing is saved), and
 --       by place the seals of those rows that have another one ("" for none), and the nonces of the
 --       snapshot; sessions (reference field, id, version, durable version, the row's seal, whether it
@@ -21,8 +22,8 @@
 --       one group: whatever is in none with others may stand beside them
 -- Returns: the places of the cores, counted through all groups, whose claims were not ours any more
 -- Errors: WRONGTYPE with the key's number
-local dirty, claimed, since, quarantine, seals, nonces =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local dirty, claimed, since, quarantine, seals, nonces, histograms =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local args = cmsgpack.unpack(ARGV[1])
 local ended, ended_at_ms, saved, clean = {}, {}, {}, {}
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
@@ -211,13 +212,41 @@ local function acknowledge(before, first, group)
   return #ids + 3 * #sessions + #ties
 end
 
-local before, cores = 6, 0
+local before, cores = 7, 0
 for _, group in ipairs(args.groups) do
   before = before + acknowledge(before, cores, group)
   cores = cores + #group[3]
 end
 write_words(seals, new_words)
 
+-- Counts how long the changes of characters were not durable, by the server's clock. If others have
+-- put something else there, it is left alone.
+local function count_waits(char_ids)
+  local now, counts, sum = now_ms(), {}, 0
+  local low, high = 0, -1 -- of the last bucket: most of a batch fall into the same one
+  for _, score in ipairs(redis.call('ZMSCORE', since, unpack(char_ids))) do
+    local wait = now - (tonumber(score or nil) or math.huge)
+    if wait > -math.huge and wait < math.huge then
+      wait = math.max(wait, 0) -- the clock may have gone back
+      if wait < low or wait > high then
+        local i = 1
+        while args.bounds[i] and wait > args.bounds[i] do i = i + 1 end
+        low, high = (args.bounds[i - 1] or -1) + 1, args.bounds[i] or math.huge
+      end
+      counts[high], sum = (counts[high] or 0) + 1, sum + wait
+    end
+  end
+  for bound, count in pairs(counts) do
+    redis.pcall('HINCRBY', histograms, args.histogram .. ' ' .. bound, count)
+  end
+  if sum > 0 then redis.pcall('HINCRBY', histograms, args.histogram .. ' sum', integer(sum)) end
+end
+
+for first = 1, #saved, UNPACKED do
+  local char_ids = {unpack(saved, first, math.min(first + UNPACKED - 1, #saved))}
+  count_waits(char_ids)
+  redis.call('HDEL', quarantine, unpack(char_ids))
+end
 for first = 1, #ended, UNPACKED do
   local last = math.min(first + UNPACKED - 1, #ended)
   redis.call('ZREM', claimed, unpack(ended, first, last))
@@ -232,8 +261,5 @@ for first = 1, #ended, UNPACKED do
 end
 for first = 1, #clean, UNPACKED do
   redis.call('ZREM', since, unpack(clean, first, math.min(first + UNPACKED - 1, #clean)))
-end
-for first = 1, #saved, UNPACKED do
-  redis.call('HDEL', quarantine, unpack(saved, first, math.min(first + UNPACKED - 1, #saved)))
 end
 return replies

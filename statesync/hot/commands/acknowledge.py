@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from statesync.hot.command import Command, Raw, load_script, pack
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.transfer import TOMBSTONE_MS
+from statesync.hot.histograms import CHANGE_TO_DURABLE
 from statesync.hot.keys import Keys
 from statesync.state.references import SessionRef, reference_field
 
@@ -59,6 +60,7 @@ class GroupAck(NamedTuple):
 
 
 _acknowledge = load_script("acknowledge")
+_HISTOGRAM = {"histogram": CHANGE_TO_DURABLE.name, "bounds": CHANGE_TO_DURABLE.bounds}
 
 
 def acknowledge_many(keys: Keys, groups: Sequence[GroupAck], /) -> Command[frozenset[int]]:
@@ -67,11 +69,12 @@ def acknowledge_many(keys: Keys, groups: Sequence[GroupAck], /) -> Command[froze
     Returns the places, counted through all groups, of the claims that were not ours any more.
     """
     script_keys = [keys.dirty, keys.claimed, keys.since, keys.quarantine, keys.seals, keys.nonces]
+    script_keys.append(keys.histograms)
     packed_groups = []
     for group in groups:
         packed_groups.append(_packed_group(group, len(script_keys) + 1))
         script_keys += _group_keys(keys, group)
-    args = {"tombstone_ms": TOMBSTONE_MS, "groups": packed_groups}
+    args = {"tombstone_ms": TOMBSTONE_MS, **_HISTOGRAM, "groups": packed_groups}
 
     def parse(reply: Raw) -> frozenset[int]:
         return frozenset(reply)

@@ -224,11 +224,14 @@ class Status(NamedTuple):
 _count = load_script("count")
 
 
-def count(keys: Keys, numbers: Mapping[str, int], /) -> Command[None]:
-    """Add to the shared counters."""
-    args = [part for item in numbers.items() for part in item]
+def count(
+    keys: Keys, numbers: Mapping[str, int], observed: Mapping[str, int] | None = None, /
+) -> Command[None]:
+    """Add to the shared counters, and what was ``observed`` to the histograms."""
+    items = [*numbers.items(), *(observed or {}).items()]
+    args = [len(numbers), *(part for item in items for part in item)]
     # Not repeatable: it would count twice.
-    return Command(_count, (keys.stats,), args, lambda _: None)
+    return Command(_count, (keys.stats, keys.histograms), args, lambda _: None)
 
 
 _status = load_script("status")
