@@ -144,7 +144,9 @@ class Operations(_GameOperations):
     mark_unsaved = _Operation(operators.mark_unsaved)
     forget = _Operation(operators.forget)
     heartbeat = _Operation(health.heartbeat)
+    note_scrub = _Operation(health.note_scrub)
     examine = _Operation(health.examine)
+    figures = _Operation(health.figures)
     lacking_rights = _Operation(rights.lacking_rights)
 
     note_trouble = _Operation(troubles.note_trouble)

@@ -67,13 +67,14 @@ class ScrubPage:
 def scrub_pages(orchestrator: GameStateOrchestrator, cursor: int = 0) -> Iterator[ScrubPage]:
     """Scrub page by page from ``cursor`` to the end, with a pause before each next page.
 
-    Raises as ``scrub_page`` does.
+    Notes in Redis that the end is reached. Raises as ``scrub_page`` does.
     """
     while True:
         page = scrub_page(orchestrator, cursor)
         yield page
         cursor = page.cursor
         if cursor == 0:
+            orchestrator.hot.note_scrub()
             return
         time.sleep(PAUSE_SECONDS)
 

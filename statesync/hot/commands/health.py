@@ -1,4 +1,4 @@
-"""Owns what tells whether Redis is set up well, and whether the schedule works. No I/O."""
+"""Owns what tells whether Redis is set up well, whether the schedule works, and how. No I/O."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from statesync.hot.command import Command, Raw, load_script
+from statesync.hot.command import Command, Raw, load_script, pairs
 from statesync.hot.keys import Keys
 
-__all__ = ["Examined", "UsedMemory", "examine", "heartbeat"]
+__all__ = [
+    "Examined",
+    "Figures",
+    "UsedMemory",
+    "examine",
+    "figures",
+    "heartbeat",
+    "note_scrub",
+]
 
+_NUMBER = re.compile(rb"[0-9]{1,18}")
 _heartbeat = load_script("heartbeat")
 
 
@@ -21,6 +30,15 @@ def heartbeat(keys: Keys, /) -> Command[None]:
 
 
 _examine = load_script("examine")
+
+
+_note_scrub = load_script("note_scrub")
+
+
+def note_scrub(keys: Keys, /) -> Command[None]:
+    """Note that a scrub has come to its end."""
+    # Repeatable: the later time is as true.
+    return Command(_note_scrub, (keys.scrubbed,), (), lambda _: None, repeatable=True)
 
 
 class UsedMemory(NamedTuple):
@@ -49,8 +67,7 @@ def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
 
     def parse(reply: Raw) -> Examined:
         raw_info, now_us, heartbeat_ms, raw_note, *all_expire = reply
-        lines = (line.partition(":") for line in raw_info.decode().splitlines())
-        info = {name: value for name, _, value in lines}
+        info = _server_info(raw_info)
         expiring = [i for i, expires in zip(char_ids, all_expire, strict=True) if expires]
         heartbeat = int(heartbeat_ms) if heartbeat_ms else None
         before = _used_memory(raw_note, int(now_us) // 1000)
@@ -58,6 +75,51 @@ def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
 
     script_keys = (keys.heartbeat, keys.servers, *map(keys.core, char_ids))
     return Command(_examine, script_keys, (), parse, repeatable=True)
+
+
+class Figures(NamedTuple):
+    """What operators measure, besides the Status."""
+
+    sweep_ms: int | None
+    """Since a sweep of the schedule came in; None if there was none yet."""
+    scrub_ms: int | None
+    """Since a scrub came to its end; None if there was none yet."""
+    used_bytes: int
+    limit_bytes: int
+    """What the memory may grow to: ``maxmemory``, or what the machine has; 0 if it is not told."""
+    histograms: dict[str, int]
+    """As ``Histogram.read`` takes them."""
+
+
+_figures = load_script("figures")
+
+
+def figures(keys: Keys, /) -> Command[Figures]:
+    """Read the age of the last sweep and scrub, the memory, and the histograms."""
+
+    def parse(reply: Raw) -> Figures:
+        sweep_ms, scrub_ms, raw_info, *fields = reply
+        info = _server_info(raw_info)
+        return Figures(
+            int(sweep_ms) if sweep_ms else None,
+            int(scrub_ms) if scrub_ms else None,
+            int(info["used_memory"]),
+            int(info.get("maxmemory", 0)) or int(info.get("total_system_memory", 0)),
+            {
+                name.decode(errors="replace"): int(number)
+                for name, number in pairs(fields).items()
+                if _NUMBER.fullmatch(number)  # others may have put more there
+            },
+        )
+
+    script_keys = (keys.heartbeat, keys.scrubbed, keys.histograms)
+    return Command(_figures, script_keys, (), parse, repeatable=True)
+
+
+def _server_info(raw: bytes) -> dict[str, str]:
+    """Return what ``INFO`` says, by name."""
+    lines = (line.partition(":") for line in raw.decode().splitlines())
+    return {name: value for name, _, value in lines}
 
 
 def _used_memory(note: bytes, now_ms: int) -> UsedMemory | None:
