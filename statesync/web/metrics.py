@@ -2,42 +2,76 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from statesync.hot.histograms import Distribution
+from statesync.lifecycle.realms import Realms
+from statesync.web.catalog import METRICS, Kind
 from statesync.web.watch import Watch
 
-__all__ = ["Collector", "metrics", "routes"]
+__all__ = ["Collector", "routes", "show_metrics"]
+
+_FAMILIES = {
+    Kind.GAUGE: GaugeMetricFamily,
+    Kind.COUNTER: CounterMetricFamily,
+    Kind.HISTOGRAM: HistogramMetricFamily,
+}
 
 
 class Collector:
     """Gives the metrics of all realms that a watch looks at; it asks no server."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, realms: Realms, watch: Watch) -> None:
+        self.settings = {realm: realms.settings(realm) for realm in watch.realm_names}
         self.watch = watch
 
     def collect(self) -> Iterator[Metric]:
-        """Yield each metric, with a value for each realm."""
-        up = GaugeMetricFamily(
-            "statesync_up", "Whether a server answers.", labels=["realm", "server"]
-        )
-        for realm in self.watch.realm_names:
-            sample = self.watch.latest(realm)
-            for server in ("redis", "postgresql", "broker"):
-                up.add_metric([realm, server], getattr(sample, server).is_up)
-        yield up
+        """Yield each metric, with its values in each realm."""
+        samples = {realm: self.watch.latest(realm) for realm in self.settings}
+        for metric in METRICS:
+            family = _FAMILIES[metric.kind](
+                metric.name, metric.help, labels=["realm", *metric.labels]
+            )
+            for realm, sample in samples.items():
+                for labels, value in metric.read(sample, self.settings[realm]):
+                    _add(family, [realm, *labels], value)
+            yield family
 
 
-def metrics(request: Request) -> Response:
-    """Answer with all metrics."""
+def _add(family: Metric, labels: list[str], value: float | Distribution) -> None:
+    if isinstance(family, HistogramMetricFamily) and isinstance(value, Distribution):
+        buckets = [(_le(bound), count) for bound, count in value.buckets]
+        family.add_metric(labels, buckets, value.total)
+    elif isinstance(family, GaugeMetricFamily | CounterMetricFamily):
+        assert not isinstance(value, Distribution)  # noqa: S101
+        family.add_metric(labels, float(value))
+
+
+def _le(bound: float) -> str:
+    """Return a bound as Prometheus' own libraries write it."""
+    return "+Inf" if math.isinf(bound) else str(float(bound))
+
+
+def show_metrics(request: Request) -> Response:
+    """Answer with all metrics, in the format that is asked for."""
+    state = request.app.state
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector(request.app.state.watch))
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    registry.register(Collector(state.realms, state.watch))
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(registry), headers={"Content-Type": content_type})
 
 
-routes = [Route("/metrics", metrics)]
+routes = [Route("/metrics", show_metrics, methods=["GET"])]

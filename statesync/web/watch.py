@@ -12,17 +12,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
+from statesync import durable
 from statesync.durable import database
-from statesync.errors import BrokerUnavailable, StatesyncError
+from statesync.durable.losses import Loss
+from statesync.errors import BrokerUnavailable, NotMigrated, StatesyncError
+from statesync.hot.commands.health import Figures
 from statesync.hot.commands.operators import Status
+from statesync.hot.commands.troubles import Server, Trouble
+from statesync.hot.store import unwrap
 from statesync.lifecycle.realms import Realms
 from statesync.observe import checks, queues
 from statesync.observe.broker import problem_of
-from statesync.observe.check import Check
+from statesync.observe.check import Check, Group
 from statesync.observe.workers import Fleet
 
 __all__ = ["Answer", "Checked", "Point", "Sample", "Watch", "Worker"]
@@ -61,8 +65,8 @@ class Checked(NamedTuple):
     """What a round of the doctor's checks has found in a realm."""
 
     checks: list[Check]
-    workers: dict[str, Worker]
-    """Those of the whole fleet, by name; none if the broker is away."""
+    workers: dict[str, Worker] | None
+    """Those of the whole fleet, by name; None if they could not be asked."""
 
 
 class Worker(NamedTuple):
@@ -79,7 +83,11 @@ class Sample:
 
     realm: str
     redis: Answer[Status] = field(default_factory=Answer)
-    postgresql: Answer[bool] = field(default_factory=Answer)
+    figures: Answer[Figures] = field(default_factory=Answer)
+    troubles: Answer[dict[Server, Trouble]] = field(default_factory=Answer)
+    """Servers that refuse the work of workers. Redis tells all three in one answer."""
+    postgresql: Answer[list[Loss]] = field(default_factory=Answer)
+    """The last servers that went back in time; none if the tables are not there yet."""
     broker: Answer[dict[str, int]] = field(default_factory=Answer)
     """How many messages wait, by queue."""
     checks: Answer[Checked] = field(default_factory=Answer)
@@ -105,7 +113,8 @@ class Watch:
 
     def __init__(self, realms: Realms) -> None:
         self._realms = realms
-        self._answers: dict[tuple[str, str], Answer[Any]] = {}
+        self._answers: dict[str, dict[str, Answer[Any]]] = {realm: {} for realm in realms.names}
+        """By realm: what a Sample has of it, by name."""
         self._points: dict[str, deque[Point]] = {
             realm: deque(maxlen=round(KEPT_SECONDS / LOOK_SECONDS)) for realm in realms.names
         }
@@ -119,8 +128,7 @@ class Watch:
 
     def latest(self, realm: str = "") -> Sample:
         """Return what is known of a realm now."""
-        answers = {name: a for (of, name), a in list(self._answers.items()) if of == realm}
-        return Sample(realm, **answers)
+        return Sample(realm, **self._answers[realm])
 
     def samples(self, realm: str = "") -> list[Point]:
         """Return the last hour of a realm, oldest first; there is none where Redis was away."""
@@ -150,69 +158,112 @@ class Watch:
             self._stopped.wait(kind.seconds)
 
     def _look_at(self, kind: _Kind) -> None:
+        ask = kind.begin(self._realms)
         for realm in self.realm_names:
             if not self._stopped.is_set():
-                self._answers[realm, kind.name] = answer = self._ask(kind, realm)
+                answers = self._ask(kind, ask, realm)
+                self._answers[realm].update(answers)
                 self._looked_at = time.monotonic()
-                if isinstance(answer.value, Status):
-                    self._add_point(realm, answer.value, answer.at)
+                redis = answers.get("redis")
+                if redis and redis.value:
+                    self._add_point(realm, redis.value, redis.at)
 
-    def _ask(self, kind: _Kind, realm: str) -> Answer[Any]:
+    def _ask(self, kind: _Kind, ask: _Ask, realm: str) -> dict[str, Answer[Any]]:
         try:
-            return Answer(kind.ask(self._realms, realm), "", time.time())
+            values = ask(realm)
+            return {name: Answer(value, "", time.time()) for name, value in values.items()}
         except StatesyncError as error:
-            return Answer(None, str(error), time.time())
+            reason = str(error)
         except Exception as error:  # the watch goes on
             log.exception("the watch could not look at %s of realm %r", kind.name, realm)
-            return Answer(None, f"{type(error).__name__}: {error}", time.time())
+            reason = f"{type(error).__name__}: {error}"
+        return {name: Answer(None, reason, time.time()) for name in kind.fields}
 
     def _add_point(self, realm: str, status: Status, at: float) -> None:
         unsaved = status.dirty + status.claimed
         self._points[realm].append(Point(at, unsaved, (status.oldest_ms or 0) / 1000))
 
 
+_Ask = Callable[[str], dict[str, Any]]
+"""Asks about one realm, and returns fields of its Sample."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Something to ask of each realm, how, and how often."""
+    """Something to ask about each realm in turn, and how often."""
 
     name: str
-    ask: Callable[[Realms, str], Any]
+    begin: Callable[[Realms], _Ask]
+    """Begins a round through the realms."""
+    fields: tuple[str, ...]
+    """Those that it returns."""
     seconds: float = LOOK_SECONDS
 
 
-def _ask_redis(realms: Realms, realm: str) -> Status:
-    return realms.orchestrator(realm).hot.status()
+def _begin_redis(realms: Realms) -> _Ask:
+    def ask(realm: str) -> dict[str, Any]:
+        hot = realms.orchestrator(realm).hot
+        todo: list[Any] = [hot.commands.status(), hot.commands.figures(), hot.commands.troubles()]
+        status, figures, troubles = map(unwrap, hot.run_many(todo))
+        return {"redis": status, "figures": figures, "troubles": troubles}
+
+    return ask
 
 
-def _ask_postgresql(realms: Realms, realm: str) -> bool:
-    database.ping(realms.orchestrator(realm).engine)
-    return True
+def _begin_postgresql(realms: Realms) -> _Ask:
+    def ask(realm: str) -> dict[str, Any]:
+        orchestrator = realms.orchestrator(realm)
+        prefix, limit = orchestrator.hot.keys.prefix, database.QUICK_SECONDS
+        try:
+            with database.transaction(orchestrator.engine, answer_seconds=limit) as connection:
+                return {"postgresql": durable.losses.all_losses(connection, prefix)}
+        except NotMigrated:
+            return {"postgresql": []}
+
+    return ask
 
 
-def _ask_broker(realms: Realms, realm: str) -> dict[str, int]:
-    settings = realms.settings(realm)
+def _begin_broker(realms: Realms) -> _Ask:
+    def ask(realm: str) -> dict[str, Any]:
+        settings = realms.settings(realm)
+        try:
+            return {"broker": queues.count(settings)}
+        except Exception as error:  # each transport of a broker has its own
+            raise BrokerUnavailable(problem_of(error, "the broker", settings.broker_url)) from None
+
+    return ask
+
+
+def _begin_checks(realms: Realms) -> _Ask:
+    """Begin the doctor's checks; what is the same in all realms is checked in the first one."""
+    fleet = Fleet([realms.settings(realm) for realm in realms.names])
+    shared: list[Check] = []
+
+    def run(realm: str, only: frozenset[Group]) -> list[Check]:
+        return checks.run(realms.orchestrator(realm), realms.settings(realm), fleet, only=only)
+
+    def ask(realm: str) -> dict[str, Any]:
+        if realm == realms.names[0]:
+            shared.extend(run(realm, frozenset(checks.OF_ALL_REALMS)))
+        found = run(realm, frozenset(Group) - {*checks.OF_ALL_REALMS})
+        return {"checks": Checked([*found, *shared], _workers_of(fleet))}
+
+    return ask
+
+
+def _workers_of(fleet: Fleet) -> dict[str, Worker] | None:
     try:
-        return queues.count(settings)
-    except Exception as error:  # each transport of a broker has its own
-        raise BrokerUnavailable(problem_of(error, "the broker", settings.broker_url)) from None
-
-
-def _ask_checks(realms: Realms, realm: str) -> Checked:
-    settings = realms.settings(realm)
-    fleet = Fleet([settings])
-    found = checks.run(realms.orchestrator(realm), settings, fleet)
-    workers: dict[str, Worker] = {}
-    with suppress(Exception):  # the broker is away, and a check has said so
-        workers = {
+        return {
             name: Worker(served, fleet.session_types.get(name))
             for name, served in sorted(fleet.queues.items())
         }
-    return Checked(found, workers)
+    except Exception:  # the broker is away, and a check has said so
+        return None
 
 
 _KINDS = (
-    _Kind("redis", _ask_redis),
-    _Kind("postgresql", _ask_postgresql),
-    _Kind("broker", _ask_broker),
-    _Kind("checks", _ask_checks, CHECK_SECONDS),
+    _Kind("redis", _begin_redis, ("redis", "figures", "troubles")),
+    _Kind("postgresql", _begin_postgresql, ("postgresql",)),
+    _Kind("broker", _begin_broker, ("broker",)),
+    _Kind("checks", _begin_checks, ("checks",), CHECK_SECONDS),
 )
