@@ -74,12 +74,13 @@ def __getattr__(name: str) -> "Celery":
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from statesync.state.session_types import session_types
-    from statesync.worker.app import app, protect_flower, settings
+    from statesync.worker.app import app, settings
+    from statesync.worker.flower import protect_flower
 
     try:
-        settings()
+        own = settings()
         session_types()
     except (errors.SettingsError, errors.InvalidSessionType) as error:
         raise SystemExit(f"statesync: {error}") from None
-    protect_flower()
+    protect_flower(own)
     return app

@@ -168,6 +168,8 @@ class Settings:
     """Who may also act on the operator's page, as ``name:password``; nobody if it is not set."""
     flower_url: str = _setting(_web_url, "")
     """Where operators' browsers find Flower, for a link on the operator's page."""
+    web_url: str = _setting(_web_url, "")
+    """Where operators' browsers find that page, for a link in Flower."""
 
     def __post_init__(self) -> None:
         given_redis_url = self.redis_url

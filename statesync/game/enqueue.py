@@ -9,6 +9,7 @@ from statesync.errors import BrokerUnavailable
 from statesync.settings import Settings
 from statesync.worker.brokers import sender_settings
 from statesync.worker.names import QueueName, TaskName, of_realm
+from statesync.worker.rows import about
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -46,6 +47,7 @@ class BackupSender:
                 queue=self._settings.queue(QueueName.BACKUP),
                 expires=self._settings.lease_seconds,
                 ignore_result=True,
+                argsrepr=about(TaskName.BACKUP_FULL_STATE, self._settings, char_id),
                 retry_policy={"max_retries": 1},
             )
         except OperationalError as error:

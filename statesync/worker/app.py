@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import secrets
 from functools import cache
 from typing import Any
 
@@ -30,7 +29,7 @@ from statesync.worker.liveness import LivenessConnection, LivenessStep, liveness
 from statesync.worker.names import QueueName
 from statesync.worker.overrides import read_overrides
 
-__all__ = ["DeclaringAMQP", "Loader", "app", "protect_flower", "realms", "settings", "troubles"]
+__all__ = ["DeclaringAMQP", "Loader", "app", "realms", "settings", "troubles"]
 
 log = logging.getLogger(__name__)
 
@@ -72,16 +71,6 @@ app = Celery(
     include=["statesync.worker.tasks", "statesync.worker.control"],
 )
 app.steps["consumer"].add(LivenessStep)
-
-
-def protect_flower() -> None:
-    """Keep Flower on loopback and behind a password, unless the environment says otherwise.
-
-    Its own defaults listen on every address without one. A password that the environment does not
-    give is random, so nobody gets in.
-    """
-    os.environ.setdefault("FLOWER_ADDRESS", "127.0.0.1")
-    os.environ.setdefault("FLOWER_BASIC_AUTH", f"statesync:{secrets.token_urlsafe()}")
 
 
 def settings() -> Settings:

@@ -10,6 +10,7 @@ from statesync.errors import InvalidInput
 from statesync.settings import Settings
 from statesync.worker.brokers import is_rabbitmq, reach, reach_broker
 from statesync.worker.names import QueueName, TaskName, of_realm, queues_of
+from statesync.worker.rows import about
 from statesync.worker.turns import Turns
 
 __all__ = ["CelerySettings", "celery_settings"]
@@ -183,5 +184,9 @@ def _every(seconds: float, task: TaskName, settings: Settings, *, expires: int) 
         "task": task.value,
         "schedule": float(seconds),
         "kwargs": of_realm(settings),
-        "options": {"expires": expires, "ignore_result": True},
+        "options": {
+            "expires": expires,
+            "ignore_result": True,
+            "argsrepr": about(task, settings),
+        },
     }

@@ -15,6 +15,7 @@ from statesync.hot.commands.claims import Claim
 from statesync.settings import Settings
 from statesync.worker.app import app
 from statesync.worker.names import TaskName, of_realm
+from statesync.worker.rows import about, characters
 
 __all__ = ["Outbox", "read_claims", "read_cursor"]
 
@@ -29,19 +30,19 @@ class Outbox:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def send(self, task: TaskName, *args: Any, shown: str | None = None) -> None:
+    def send(self, task: TaskName, *args: Any, subject: int | str = "") -> None:
         """Send a message that expires with the lease and keeps no result.
 
-        ``shown`` is what Flower and logs show for the arguments.
+        ``subject`` is what Flower and logs show for the arguments, as ``about`` takes it.
         """
-        options: dict[str, Any] = {"argsrepr": shown} if shown else {}
+        shown: dict[str, Any] = {"argsrepr": about(task, self._settings, subject)}
         try:
             app.tasks[task].apply_async(
                 args,
                 of_realm(self._settings),
                 expires=self._settings.lease_seconds,
                 ignore_result=True,
-                **options,
+                **shown,
             )
         except OperationalError as error:
             raise BrokerUnavailable(f"the broker: {error}") from None
@@ -49,12 +50,12 @@ class Outbox:
     def each(self, claims: Sequence[Claim]) -> None:
         """Send a task for each claim."""
         for claim in claims:
-            self.send(TaskName.BACKUP_FULL_STATE, claim.char_id, claim.token)
+            self.send(TaskName.BACKUP_FULL_STATE, claim.char_id, claim.token, subject=claim.char_id)
 
     def batch(self, claims: Sequence[Claim]) -> None:
         """Send one task for all claims."""
         pairs = [list(claim) for claim in claims]
-        self.send(TaskName.BACKUP_BATCH, pairs, shown=f"({len(claims)} characters)")
+        self.send(TaskName.BACKUP_BATCH, pairs, subject=characters(len(claims)))
 
 
 def read_claims(pairs: Sequence[Sequence[int]]) -> list[Claim]:

@@ -25,6 +25,7 @@ from statesync.state.outcomes import BackupOutcome, RestoreOutcome
 from statesync.worker.app import app, realms, troubles
 from statesync.worker.messages import Outbox, read_claims, read_cursor
 from statesync.worker.names import TaskName
+from statesync.worker.rows import Told
 
 __all__ = [
     "backup_batch",
@@ -88,6 +89,12 @@ class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
     @property
     def _work(self) -> Work:
         return _WORK_OF[TaskName(self.name)]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the task; if Celery does, its events and log show the result in words."""
+        if self.request.called_directly:
+            return super().__call__(*args, **kwargs)
+        return Told(TaskName(self.name), self.run(*args, **kwargs))
 
 
 @app.task(

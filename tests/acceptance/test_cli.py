@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from statesync import Settings
 from statesync.cli import _COMMANDS
 from statesync.durable import migrate as migrations
 from statesync.durable.migrate import VERSION_TABLE
-from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from tests.acceptance.command_line import STATESYNC, run, run_json
@@ -172,22 +169,6 @@ def test_celery_refuses_a_wrong_setting_in_one_line() -> None:
     assert ended.returncode != 0
     assert ended.stderr.strip().endswith("it must be a whole number from 1 to 86400")
     assert "Traceback" not in ended.stderr
-
-
-def test_flower_by_default_listens_on_loopback_and_asks_for_a_password(stack: Stack) -> None:
-    port = free_port()
-    flower = stack.start("flower", "flower", f"--port={port}")
-    flower.wait_ready(lambda: b"Visit me at" in flower.log.read_bytes())
-    for page in ("/", "/workers", "/api/workers"):
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}{page}", timeout=30)
-    assert flower.process
-    listening = [
-        c.laddr.ip
-        for c in psutil.Process(flower.process.pid).net_connections("inet")
-        if c.status == psutil.CONN_LISTEN
-    ]
-    assert listening == ["127.0.0.1"]
 
 
 class Dev:

@@ -35,6 +35,8 @@ def test_the_sweeps_messages_expire_and_keep_no_result(
         sent = [json.loads(text)["headers"] for text in broker.lrange("backup", 0, -1)]
     assert len(sent) == messages
     latest = datetime.now(UTC) + timedelta(seconds=settings.lease_seconds)
+    told = [f"character {i}" for i in range(1, dirty + 1)] if messages > 1 else ["101 characters"]
+    assert sorted(headers["argsrepr"] for headers in sent) == sorted(told)
     for headers in sent:
         assert headers["ignore_result"] is True
         assert datetime.fromisoformat(headers["expires"]) <= latest

@@ -58,7 +58,7 @@ def test_a_message_expires_with_its_lease_and_keeps_no_result(
     (message,) = waiting(broker, settings)
     headers = message["headers"]
     assert headers["task"] == "statesync.backup_full_state"
-    assert headers["argsrepr"] == "(42,)"
+    assert headers["argsrepr"] == "character 42"
     assert headers["ignore_result"] is True
     latest = datetime.now(UTC) + timedelta(seconds=settings.lease_seconds)
     assert datetime.fromisoformat(headers["expires"]) <= latest
@@ -71,4 +71,4 @@ def test_parent_and_child_of_a_fork_both_send(settings: Settings, broker: Any) -
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     sent = [message["headers"]["argsrepr"] for message in waiting(broker, settings)]
-    assert sorted(sent) == ["(1,)", "(2,)", "(2,)", "(3,)"]
+    assert sorted(sent) == [f"character {i}" for i in (1, 2, 2, 3)]
