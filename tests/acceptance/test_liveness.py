@@ -25,10 +25,10 @@ PROBE = "find {} -mmin -2 | grep -q ."
 MAIN = """
 from celery.__main__ import main
 from statesync.worker import liveness
-liveness._STUCK_SECONDS = 12
+liveness._SECONDS, liveness._STUCK_SECONDS = 0.5, 4
 main()
 """
-"""Celery, in which a main thread may be away from its loop for less time than in production."""
+"""Celery, with a faster alarm, and a main thread that may be away from its loop for less time."""
 
 
 class Shown:
@@ -42,21 +42,16 @@ class Shown:
         command = ["sh", "-c", PROBE.format(self.path)]
         return subprocess.run(command, capture_output=True).returncode == 0
 
-    def age(self) -> None:
-        """Make the probe fail until the process shows again that it is not stuck."""
-        os.utime(self.path, (1, 1))
-        assert not self.is_alive()
-
     def wait(self) -> None:
-        """Age it, and wait until the process has shown it again."""
-        self.age()
+        """Age it, and wait until the process has shown again that it is not stuck."""
+        os.utime(self.path, (1, 1))
         wait_until(self.is_alive)
 
     def stop(self, process: Child) -> None:
-        """Freeze the process for more than two touches; the probe finds it."""
+        """Freeze the process for several alarms; the probe finds it."""
         process.send(signal.SIGSTOP)
-        self.age()
-        time.sleep(11)
+        os.utime(self.path, (1, 1))
+        time.sleep(2)
         assert not self.is_alive()
         process.send(signal.SIGCONT)
         wait_until(self.is_alive)
@@ -91,7 +86,7 @@ def start(stack: Stack, shown: Shown) -> Iterator[Start]:
 def outlive_the_broker(shown: Shown, embedded: Servers) -> None:
     """Kill the broker for longer than the main thread may be away."""
     embedded.valkey.kill()
-    for _ in range(4):
+    for _ in range(12):
         shown.wait()
     embedded.start_valkey()
     shown.wait()
@@ -122,7 +117,7 @@ def test_a_worker_whose_processes_are_busy_is_not_stuck(
         celery_setup_app.send_task("statesync.backup_full_state", args=[one], queue="backup")
         for one in (1, 2, 3)
     ]
-    for _ in range(4):
+    for _ in range(12):
         shown.wait()
     assert not any(result.ready() for result in results)
     busy.resume()
@@ -148,7 +143,7 @@ def test_a_process_that_starts_without_its_broker_is_not_stuck(
     embedded.valkey.kill()
     start(name)
     wait_until(shown.path.exists)
-    for _ in range(4):
+    for _ in range(12):
         shown.wait()
     embedded.start_valkey()
     shown.wait()

@@ -79,7 +79,7 @@ def test_settings_of_the_fleet_reach_its_containers() -> None:
     names = {PREFIX + spec.name.upper() for spec in fields(Settings)}
     names -= {f"{PREFIX}{name}" for name in ("REALM", "REALMS", "BROKER_OPTIONS")}
     names -= {f"{PREFIX}{name}" for name in ("BROKER_URL", "RESULT_URL")}
-    assert names <= OURS["serve"]["environment"].keys()
+    assert names <= OURS["serve"]["environment"].keys() | OURS["flower"]["environment"].keys()
 
 
 class Answers(http.server.BaseHTTPRequestHandler):

@@ -12,6 +12,7 @@ from flower.urls import handlers as flower_handlers
 
 from statesync.cli.serve import serve
 from statesync.settings import Settings
+from statesync.web.catalog import METRICS
 from statesync.web.probes import routes
 from statesync.worker.config import celery_settings
 from tests.unit.deploy.named import (
@@ -220,3 +221,11 @@ def test_the_autoscaler_is_as_keda_has_it() -> None:
     command = container_of(target)["command"]
     processes = int(command[command.index("-c") + 1])
     assert spec["maxReplicaCount"] * processes * 2 < 100
+
+
+def test_the_autoscalers_metrics_exist() -> None:
+    [scaled] = of_kind("ScaledObject")
+    query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+    names = {*re.findall(r"statesync_\w+", query)}
+    assert len(names) == 3
+    assert names <= {metric.name for metric in METRICS}
