@@ -73,8 +73,12 @@ def __getattr__(name: str) -> "Celery":
     """
     if name != "celery":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import logging
+
+    from statesync import logs
     from statesync.state.session_types import session_types
     from statesync.worker.app import app, settings
+    from statesync.worker.digest import set_up_digest
     from statesync.worker.flower import protect_flower
 
     try:
@@ -83,4 +87,7 @@ def __getattr__(name: str) -> "Celery":
     except (errors.SettingsError, errors.InvalidSessionType) as error:
         raise SystemExit(f"statesync: {error}") from None
     protect_flower(own)
+    if not logging.getLogger().handlers:  # Flower keeps these; a worker and beat make their own
+        logs.configure(own.log_format, logging.WARNING)
+        set_up_digest()
     return app

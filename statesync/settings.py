@@ -171,6 +171,9 @@ class Settings:
     web_url: str = _setting(_web_url, "")
     """Where operators' browsers find that page, for a link in Flower."""
 
+    log_format: str = _setting(_matching("text|json", "text or json"), "text")
+    """How workers, beat, Flower and the web server write their logs."""
+
     def __post_init__(self) -> None:
         given_redis_url = self.redis_url
         for spec in fields(self):

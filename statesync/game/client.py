@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cached_property
 from typing import NamedTuple
 
@@ -15,16 +14,16 @@ from statesync.errors import (
 from statesync.game.enqueue import BackupSender, enqueue_backup
 from statesync.game.group_commit import GroupCommit
 from statesync.hot.command import not_loaded
+from statesync.hot.commands.troubles import Work
 from statesync.hot.store import AsyncHotStore, HotStore
 from statesync.lifecycle.orchestrator import BackupReport, GameStateOrchestrator, RestoreReport
+from statesync.lifecycle.troubles import Outages
 from statesync.settings import Settings
 from statesync.state.characters import Character
 from statesync.state.outcomes import RestoreOutcome
 from statesync.state.sessions import Session
 
 __all__ = ["REDIS_SECONDS", "Client", "LoggedIn", "log_in"]
-
-log = logging.getLogger(__name__)
 
 REDIS_SECONDS = 5.0
 """How long an operation of a game waits for Redis: a player waits for it."""
@@ -54,6 +53,7 @@ class Client:
         )
         self.group_commit = GroupCommit(self.orchestrator, durable_seconds)
         self.orchestrator.hot.committer = self.group_commit
+        self._outages = Outages(settings.realm)
 
     def hot(self) -> HotStore:
         """Return the connection to Redis that threads share."""
@@ -77,11 +77,16 @@ class Client:
         return self.orchestrator.evict(char_id)
 
     def enqueue_backup(self, char_id: int) -> None:
-        """Send the backup task of a character; without a broker the next sweep saves it."""
+        """Send the backup task of a character; without a broker the next sweep saves it.
+
+        The log says once that the broker is away, and once that it is back.
+        """
         try:
             self._enqueue(char_id)
         except BrokerUnavailable as error:
-            log.warning("the next sweep saves character %d: %s", char_id, error)
+            self._outages.failed(Work.BACKUP, error)
+        else:
+            self._outages.succeeded(Work.BACKUP)
 
     @cached_property
     def _enqueue(self) -> BackupSender:

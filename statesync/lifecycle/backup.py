@@ -361,7 +361,8 @@ class _Batch:
         """Report the characters of a group that PostgreSQL holds."""
         for char_id, report in saved_reports(snapshot, result).items():
             if report.error:
-                log.warning("character %d: %s", char_id, printable(report.error))
+                of_line = {"char_id": char_id, "outcome": report.outcome, "error": report.error}
+                log.warning("character %d: %s", char_id, printable(report.error), extra=of_line)
             self.pending.reports[char_id] = report
             if report.outcome is not BackupOutcome.DELETED or char_id in self.deleting:
                 self.pending.pop(char_id, None)
@@ -381,7 +382,8 @@ class _Batch:
             report = self.pending.reports.get(char_id)
             claim = self.pending.get(char_id)
             if snapshot.saved and claim and report and report.outcome is BackupOutcome.DELETED:
-                log.error("character %d is quarantined: %s", char_id, _PLAYED_ON)
+                of_line = {"char_id": char_id, "outcome": report.outcome, "error": _PLAYED_ON}
+                log.error("character %d is quarantined: %s", char_id, _PLAYED_ON, extra=of_line)
                 self.hot.quarantine(claim, error=_PLAYED_ON, field="")
                 del self.pending[char_id]
                 self.pending.reports[char_id] = replace(report, error=_PLAYED_ON)

@@ -34,14 +34,19 @@ def acknowledge(
     replies = hot.run_many([*commands, *counting])
     for part, reply in zip(parts, replies, strict=False):
         if isinstance(reply, StatesyncError):
-            ids = listed([char_id for group in part for char_id, _ in group.claims])
-            log.error("characters %s are saved, not acknowledged: %s", ids, printable(reply))
+            ids = [char_id for group in part for char_id, _ in group.claims]
+            log.error(
+                "characters %s are saved, not acknowledged: %s",
+                listed(ids),
+                printable(reply),
+                extra={"char_ids": ids, "error": str(reply)},
+            )
 
 
 def release(hot: HotStore, claims: Iterable[Claim]) -> None:
     """Give claims back: the characters are dirty again, if they are loaded or have unsaved changes.
 
-    If Redis is away, this only logs a warning: a sweep takes the claims back when their lease ends.
+    If Redis is away, this only logs so: a sweep takes the claims back when their lease ends.
     """
     given_back = list(claims)
     try:
@@ -49,7 +54,7 @@ def release(hot: HotStore, claims: Iterable[Claim]) -> None:
         ours = [claim for claim, reply in zip(given_back, replies, strict=True) if reply is True]
         _mark_loaded(hot, [claim.char_id for claim in ours])
     except ServerUnavailable as error:
-        log.warning("claims could not be given back, their lease will end: %s", error)
+        log.info("claims could not be given back, their lease will end: %s", error)
 
 
 def requeue(hot: HotStore, *, include_unexpired: bool = False) -> int:

@@ -173,7 +173,12 @@ class Commit:
 
         One snapshot is tried once more: a restart of PostgreSQL closes connections as well.
         """
-        log.warning("PostgreSQL closed the connection on a save of %d: %s", len(snapshots), error)
+        log.warning(
+            "PostgreSQL closed the connection on a save of %d: %s",
+            len(snapshots),
+            error,
+            extra={"server": "postgresql", "error": str(error)},
+        )
         if len(snapshots) > 1:
             for half in _halves(snapshots):
                 self._commit(half, wait=wait, short_wait=short_wait)

@@ -197,7 +197,9 @@ class Deletion:
         except (SessionNotFound, SessionNotLoaded, SessionClosed):
             return
         except CorruptState as error:
-            log.warning("character %d cannot leave a session: %s", char_id, printable(error))
+            of_line = {"char_id": char_id, "session": ref.label, "error": str(error)}
+            shown = printable(error)
+            log.warning("character %d cannot leave a session: %s", char_id, shown, extra=of_line)
 
 
 def _session_refs(references: Mapping[str, str]) -> list[SessionRef]:

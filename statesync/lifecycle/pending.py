@@ -79,7 +79,8 @@ class Pending(dict[int, Claim]):
             self._uncounted.discard(char_id)
         else:
             error = "the character was dirty, but its core is gone from Redis: changes were lost"
-            log.error("character %d: %s", char_id, error)
+            of_line = {"char_id": char_id, "outcome": BackupOutcome.MISSING}
+            log.error("character %d: %s", char_id, error, extra=of_line)
             self._hot.quarantine(claim, error=error, field="")
         del self[char_id]
         self.reports[char_id] = BackupReport(char_id, BackupOutcome.MISSING, error=error)
@@ -103,7 +104,14 @@ class Pending(dict[int, Claim]):
             if error.char_id != char_id:
                 reason = f"belongs together with character {error.char_id}: {reason}"
             shown = printable(f"{error.field}: {reason}" if error.field else reason)
-            log.error("character %d is quarantined: %s", char_id, shown)
+            outcome = BackupOutcome.QUARANTINED
+            of_line = {
+                "char_id": char_id,
+                "outcome": outcome,
+                "field": error.field,
+                "error": reason,
+            }
+            log.error("character %d is quarantined: %s", char_id, shown, extra=of_line)
             self._hot.quarantine(claim, error=reason, field=error.field)
             self.reports[char_id] = BackupReport(
                 char_id, BackupOutcome.QUARANTINED, error=reason, field=error.field

@@ -127,4 +127,5 @@ def tell_left_to_others(unknown_types: Mapping[str, int]) -> None:
         "characters in sessions of types that are not registered in this worker are left to one "
         "that knows them: %s",
         counts,
+        extra={"counts": dict(unknown_types)},
     )

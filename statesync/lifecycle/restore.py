@@ -287,5 +287,8 @@ def _live(char_id: int, peek: Peek, lost: Mapping[str, object]) -> RestoreReport
 
 def _failed(char_id: int, error: Exception) -> RestoreReport:
     cause = printable_cause(error)
-    log.error("character %d is not restored: %s%s", char_id, printable(error), cause)
-    return RestoreReport(char_id, RestoreOutcome.FAILED, error=str(error))
+    outcome = RestoreOutcome.FAILED
+    of_line = {"char_id": char_id, "outcome": outcome, "error": str(error)}
+    shown = printable(error)
+    log.error("character %d is not restored: %s%s", char_id, shown, cause, extra=of_line)
+    return RestoreReport(char_id, outcome, error=str(error))

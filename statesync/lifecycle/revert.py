@@ -26,6 +26,7 @@ from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.plans import Loaded, Plan, Planner, stage_logs
 from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.fields import MAX_VERSION, listed
+from statesync.state.outcomes import BackupOutcome
 from statesync.state.references import SessionRef
 from statesync.state.sessions import read_participants
 
@@ -82,6 +83,7 @@ def revert(
             "PostgreSQL holds another history of characters %s: they are set to it, and what was "
             "live is recorded",
             listed(sorted(snapshot.raw.claims)),
+            extra={"char_ids": [*snapshot.raw.claims], "outcome": BackupOutcome.CONFLICT},
         )
         yield snapshot, _revert_one(hot, planner, snapshot)
         failpoint("reverted")
@@ -169,6 +171,7 @@ def record_dropped(hot: HotStore, engine: Engine) -> int:
                 "what was live of characters %s is not recorded yet: %s",
                 listed(dropped.char_ids),
                 error,
+                extra={"char_ids": dropped.char_ids, "error": str(error)},
             )
             continue
         failpoint("recorded")

@@ -150,6 +150,7 @@ def mark_differences(hot: HotStore, differing: Sequence[Difference]) -> int:
         log.warning(
             "characters %s were not as their rows and had no mark: they are dirty now",
             listed(marked),
+            extra={"char_ids": marked},
         )
         hot.count({"scrubbed": len(marked)})
     return len(marked)

@@ -186,6 +186,10 @@ def _tell_news(hot: HotStore, side: Side, counted: Counted) -> None:
 
 def _tell(hot: HotStore, side: Side, counters: Iterable[str], *, found_by: str) -> None:
     log.error(
-        "%s went back in time, as a %s found: %s", side.servers, found_by, _CONSEQUENCES[side]
+        "%s went back in time, as a %s found: %s",
+        side.servers,
+        found_by,
+        _CONSEQUENCES[side],
+        extra={"server": side},
     )
     hot.count(dict.fromkeys(counters, 1))

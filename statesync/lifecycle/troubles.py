@@ -45,13 +45,13 @@ class _Outage:
 
     def __init__(self) -> None:
         self.began_at = time.monotonic()
-        self.works: set[Work] = set()
+        self.works: set[str] = set()
         self.level = 0
         """The loudest that the log was told."""
 
 
 class Outages:
-    """The servers that refuse the work of this process; safe to share by threads.
+    """The servers that refuse some kind of work of this process; safe to share by threads.
 
     Thousands of failures are two lines in the log.
     """
@@ -61,7 +61,7 @@ class Outages:
         self._outages: dict[Server, _Outage] = {}
         self._lock = threading.Lock()
 
-    def failed(self, work: Work, error: StatesyncError) -> None:
+    def failed(self, work: str, error: StatesyncError) -> None:
         """Take in that an error, one of TROUBLE, ended some work."""
         server = _server_of(error)
         level = logging.ERROR if isinstance(error, REFUSALS) else logging.WARNING
@@ -72,14 +72,13 @@ class Outages:
         if is_news:
             log.log(
                 level,
-                "%s refuses work%s from now on: %s",
-                SERVER_NAMES[server],
+                "trouble begins%s: %s",
                 self._where,
                 printable(error),
                 extra={"server": server, "work": work},
             )
 
-    def succeeded(self, work: Work) -> bool:
+    def succeeded(self, work: str) -> bool:
         """Take in that some work was done. Returns whether a server had refused it."""
         with self._lock:
             over = [(s, work) for s, outage in self._outages.items() if work in outage.works]
@@ -102,7 +101,7 @@ class Outages:
                 ]
             )
 
-    def _end(self, over: list[tuple[Server, Work]]) -> None:
+    def _end(self, over: list[tuple[Server, str]]) -> None:
         for server, work in over:
             outage = self._outages[server]
             outage.works.discard(work)
@@ -111,9 +110,9 @@ class Outages:
             del self._outages[server]
             seconds = time.monotonic() - outage.began_at
             log.warning(
-                "%s works again%s, after %.0f s",
-                SERVER_NAMES[server],
+                "trouble ends%s: %s works again, after %.0f s",
                 self._where,
+                SERVER_NAMES[server],
                 seconds,
                 extra={"server": server, "seconds": round(seconds, 3)},
             )

@@ -144,7 +144,10 @@ def printable(text: object) -> str:
 
     What moves a cursor, ends a line or reorders letters is escaped, as Python spells it.
     """
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    shown = str(text)
+    if shown.isprintable():
+        return shown
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
 
 
 def printable_cause(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import uvicorn
 
+from statesync import logs
 from statesync.lifecycle.realms import Realms
 from statesync.settings import Settings
 from statesync.web.app import make_app
@@ -23,6 +24,7 @@ def serve(
     settings: Settings, *, host: str, port: int, say: Callable[[str], object] = print
 ) -> None:
     """Serve until SIGINT or SIGTERM; says once where. Raises SettingsError."""
+    logs.configure(settings.log_format)
     with Realms(settings, answer_seconds=_ANSWER_SECONDS) as realms, Watch(realms) as watch:
         config = uvicorn.Config(
             make_app(realms, watch),
@@ -32,6 +34,7 @@ def serve(
             proxy_headers=False,
             server_header=False,
             access_log=False,
+            log_config=None,
             log_level="warning",
             lifespan="off",
             timeout_graceful_shutdown=_END_SECONDS,

@@ -12,6 +12,8 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from celery.loaders.app import AppLoader
 from celery.signals import (
+    after_setup_logger,
+    after_setup_task_logger,
     beat_init,
     worker_before_create_process,
     worker_init,
@@ -19,6 +21,7 @@ from celery.signals import (
     worker_shutdown,
 )
 
+from statesync import logs
 from statesync.errors import ServerUnavailable
 from statesync.hot.store import HotStore
 from statesync.lifecycle.realms import Realms
@@ -26,6 +29,7 @@ from statesync.lifecycle.troubles import Troubles
 from statesync.settings import Settings
 from statesync.worker.config import CelerySettings, celery_settings
 from statesync.worker.liveness import LivenessConnection, LivenessStep, liveness
+from statesync.worker.logs import task_fields
 from statesync.worker.names import QueueName
 from statesync.worker.overrides import read_overrides
 
@@ -101,6 +105,18 @@ def troubles(realm: str = "") -> Troubles:
 def show_that_it_lives(**_: object) -> None:
     """Begin to show that this process is not stuck, if somebody wants to know."""
     liveness.begin(settings().liveness_file)
+
+
+@after_setup_logger.connect
+@after_setup_task_logger.connect
+def shape_lines(logger: logging.Logger, **_: object) -> None:
+    """Give the handlers that Celery has made for a logger our form of a line."""
+    # Only a process that logs for Celery pays for its imports.
+    from statesync.worker.digest import set_up_digest
+
+    for handler in logger.handlers:
+        handler.setFormatter(logs.formatter(settings().log_format, handler.formatter, task_fields))
+    set_up_digest()
 
 
 @worker_before_create_process.connect

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import beat
 
+from statesync.worker.digest import broker_answers
 from statesync.worker.liveness import liveness
 
 __all__ = ["Scheduler"]
@@ -26,3 +27,9 @@ class Scheduler(beat.Scheduler):
         liveness.come_by()
         seconds: float = super().tick(*args, **more)
         return seconds
+
+    def apply_async(self, entry: beat.ScheduleEntry, *args: Any, **more: Any) -> Any:
+        """Send a message that is due."""
+        sent = super().apply_async(entry, *args, **more)
+        broker_answers()
+        return sent

@@ -5,10 +5,11 @@ A message is a hint: if it is lost, late or doubled, it costs time and never dat
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from statesync.lifecycle.sweep import catch_up, scheduled_sweep
 from statesync.lifecycle.troubles import TROUBLE
 from statesync.state.outcomes import BackupOutcome, RestoreOutcome
 from statesync.worker.app import app, realms, troubles
+from statesync.worker.logs import note
 from statesync.worker.messages import Outbox, read_claims, read_cursor
 from statesync.worker.names import TaskName
 from statesync.worker.rows import Told
@@ -37,6 +39,7 @@ __all__ = [
     "sync_slice",
 ]
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 Json = dict[str, Any]
 
@@ -71,9 +74,11 @@ class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
     def on_failure(
         self, exc: Exception, _: str, __: object, kwargs: dict[str, Any], ___: object
     ) -> None:
-        """Tell if a server is the cause."""
+        """Tell why: a server's trouble once, what is wrong with the message each time."""
         if isinstance(exc, TROUBLE):
             troubles(kwargs.get("realm", "")).failed(self._work, exc)
+        elif isinstance(exc, _EXPECTED):
+            log.warning("%s: %s", self.name, exc, extra={"error": str(exc)})
 
     def on_retry(
         self, exc: Exception, task_id: str, args: object, kwargs: dict[str, Any], einfo: object
@@ -81,8 +86,12 @@ class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
         """Tell if a server is the cause."""
         self.on_failure(exc, task_id, args, kwargs, einfo)
 
-    def on_success(self, retval: Json, _: str, __: object, kwargs: dict[str, Any]) -> None:
-        """Tell if the servers did their part."""
+    def on_success(
+        self, retval: Json, _: str, args: Sequence[object], kwargs: dict[str, Any]
+    ) -> None:
+        """Tell what was done, and if the servers did their part."""
+        is_of_a_sweep = len(args) > 1 or "token" in kwargs
+        note(self.request, retval, self._work, is_of_a_sweep=is_of_a_sweep)
         if self._work in (Work.SWEEP, Work.SCRUB) or _DONE & {retval.get("outcome"), *retval}:
             troubles(kwargs.get("realm", "")).succeeded(self._work)
 

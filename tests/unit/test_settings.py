@@ -18,6 +18,7 @@ REFUSED = [
     ("REALMS", "e}u", "letters, digits"),
     ("REALM", "e u", "letters, digits"),
     ("REALM", "eu", "one of STATESYNC_REALMS"),
+    ("LOG_FORMAT", "JSON", "text or json"),
     ("REDIS_URL", "cluster://h", "cluster://"),
     ("REDIS_URL", "cluster://h:1,", "cluster://"),
     ("REDIS_URL", "cluster://h:1/3", "cluster://"),

@@ -211,7 +211,7 @@ def test_change_of_state_without_a_broker_waits_for_the_sweep(
     with GameStore(away) as store, caplog.at_level(logging.WARNING):
         LoginService(store).change_state(1, "trading")
     assert hot.sync_state(1).dirty
-    assert "the next sweep saves character 1: the broker" in caplog.text
+    assert "trouble begins: the broker: " in caplog.text
 
 
 def test_fields_of_a_change_of_state_have_any_name(service: LoginService, hot: HotStore) -> None:

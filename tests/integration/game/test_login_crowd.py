@@ -258,5 +258,5 @@ def test_the_warning_of_a_lost_broker_names_no_password(
         version = LoginService(store).change_state(1, "trading")
     assert hot.get(1).version == version
     assert hot.sync_state(1).dirty
-    assert "the next sweep saves character 1: the broker" in caplog.text
+    assert "trouble begins: the broker: " in caplog.text
     assert "hunter2" not in caplog.text

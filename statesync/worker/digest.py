@@ -1,0 +1,94 @@
+"""Owns which lines of Celery and Flower are left out, since other lines say what they say.
+
+A task is one line, when it has ended. What a server's trouble does to each task is none: the
+trouble itself is told once when it begins and once when it ends. At the level DEBUG all stay.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.app import trace
+from celery.backends import redis
+from celery.worker.consumer import consumer
+
+from statesync.errors import BrokerUnavailable
+from statesync.lifecycle.troubles import Outages
+from statesync.worker.logs import is_idle
+
+__all__ = ["broker_answers", "set_up_digest"]
+
+_LOST = vars(consumer)["CONNECTION_RETRY"]
+_NOT_CONNECTED = vars(consumer)["CONNECTION_ERROR"]
+_RESULTS_LOST = vars(redis)["E_LOST"].strip()
+_CONNECTED = "Connected to %s"
+_BEAT_LOST = "beat: Connection error: %s. Trying again in %s seconds..."
+_BEAT_SENDS = "Scheduler: Sending due task %s (%s)"
+_EVENTS_LOST = "Failed to capture events: '%s', trying again in %s seconds."
+_BEAT_FAILED = "Message Error: %s\n%s"
+_OF_A_TASK = (trace.LOG_RECEIVED, trace.LOG_FAILURE.strip(), trace.LOG_RETRY)
+_EXPIRED = "Discarding revoked task: %s[%s]"
+_CANCELLING = "worker_cancel_long_running_tasks_on_connection_loss"
+"""Celery explains this setting whenever the broker goes away; ours is chosen."""
+_LOGGERS = (
+    *("celery.app.trace", "celery.worker.strategy", "celery.beat", "celery.backends.redis"),
+    *("celery.worker.consumer.consumer", "celery.worker.consumer.connection", "py.warnings"),
+    *("celery.worker.request", "flower.events", "kombu.mixins"),
+)
+
+_broker = Outages()
+"""What the main process of a worker, beat or Flower knows of the broker."""
+_MESSAGES = "messages"
+"""What a broker refuses."""
+
+
+def set_up_digest() -> None:
+    """Leave such lines out of the log of this process."""
+    for name in _LOGGERS:
+        logging.getLogger(name).filters[:] = [_digest]
+
+
+def broker_answers() -> None:
+    """Take in that the broker has taken a message, or is connected."""
+    _broker.succeeded(_MESSAGES)
+
+
+def _digest(record: logging.LogRecord) -> bool:
+    """Return whether a line is written."""
+    _look_for_outage(record)
+    return not _is_told_elsewhere(record) or logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
+def _look_for_outage(record: logging.LogRecord) -> None:
+    """Take in what a line says of the broker."""
+    args: Any = record.args
+    if record.msg == _LOST and record.exc_info:
+        _broker_failed(record.exc_info[1])
+    elif record.msg == _NOT_CONNECTED:
+        _broker_failed(args[1])
+    elif record.msg in (_BEAT_LOST, _BEAT_FAILED, _EVENTS_LOST):
+        _broker_failed(args[0])
+    elif record.msg == _CONNECTED:
+        broker_answers()
+
+
+def _broker_failed(error: object) -> None:
+    _broker.failed(_MESSAGES, BrokerUnavailable(f"the broker: {error}"))
+
+
+def _is_told_elsewhere(record: logging.LogRecord) -> bool:
+    if record.name == "py.warnings":
+        return _CANCELLING in record.getMessage()
+    if record.msg == _EXPIRED and isinstance(record.args, tuple):
+        return str(record.args[0]).startswith("statesync.")
+    data = record.__dict__.get("data")
+    if isinstance(data, dict) and str(data.get("name")).startswith("statesync."):
+        if record.msg == trace.LOG_SUCCESS:
+            return is_idle()
+        is_expected = data.get("description") in (None, "raised expected")
+        return record.msg in _OF_A_TASK and is_expected
+    return record.msg in (
+        *(_LOST, _NOT_CONNECTED, _RESULTS_LOST),
+        *(_BEAT_LOST, _BEAT_SENDS, _BEAT_FAILED, _EVENTS_LOST),
+    )
