@@ -1,0 +1,85 @@
+"""Alerts and dashboard name metrics that exist; each alert fires in its situation."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+
+from statesync.web.catalog import METRICS, Kind
+from tests.unit.deploy.named import ROOT, documents
+
+PROMETHEUS = ROOT / "deploy" / "prometheus"
+RULES = PROMETHEUS / "statesync.rules.yml"
+(_GROUPS,) = documents(RULES)
+ALERTS: list[dict[str, Any]] = [rule for group in _GROUPS["groups"] for rule in group["rules"]]
+
+
+def promtool(*words: str) -> None:
+    """Run promtool, and check that it finds nothing wrong; skip the test if it is not installed."""
+    program = shutil.which("promtool")
+    if not program:
+        pytest.skip("promtool is not installed")
+    ran = subprocess.run([program, *words], cwd=PROMETHEUS, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def series() -> dict[str, set[str]]:
+    """What a scrape gives, with the names of its labels."""
+    parts = {Kind.HISTOGRAM: {"_bucket": {"le"}, "_sum": set[str](), "_count": set[str]()}}
+    return {
+        metric.name + part: {"realm", *metric.labels, *labels}
+        for metric in METRICS
+        for part, labels in parts.get(metric.kind, {"": set()}).items()
+    }
+
+
+def check_expression(expression: str) -> None:
+    """Check that each metric of an expression exists, and has the labels that it is asked for."""
+    known = series()
+    found = re.findall(r"\b(statesync_\w+)(?:\{([^}]*)\})?", expression)
+    assert found, expression
+    for name, selector in found:
+        assert name in known, expression
+        assert {*re.findall(r"(\w+)\s*[=!]", selector)} <= known[name], expression
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: str(alert["alert"]))
+def test_alert_names_what_exists_and_says_what_to_do(alert: dict[str, Any]) -> None:
+    check_expression(alert["expr"])
+    assert alert["labels"]["severity"] in ("critical", "warning", "info")
+    notes = alert["annotations"]
+    assert {*notes} == {"summary", "description", "runbook"}
+    assert re.fullmatch(r"docs/runbooks\.md#([a-z-]+|\{\{ \$labels\.\w+ \}\})", notes["runbook"])
+    metrics = re.findall(r"statesync_\w+", alert["expr"])
+    labels = {*re.findall(r"\$labels\.(\w+)", " ".join(notes.values()))}
+    assert all(labels <= series()[name] for name in metrics)
+
+
+def test_promtool_accepts_the_files() -> None:
+    promtool("check", "config", "--lint-fatal", "prometheus.yml")
+
+
+def test_each_alert_fires_in_its_situation_and_none_on_a_healthy_fleet() -> None:
+    promtool("test", "rules", "tests.yml")
+    (made,) = documents(PROMETHEUS / "tests.yml")
+    expected = json.dumps([test["promql_expr_test"] for test in made["tests"]])
+    fired = re.findall(r'alertname=\\"(\w+)', expected)
+    assert {*fired} == {alert["alert"] for alert in ALERTS}
+    healthy = made["tests"][0]
+    assert not any(expected["exp_samples"] for expected in healthy["promql_expr_test"])
+    given = {entry["series"].partition("{")[0] for entry in healthy["input_series"]}
+    assert {
+        name for alert in ALERTS for name in re.findall(r"statesync_\w+", alert["expr"])
+    } <= given
+
+
+def test_what_the_situations_give_exists() -> None:
+    (made,) = documents(PROMETHEUS / "tests.yml")
+    for test in made["tests"]:
+        for entry in test["input_series"]:
+            check_expression(entry["series"])
