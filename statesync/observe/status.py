@@ -21,6 +21,7 @@ from statesync.observe.losses import loss_as_json
 from statesync.observe.troubles import describe_trouble
 from statesync.observe.workers import list_types
 from statesync.settings import Settings
+from statesync.worker.names import QueueName
 
 __all__ = ["Gathered", "gather", "tell_unknown_types"]
 
@@ -73,7 +74,8 @@ def gather(
     """Ask all servers of a realm. One that is away is a problem, and the others are asked.
 
     It is a problem, too, if the oldest unsaved change is older than ``max_age_seconds``, by default
-    three intervals, or if more characters than ``max_quarantined`` are in quarantine.
+    three intervals; if something is unsaved, and no sweep came in for so long; or if more
+    characters than ``max_quarantined`` are in quarantine.
     """
     found = Gathered()
     try:
@@ -83,7 +85,7 @@ def gather(
     if found.hot:
         max_age = late_seconds(settings) if max_age_seconds is None else max_age_seconds
         found.problems += _lateness(found.hot, max_age)
-        found.problems += _is_not_swept(found.hot, found.sweep_ms, settings)
+        found.problems += _dead_schedule(found.hot, found.sweep_ms, settings)
         if max_quarantined is not None and found.hot.quarantined > max_quarantined:
             found.problems.append(
                 f"{found.hot.quarantined} characters are in quarantine: `statesync quarantine list`"
@@ -114,13 +116,14 @@ def _lateness(status: Status, max_age_seconds: float) -> list[str]:
     return [f"{age}, more than {max_age_seconds:g} s: see `statesync doctor`"]
 
 
-def _is_not_swept(status: Status, sweep_ms: int | None, settings: Settings) -> list[str]:
-    """Tell of marks whose age nobody knows, since they are a bare writer's, without a schedule."""
+def _dead_schedule(status: Status, sweep_ms: int | None, settings: Settings) -> list[str]:
+    """Tell of a schedule without sweeps if something waits for one."""
     is_dead = sweep_ms is None or sweep_ms / 1000 > late_seconds(settings)
-    if not (is_dead and count_unsaved(status) and status.oldest_ms is None):
+    if not (is_dead and count_unsaved(status)):
         return []
     since = "has come in yet" if sweep_ms is None else f"came in for {sweep_ms / 1000:.0f} s"
-    return [f"{count_unsaved(status)} characters are unsaved, and no sweep {since}: start beat"]
+    advice = f"start beat, and a worker on {settings.queue(QueueName.SYNC)}"
+    return [f"{count_unsaved(status)} characters are unsaved, and no sweep {since}: {advice}"]
 
 
 def _ask_postgresql(found: Gathered, orchestrator: GameStateOrchestrator) -> None:

@@ -108,6 +108,7 @@ def test_status_inspect_drain_restore(
 ) -> None:
     for i in range(1, 31):
         hot.create(i, **full_core(i))
+    hot.heartbeat()
     assert run_json(settings, "status")["dirty"] == 30
     assert "dirty" in run(settings, "status")
     assert run_json(settings, "inspect", "7")["postgresql"] is None

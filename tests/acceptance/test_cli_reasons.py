@@ -34,7 +34,10 @@ def in_a_raid(hot: HotStore, raw: Any) -> str:
     return session
 
 
-def test_a_session_type_that_is_not_registered(settings: Settings, in_a_raid: str) -> None:
+def test_a_session_type_that_is_not_registered(
+    settings: Settings, hot: HotStore, in_a_raid: str
+) -> None:
+    hot.heartbeat()
     assert run_json(settings, "status")["unknown_types"] == {"raid": 1}
     assert "raid (1)" in run(settings, "status")
     listed = run_json(settings, "pending")["characters"]

@@ -40,6 +40,7 @@ def test_status_fails_if_a_change_waits_for_too_long(
     settings: Settings, hot: HotStore, raw: Any
 ) -> None:
     hot.create(1, state="exploration")
+    hot.heartbeat()
     assert run_json(settings, "status", "--max-age", "1000")["problems"] == []
     make_older(hot, raw, 1, seconds=100)
     assert run_json(settings, "status")["problems"] == []
@@ -65,13 +66,15 @@ def test_status_fails_if_too_many_are_in_quarantine(
     assert run_json(settings, "status", "--max-age", "5")["oldest_ms"] is None
 
 
-def test_status_fails_if_nothing_sweeps_marks_without_an_age(
+def test_status_fails_if_something_is_unsaved_and_nobody_sweeps(
     settings: Settings, hot: HotStore, raw: Any
 ) -> None:
     assert run_json(settings, "status")["sweep_ms"] is None
     raw.sadd(hot.keys.dirty, 1)
     (problem,) = run_json(settings, "status", status=1)["problems"]
-    assert problem == "1 characters are unsaved, and no sweep has come in yet: start beat"
+    assert problem == "1 characters are unsaved, and no sweep has come in yet: start beat, " + (
+        "and a worker on sync"
+    )
     hot.heartbeat()
     found = run_json(settings, "status")
     assert (found["problems"], found["dirty"]) == ([], 1)
