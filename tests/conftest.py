@@ -51,6 +51,11 @@ NewDatabase = Callable[..., str]
 """Makes a database, from the template or an empty one, and returns its name."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the pictures of docs anew."""
+    parser.addoption("--pictures", action="store_true", help="write docs/pictures anew")
+
+
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[Servers]:
     """Run both servers. Their data does not have to survive a crash of the machine."""

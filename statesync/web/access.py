@@ -76,6 +76,19 @@ class Access:
         """The roles that have a user."""
         return frozenset(self._users)
 
+    def notes(self) -> list[str]:
+        """Return lines on who may read and who may act, for whoever starts the process."""
+        readers = (
+            "whoever logs in" if self._users else "nobody: set STATESYNC_WEB_VIEWER=name:password"
+        )
+        actors = "whoever logs in as operator"
+        if Role.OPERATOR not in self._users:
+            actors = "nobody: set STATESYNC_WEB_OPERATOR=name:password"
+        return [
+            f"reading: this machine, without a password; from elsewhere {readers}",
+            f"acting: {actors}",
+        ]
+
     def login(self, token: str | None) -> Login | None:
         """Return the login that a cookie names; None if there is none, or it has ended."""
         with self._lock:

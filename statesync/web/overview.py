@@ -54,6 +54,7 @@ def show_overview(request: Request) -> Response:
         passed=[check for check in _checks(sample) if check.status is CheckStatus.OK],
         sample=sample,
         status=status,
+        figures=sample.figures.value if sample.figures.is_up else None,
         sync_seconds=settings.sync_seconds,
         unsaved=draw([(point.at, point.unsaved) for point in points], now=now),
         oldest=draw(

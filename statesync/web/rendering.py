@@ -77,6 +77,13 @@ def utc(moment: float | datetime | None) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def _memory(count: int | None) -> str:
+    """Return a number of bytes, as people say it."""
+    if count is None:
+        return "-"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}"
 
@@ -101,6 +108,7 @@ _filters: Mapping[str, Any] = {
     "cut": _cut,
     "duration": duration,
     "exact": _exact,
+    "memory": _memory,
     "number": _number,
     "utc": utc,
 }

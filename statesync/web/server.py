@@ -23,11 +23,12 @@ _END_SECONDS = 3
 def serve(
     settings: Settings, *, host: str, port: int, say: Callable[[str], object] = print
 ) -> None:
-    """Serve until SIGINT or SIGTERM; says once where. Raises SettingsError."""
+    """Serve until SIGINT or SIGTERM; says once where, and for whom. Raises SettingsError."""
     logs.configure(settings.log_format)
     with Realms(settings, answer_seconds=_ANSWER_SECONDS) as realms, Watch(realms) as watch:
+        app = make_app(realms, watch)
         config = uvicorn.Config(
-            make_app(realms, watch),
+            app,
             host=host,
             port=port,
             # Who asks is who is connected: a header may say anything.
@@ -40,4 +41,6 @@ def serve(
             timeout_graceful_shutdown=_END_SECONDS,
         )
         say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
+        for note in app.state.access.notes():
+            say(note)
         uvicorn.Server(config).run()

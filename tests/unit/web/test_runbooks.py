@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from statesync.web.runbooks import html_of
 
 MARKDOWN = """# Runbooks
@@ -34,3 +37,11 @@ def test_only_links_within_the_page_are_links() -> None:
 
 def test_html_in_markdown_is_text() -> None:
     assert "<script" not in html_of(MARKDOWN)
+
+
+def test_the_page_has_every_heading_of_the_document() -> None:
+    document = Path(__file__).parents[3] / "docs" / "runbooks.md"
+    headings = re.findall(r"^## (.*)$", document.read_text(), re.MULTILINE)
+    assert len(headings) > 10
+    html = html_of(document.read_text())
+    assert html.count("<h2 id=") == len(headings)
