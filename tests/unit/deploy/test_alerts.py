@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,3 +84,53 @@ def test_what_the_situations_give_exists() -> None:
     for test in made["tests"]:
         for entry in test["input_series"]:
             check_expression(entry["series"])
+
+
+DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "statesync.json").read_text())
+VARIABLES = {"$realm": ".*", "$__rate_interval": "5m"}
+"""What Grafana puts in."""
+
+
+def queries() -> list[str]:
+    """The queries of all panels, as Prometheus gets them."""
+    found = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", [])]
+    for name, value in VARIABLES.items():
+        found = [query.replace(name, value) for query in found]
+    return found
+
+
+def test_dashboard_asks_for_what_exists(tmp_path: Path) -> None:
+    for query in queries():
+        assert "$" not in query
+        check_expression(query)
+    made = [{"record": f"panel:{i}", "expr": query} for i, query in enumerate(queries())]
+    rules = tmp_path / "rules.yml"
+    rules.write_text(json.dumps({"groups": [{"name": "panels", "rules": made}]}))
+    promtool("check", "rules", str(rules))
+
+
+def test_dashboard_shows_every_metric_but_the_version() -> None:
+    shown = {*re.findall(r"statesync_\w+", " ".join(queries()))}
+    shown = {re.sub("_bucket$", "", name) for name in shown}
+    assert shown == {metric.name for metric in METRICS} - {"statesync_build_info"}
+
+
+def test_dashboard_can_be_imported_anywhere() -> None:
+    """It names its data source and realms by variables, and its panels do not overlap."""
+    variables = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
+    assert variables == ["datasource", "realm"]
+    sources = re.findall(r'"uid": "(.*?)"', json.dumps(DASHBOARD["panels"]))
+    assert {*sources} == {"${datasource}"}
+    cells = [
+        (x, y)
+        for place in (panel["gridPos"] for panel in DASHBOARD["panels"])
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(cells) == len({*cells})
+    assert max(x for x, _ in cells) == 23
+    ids = [panel["id"] for panel in DASHBOARD["panels"]]
+    assert len(ids) == len({*ids})
+    for panel in DASHBOARD["panels"]:
+        assert panel["title"]
+        assert panel["type"] == "row" or panel["description"]
