@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
-from statesync.observe.check import Topic, checked
+from statesync.hot.commands.troubles import Server
+from statesync.observe.check import Group, Topic, checked
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text()
@@ -58,11 +60,32 @@ def test_each_link_of_the_operators_page_leads_somewhere() -> None:
         assert {*named} <= ANCHORS, template.name
 
 
-def test_each_alert_has_a_runbook() -> None:
-    rules = yaml.safe_load(RULES.read_text()) if RULES.exists() else {"groups": []}
-    for group in rules["groups"]:
-        for rule in group["rules"]:
-            if "alert" in rule:
-                page, _, name = rule["annotations"]["runbook"].rpartition("#")
-                assert page.endswith("docs/runbooks.md"), rule["alert"]
-                assert name in ANCHORS, rule["alert"]
+def alerts() -> dict[str, str]:
+    """Return the anchor of each alert; a label in it is a server or a group of checks."""
+    rules = [
+        rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+    ]
+    return {rule["alert"]: rule["annotations"]["runbook"] for rule in rules if "alert" in rule}
+
+
+LABELS = {"server": [*Server], "check": [*Group]}
+
+
+@pytest.mark.parametrize(("alert", "runbook"), alerts().items())
+def test_each_alert_has_a_runbook(alert: str, runbook: str) -> None:
+    page, _, name = runbook.partition("#")
+    assert page == "docs/runbooks.md"
+    if label := re.fullmatch(r"\{\{ \$labels\.(\w+) \}\}", name):
+        assert {*LABELS[label[1]]} <= ANCHORS
+    else:
+        assert name in ANCHORS
+
+
+def test_the_page_lists_each_alert_with_its_runbook() -> None:
+    listed = dict[str, str]()
+    for names, links in re.findall(r"^\| (`Statesync.*?) \| (.*?) \|$", RUNBOOKS, re.MULTILINE):
+        listed |= dict.fromkeys(re.findall(r"`(\w+)`", names), links)
+    assert listed.keys() == alerts().keys()
+    for alert, runbook in alerts().items():
+        name = runbook.partition("#")[2]
+        assert "$labels" in name or f"(#{name})" in listed[alert]
