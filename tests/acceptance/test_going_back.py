@@ -248,7 +248,7 @@ def test_a_forgotten_snapshot_that_is_saved_is_not_acknowledged(
     play: Play, embedded: Servers
 ) -> None:
     play.save(1, gold=10)
-    claim, _ = play.hot.claim(1, lease_us=play.settings.lease_us)
+    claim, _ = play.hot.claim(1, lease_us=2_000_000)  # the sweep at the end waits for it
     before = CutTail(embedded)
     play.store.update(1, gems=500)
     worker = threading.Thread(target=play.orchestrator.backup_claims, args=[[claim]])

@@ -59,6 +59,7 @@ def with_tls(settings: Settings, ports: tuple[int, int], certificate: Path) -> S
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stack")
 def test_the_whole_life_with_every_server_behind_tls(
     settings: Settings, embedded: Servers, ports: tuple[int, int], authority: Authority
@@ -66,6 +67,7 @@ def test_the_whole_life_with_every_server_behind_tls(
     live_whole_life(embedded, with_tls(settings, ports, authority.certificate))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", ["rabbitmq"], indirect=True)
 def test_rabbitmq_behind_tls(
     settings: Settings,

@@ -15,12 +15,6 @@ FINE: dict[str, Configuration] = {
     "trades of two": (2, 2, Budget(trades=2, crashes=1), {}),
     "trades of three": (3, 2, Budget(trades=2, crashes=1), {}),
     "ties that meet": (4, 1, Budget(trades=2), {"items": 2}),
-    "bare writers on who is not loaded": (
-        1,
-        2,
-        Budget(bare=2, crashes=1, expiries=1, evictions=1),
-        {"absent": 1},
-    ),
     "numbers put back": (1, 2, Budget(writes=2, copies=1, crashes=1), {}),
     "numbers put back after a logout": (
         1,
@@ -33,7 +27,6 @@ FINE: dict[str, Configuration] = {
     "Redis back, and logouts": (1, 1, Budget(writes=2, evictions=1, redis=1), {}),
     "Redis back to bare writes": (1, 1, Budget(bare=1, writes=1, redis=1), {"absent": 1}),
     "Redis back, and numbers put back": (1, 1, Budget(writes=1, copies=1, redis=1), {}),
-    "Redis back, and trades": (2, 1, Budget(trades=2, redis=1), {}),
     "Redis back, and trades of three": (3, 1, Budget(trades=2, redis=1), {}),
     "full lists": (1, 2, Budget(writes=2, crashes=2, expiries=1, direct=1), {"max_seals": 2}),
     "full lists, and Redis back": (1, 2, Budget(writes=1, crashes=2, redis=1), {"max_seals": 2}),
@@ -96,6 +89,13 @@ FINE: dict[str, Configuration] = {
 }
 
 SLOW: dict[str, Configuration] = {
+    "bare writers on who is not loaded": (
+        1,
+        2,
+        Budget(bare=2, crashes=1, expiries=1, evictions=1),
+        {"absent": 1},
+    ),
+    "Redis back, and trades": (2, 1, Budget(trades=2, redis=1), {}),
     "writes": (1, 3, Budget(writes=3, crashes=2, expiries=2), {}),
     "trades and writes": (2, 2, Budget(trades=2, writes=1, crashes=1, expiries=1), {}),
     "trades and logouts": (2, 2, Budget(trades=2, crashes=1, evictions=1), {}),

@@ -121,3 +121,14 @@ BROKEN: dict[str, tuple[str, Configuration]] = {
     ),
 }
 """Which invariant breaks first, and where."""
+
+DEEP = (
+    "lay stumps of an older Redis",
+    "a laid core is saved like others",
+    "laying does not count",
+    "revert over the session of another",
+    "no note of what was lost",
+    "scrub does not compare sessions",
+    "only Redis remembers a recovery",
+)
+"""Those that the search finds only after many thousands of states."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.model.configurations import FINE, SLOW, world
-from tests.model.mutations import BROKEN
+from tests.model.mutations import BROKEN, DEEP
 from tests.model.search import search
 
 WHOLE = {repr(configuration): configuration for _, configuration in BROKEN.values()}
@@ -34,7 +34,10 @@ def test_with_all_parts_nothing_breaks(name: str) -> None:
     assert not found.broken, str(found)
 
 
-@pytest.mark.parametrize("wrong", BROKEN)
+@pytest.mark.parametrize(
+    "wrong",
+    [pytest.param(one, marks=[pytest.mark.slow] if one in DEEP else []) for one in BROKEN],
+)
 def test_every_part_is_needed(wrong: str) -> None:
     invariant, configuration = BROKEN[wrong]
     found = search(world(configuration), wrong)

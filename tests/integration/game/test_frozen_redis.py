@@ -17,7 +17,7 @@ from statesync.game import client
 from tests.integration.game.test_frozen_postgresql import takes_at_most
 
 REDIS_SECONDS = 1.0
-LATEST_SECONDS = 2.5
+LATEST_SECONDS = 4.0
 MORE_THAN_CONNECTIONS = 60
 
 

@@ -111,7 +111,8 @@ def test_process_that_saves_yields_to_the_game(queues: list[str], nice: int) -> 
         [
             sys.executable, "-c",
             "import os\nfrom statesync.worker.app import app, yield_to_the_game\n"
-            f"app.amqp.queues.select({queues})\nyield_to_the_game()\nprint(os.nice(0))",
+            f"app.amqp.queues.select({queues})\nbefore = os.nice(0)\nyield_to_the_game()\n"
+            "print(os.nice(0) - before)",
         ],
         capture_output=True, text=True,
     )  # fmt: skip
