@@ -1,4 +1,4 @@
-"""Owns what the doctor says of the schedule."""
+"""Owns what the doctor says of the schedule: sweeps and scrubs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,40 @@ from statesync.worker.names import QueueName
 __all__ = ["check_beat"]
 
 
+_LATE_SCRUBS = 3
+"""Without one for so many times SCRUB_SECONDS, scrubs do not come to their end."""
+
+
 def check_beat(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
-    """Check that the sweeps of the schedule come in."""
-    age = orchestrator.hot.examine([]).heartbeat_ms
-    is_dead = age is None or age / 1000 > late_seconds(settings)
-    last_sweep = (
-        "no scheduled sweep has come in yet"
-        if age is None
-        else f"last sweep {age / 1000:.0f} s ago"
-    )
-    yield checked(
+    """Check that the sweeps of the schedule come in, and that scrubs come to their end."""
+    figures = orchestrator.hot.figures()
+    yield _check_sweeps(figures.sweep_ms, settings)
+    yield _check_scrubs(figures.scrub_ms, settings)
+
+
+def _check_sweeps(age_ms: int | None, settings: Settings) -> Check:
+    is_dead = age_ms is None or age_ms / 1000 > late_seconds(settings)
+    last = "no scheduled sweep has come in yet"
+    if age_ms is not None:
+        last = f"last sweep {age_ms / 1000:.0f} s ago"
+    queue = settings.queue(QueueName.SYNC)
+    return checked(
         Topic.BEAT,
-        f"{last_sweep}; one every {settings.sync_seconds} s",
-        fail=(
-            f"start `celery -A statesync beat`, and a worker on {settings.queue(QueueName.SYNC)}"
-            if is_dead
-            else ""
-        ),
+        f"{last}; one every {settings.sync_seconds} s",
+        fail=f"start `celery -A statesync beat`, and a worker on {queue}" * is_dead,
+    )
+
+
+def _check_scrubs(age_ms: int | None, settings: Settings) -> Check:
+    if not settings.scrub_seconds:
+        return checked(Topic.SCRUB, "off, by STATESYNC_SCRUB_SECONDS")
+    is_late, last = False, "none has come to its end yet"
+    if age_ms is not None:
+        is_late = age_ms / 1000 > _LATE_SCRUBS * settings.scrub_seconds
+        last = f"the last one ended {age_ms / 1000:.0f} s ago"
+    return checked(
+        Topic.SCRUB,
+        f"{last}; one every {settings.scrub_seconds} s",
+        warn="see the log of the workers on "
+        f"{settings.queue(QueueName.BACKUP)}; `statesync scrub` does it now" * is_late,
     )

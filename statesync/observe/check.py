@@ -33,6 +33,8 @@ class Group(StrEnum):
     """Servers that refuse the work of workers."""
     LOSSES = "losses"
     """Servers that went back in time."""
+    CONFLICTS = "conflicts"
+    """What players have lost by that."""
     CLOCKS = "clocks"
     """Whether the machines agree on the time."""
     BROKER = "broker"
@@ -82,6 +84,8 @@ class Topic(StrEnum):
     """No server refuses the work of workers."""
     LOSSES = "losses"
     """No server went back in time."""
+    CONFLICTS = "conflicts"
+    """No character was set to its row lately."""
     CLOCKS = "clocks"
     """The machines agree on the time."""
     BROKER = "broker"
@@ -106,6 +110,8 @@ class Topic(StrEnum):
     """All workers know the same session types."""
     BEAT = "beat"
     """Sweeps come in."""
+    SCRUB = "scrub"
+    """Scrubs come to their end."""
     FLOWER = "flower"
     """Flower asks for a password."""
     VERSIONS = "versions"
@@ -121,6 +127,7 @@ _TOPICS = {
     Group.BACKLOG: (Topic.BACKLOG, Topic.QUARANTINE),
     Group.TROUBLES: (Topic.TROUBLES,),
     Group.LOSSES: (Topic.LOSSES,),
+    Group.CONFLICTS: (Topic.CONFLICTS,),
     Group.CLOCKS: (Topic.CLOCKS,),
     Group.BROKER: (
         *(Topic.BROKER, Topic.RIGHTS_IN_BROKER, Topic.DATABASES, Topic.VISIBILITY_TIMEOUT),
@@ -129,7 +136,7 @@ _TOPICS = {
     ),
     Group.RESULTS: (Topic.RESULTS,),
     Group.WORKERS: (Topic.WORKERS, Topic.QUEUE, Topic.SESSION_TYPES),
-    Group.BEAT: (Topic.BEAT,),
+    Group.BEAT: (Topic.BEAT, Topic.SCRUB),
     Group.FLOWER: (Topic.FLOWER,),
     Group.VERSIONS: (Topic.VERSIONS,),
 }

@@ -21,6 +21,7 @@ from statesync.observe.beat import check_beat
 from statesync.observe.broker import check_broker, check_results, problem_of
 from statesync.observe.check import Check, Group, Topic, checked
 from statesync.observe.clocks import check_clocks
+from statesync.observe.conflicts import check_conflicts
 from statesync.observe.flower import check_flower
 from statesync.observe.losses import check_losses
 from statesync.observe.postgresql import check_postgresql
@@ -110,6 +111,7 @@ _ASKS: dict[Group, Ask] = {
     Group.BACKLOG: check_backlog,
     Group.TROUBLES: check_troubles,
     Group.LOSSES: check_losses,
+    Group.CONFLICTS: check_conflicts,
     Group.CLOCKS: check_clocks,
     Group.BROKER: check_broker,
     Group.RESULTS: check_results,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Engine, Text, cast, func, literal_column, select
 
 from statesync.durable import database
 from statesync.durable.tables import state_conflicts
+from statesync.errors import NotMigrated, ServerUnavailable
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.observe.check import Check, Topic, checked
+from statesync.settings import Settings
+from statesync.state.receipts import RETENTION_SECONDS
 
-__all__ = ["Row", "page", "read"]
+__all__ = ["Row", "check_conflicts", "page", "read"]
 
 Row = dict[str, Any]
 """A conflict by the names of its columns."""
@@ -22,6 +29,10 @@ _SUMMARY = [
 ]
 # Not read as JSON: it is as a game wrote it.
 _PARTICIPANTS = literal_column("state #>> '{session,participants}'", Text)
+_RECENT = timedelta(seconds=RETENTION_SECONDS)
+"""So long the doctor warns of a conflict, as it does of a loss."""
+_COUNTED = 1000
+"""More conflicts than this are not counted."""
 
 
 def page(
@@ -53,3 +64,18 @@ def read(engine: Engine, conflict_id: int, *, is_pretty: bool = False) -> Row | 
     with database.transaction(engine) as connection:
         found = connection.execute(query).mappings().one_or_none()
     return None if found is None else dict(found)
+
+
+def check_conflicts(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
+    """Check that none was recorded lately; nothing if PostgreSQL is away or not migrated."""
+    newest = select(state_conflicts.c.recorded_at).order_by(state_conflicts.c.id.desc())
+    recorded_at = newest.limit(_COUNTED).subquery().c.recorded_at
+    query = select(func.count()).where(recorded_at > func.now() - _RECENT)
+    try:
+        with database.transaction(orchestrator.engine) as connection:
+            number: int = connection.execute(query).scalar_one()
+    except (ServerUnavailable, NotMigrated):  # the checks of that server say so
+        return
+    found = f"{number}{' or more' * (number == _COUNTED)} in the last seven days"
+    advice = "see what players have lost: `statesync conflicts list`"
+    yield checked(Topic.CONFLICTS, found, warn=advice * bool(number))

@@ -105,10 +105,17 @@ def _version_of_redis(info: dict[str, str]) -> Check:
 
 
 def _persistence(info: dict[str, str]) -> Check:
+    look = "look into the server's log, and at its disk"
+    if info.get("aof_last_write_status", "ok") != "ok":
+        found = "the append-only file cannot be written: no change is taken"
+        return checked(Topic.PERSISTENCE, found, fail=look)
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        found = "the last snapshot could not be written: mostly, no change is taken then"
+        return checked(Topic.PERSISTENCE, found, fail=look)
     if info.get("aof_enabled") != "1":
         advice = "CONFIG SET appendonly yes: a restart of Redis forgets what is not saved yet"
         return checked(Topic.PERSISTENCE, "the append-only file is off", warn=advice)
-    if info.get("aof_last_write_status", "ok") != "ok":
-        advice = "look into the server's log, and at its disk"
-        return checked(Topic.PERSISTENCE, "the append-only file cannot be written", fail=advice)
+    if info.get("aof_last_bgrewrite_status", "ok") != "ok":
+        found = "the append-only file could not be rewritten: it grows"
+        return checked(Topic.PERSISTENCE, found, warn=look)
     return checked(Topic.PERSISTENCE, "the append-only file is on")

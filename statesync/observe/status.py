@@ -101,7 +101,7 @@ def gather(
 def _ask_redis(found: Gathered, orchestrator: GameStateOrchestrator) -> None:
     hot = orchestrator.hot
     found.hot = hot.status()
-    found.sweep_ms = hot.examine([]).heartbeat_ms
+    found.sweep_ms = hot.figures().sweep_ms
     found.unknown_types = count_unknown_types(hot)
     found.troubles = hot.troubles()
     found.problems += [describe_trouble(*trouble) for trouble in sorted(found.troubles.items())]

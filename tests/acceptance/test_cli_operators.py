@@ -46,6 +46,8 @@ def test_conflicts(
     settings: Settings, hot: HotStore, rewind: Rewind, orchestrator: GameStateOrchestrator
 ) -> None:
     assert "There are no conflicts" in run(settings, "conflicts", "list")
+    (check,) = run_json(settings, "doctor", "--only", "conflicts")
+    assert (check["status"], check["found"]) == ("ok", "0 in the last seven days")
     assert run_json(settings, "conflicts", "list") == {"conflicts": [], "next": None}
     for char_id in (1, 2, 3):
         hot.create(char_id, **FULL, gold="10")
@@ -73,6 +75,12 @@ def test_conflicts(
     assert json.loads(shown["state"]["core"]["stats"])["luck"] == 7
     as_text = run(settings, "conflicts", "show", str(of_two["id"]))
     assert all(part in as_text for part in ('"gold": "1"', "Redis went back in time"))
+    (check,) = run_json(settings, "doctor", "--only", "conflicts")
+    assert (check["status"], check["found"]) == ("warn", "3 in the last seven days")
+    with orchestrator.engine.begin() as connection:
+        connection.execute(text("UPDATE state_conflicts SET recorded_at = now() - interval '8 d'"))
+    (check,) = run_json(settings, "doctor", "--only", "conflicts")
+    assert check["status"] == "ok"
     assert "there is no conflict 99999" in run(settings, "conflicts", "show", "99999", status=1)
     run(settings, "conflicts", "show", "0", status=2)
     run(settings, "conflicts", "list", "--limit", "0", status=2)

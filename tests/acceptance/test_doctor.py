@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -114,7 +115,8 @@ class TestAllWell:
 
 def test_no_worker(stack: Stack, settings: Settings) -> None:
     found = examine(settings, "workers", "beat", status=1)
-    assert set(statuses(found).values()) == {"fail"}
+    is_failed = {name for name, status in statuses(found).items() if status == "fail"}
+    assert is_failed == {"queue restore", "queue sync", "queue backup", "beat"}
     assert "-Q restore" in found["queue restore"]["do"]
 
 
@@ -128,6 +130,41 @@ def test_eviction_and_persistence(settings: Settings, configured: Any) -> None:
     found = examine(settings, "redis", status=1)
     assert found["eviction"]["status"] == "fail"
     assert "noeviction" in found["eviction"]["do"]
+
+
+def test_a_snapshot_that_cannot_be_written(settings: Settings, raw: Any) -> None:
+    def is_idle() -> bool:
+        told = raw.info("persistence")
+        return not (told["rdb_bgsave_in_progress"] or told["aof_rewrite_in_progress"])
+
+    def save() -> None:
+        wait_until(is_idle)
+        raw.bgsave(schedule=False)
+        wait_until(is_idle)
+
+    snapshot = Path(*(raw.config_get(name)[name] for name in ("dir", "dbfilename")))
+    snapshot.unlink(missing_ok=True)
+    snapshot.mkdir()  # as a disk that is full, for a server that runs as root
+    try:
+        save()
+        found = examine(settings, "redis", status=1)["persistence"]
+        assert "the last snapshot could not be written" in found["found"]
+    finally:
+        snapshot.rmdir()
+        save()
+    assert "snapshot" not in examine(settings, "redis")["persistence"]["found"]
+
+
+def test_scrubs_that_do_not_come_to_their_end(settings: Settings, hot: HotStore, raw: Any) -> None:
+    hot.heartbeat()
+    assert "none has come to its end yet" in examine(settings, "beat")["scrub"]["found"]
+    hot.note_scrub()
+    assert examine(settings, "beat")["scrub"]["status"] == "ok"
+    long_ago = hot.examine([]).now_us // 1000 - 3100 * settings.scrub_seconds
+    raw.set(hot.keys.scrubbed, long_ago)
+    assert examine(settings, "beat")["scrub"]["status"] == "warn"
+    off = examine(replace(settings, scrub_seconds=0), "beat")["scrub"]
+    assert (off["status"], "off" in off["found"]) == ("ok", True)
 
 
 def test_memory_that_is_almost_full(
