@@ -222,16 +222,16 @@ write_words(seals, new_words)
 -- Counts how long the changes of characters were not durable, by the server's clock. If others have
 -- put something else there, it is left alone.
 local function count_waits(char_ids)
-  local now, counts, sum = now_ms(), {}, 0
-  local low, high = 0, -1 -- of the last bucket: most of a batch fall into the same one
+  local now, infinite, bounds, counts, sum = now_ms(), math.huge, args.bounds, {}, 0
+  local low, high = -1, -1 -- of the last bucket: many of a batch fall into the same one
   for _, score in ipairs(redis.call('ZMSCORE', since, unpack(char_ids))) do
-    local wait = now - (tonumber(score or nil) or math.huge)
-    if wait > -math.huge and wait < math.huge then
-      wait = math.max(wait, 0) -- the clock may have gone back
-      if wait < low or wait > high then
+    local wait = score and now - score
+    if wait and wait ~= infinite and wait ~= -infinite then
+      if wait < 0 then wait = 0 end -- the clock has gone back
+      if wait <= low or wait > high then
         local i = 1
-        while args.bounds[i] and wait > args.bounds[i] do i = i + 1 end
-        low, high = (args.bounds[i - 1] or -1) + 1, args.bounds[i] or math.huge
+        while bounds[i] and wait > bounds[i] do i = i + 1 end
+        low, high = bounds[i - 1] or -1, bounds[i] or infinite
       end
       counts[high], sum = (counts[high] or 0) + 1, sum + wait
     end
