@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Self, TypeVar
 
@@ -26,7 +26,7 @@ from statesync.hot.store import unwrap
 from statesync.lifecycle.realms import Realms
 from statesync.observe import checks, queues
 from statesync.observe.broker import problem_of
-from statesync.observe.check import Check, Group
+from statesync.observe.check import Check, Group, Topic
 from statesync.observe.workers import Fleet
 
 __all__ = ["Answer", "Checked", "Point", "Sample", "Watch", "Worker"]
@@ -234,36 +234,46 @@ def _begin_broker(realms: Realms) -> _Ask:
     return ask
 
 
-def _begin_checks(realms: Realms) -> _Ask:
-    """Begin the doctor's checks; what is the same in all realms is checked in the first one."""
-    fleet = Fleet([realms.settings(realm) for realm in realms.names])
-    shared: list[Check] = []
+class _Checks:
+    """A round of the doctor's checks; what is the same in all realms is checked in the first one.
 
-    def run(realm: str, only: frozenset[Group]) -> list[Check]:
-        return checks.run(realms.orchestrator(realm), realms.settings(realm), fleet, only=only)
+    Workers that could not be asked for one realm are not asked for the next one.
+    """
 
-    def ask(realm: str) -> dict[str, Any]:
-        if realm == realms.names[0]:
-            shared.extend(run(realm, frozenset(checks.OF_ALL_REALMS)))
-        found = run(realm, frozenset(Group) - {*checks.OF_ALL_REALMS})
-        return {"checks": Checked([*found, *shared], _workers_of(fleet))}
+    def __init__(self, realms: Realms) -> None:
+        self.realms = realms
+        self.fleet = Fleet([realms.settings(realm) for realm in realms.names])
+        self.shared: list[Check] = []
+        self.unasked: list[Check] = []
 
-    return ask
+    def ask(self, realm: str) -> dict[str, Any]:
+        """Make the checks of a realm."""
+        if realm == self.realms.names[0]:
+            self.shared = self.run(realm, checks.OF_ALL_REALMS)
+        known = {check.group for check in (*self.shared, *self.unasked)}
+        found = self.run(realm, [group for group in Group if group not in known])
+        self.unasked += [check for check in found if check.topic is Topic.WORKERS]
+        found += [check for check in self.unasked if check not in found]
+        return {"checks": Checked([*found, *self.shared], self.workers())}
 
+    def run(self, realm: str, groups: Container[Group]) -> list[Check]:
+        """Make the checks of some groups."""
+        settings = self.realms.settings(realm)
+        return checks.run(self.realms.orchestrator(realm), settings, self.fleet, only=groups)
 
-def _workers_of(fleet: Fleet) -> dict[str, Worker] | None:
-    try:
+    def workers(self) -> dict[str, Worker] | None:
+        """Return what the workers have told."""
+        if self.unasked:
+            return None
         return {
-            name: Worker(served, fleet.session_types.get(name))
-            for name, served in sorted(fleet.queues.items())
+            name: Worker(served, self.fleet.session_types.get(name))
+            for name, served in sorted(self.fleet.queues.items())
         }
-    except Exception:  # the broker is away, and a check has said so
-        return None
 
 
 _KINDS = (
     _Kind("redis", _begin_redis, ("redis", "figures", "troubles")),
     _Kind("postgresql", _begin_postgresql, ("postgresql",)),
     _Kind("broker", _begin_broker, ("broker",)),
-    _Kind("checks", _begin_checks, ("checks",), CHECK_SECONDS),
+    _Kind("checks", lambda realms: _Checks(realms).ask, ("checks",), CHECK_SECONDS),
 )
