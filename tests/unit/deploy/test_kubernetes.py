@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
+import yaml
 from flower.urls import handlers as flower_handlers
 
 from statesync.cli.serve import serve
@@ -76,6 +79,29 @@ def test_components_that_are_offered_exist() -> None:
     assert {*offered} == {path.name for path in FOLDER.iterdir() if path.is_dir()}
 
 
+@pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl is not installed")
+def test_kustomize_makes_all_of_it(tmp_path: Path) -> None:
+    folder = tmp_path / "kubernetes"
+    shutil.copytree(FOLDER, folder)
+    file = folder / "kustomization.yaml"
+    file.write_text(re.sub(r"^#(components:|  - )", r"\1", file.read_text(), flags=re.MULTILINE))
+    ran = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    made = list(yaml.safe_load_all(ran.stdout))
+    for one in made:
+        if one["apiVersion"] not in OURS:
+            kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
+        if one["kind"] != "Namespace":
+            assert one["metadata"]["namespace"] == "statesync"
+    workers = {one["metadata"]["name"]: one for one in made if one["kind"] == "Deployment"}
+    assert "replicas" not in workers["worker"]["spec"]
+    assert {container_of(one)["image"] for one in workers.values()} == {
+        "registry.example.com/statesync:0.1.0"
+    }
+    step = [one["kind"] for one in made if "statesync.step" in one["metadata"].get("labels", {})]
+    assert sorted(step) == ["ConfigMap", "Job", "Namespace"]
+
+
 def test_the_settings_and_the_secrets_are_accepted() -> None:
     settings = LITERALS | {
         k: v for k, v in SECRET["stringData"].items() if k != "FLOWER_BASIC_AUTH"
@@ -120,6 +146,8 @@ def test_a_pod_may_do_nothing_but_its_work(made: dict[str, Any]) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert {"requests", "limits"} <= {*container["resources"]}
+    # The address of a service named flower would else be the variable FLOWER_PORT.
+    assert pod["enableServiceLinks"] is False
 
 
 @by_name
