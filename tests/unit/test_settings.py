@@ -71,6 +71,7 @@ REFUSED = [
     ("WEB_OPERATOR", ":correct horse battery", "name:password"),
     ("FLOWER_URL", "javascript:alert(1)", "http://"),
     ("FLOWER_URL", "https://name:password@flower", "without a login"),
+    ("WEB_URL", "javascript:alert(1)", "http://"),
     ("LIVENESS_FILE", "alive", "the absolute path of a file"),
 ]
 
