@@ -51,5 +51,7 @@ def doctor(only: tuple[str, ...], as_json: bool) -> None:
             status = Text(check.status, style=_COLOURS[check.status])
             rows.add_row(check.name, status, check.found, check.do)
         console.print(rows)
+        if any(check.status != CheckStatus.OK for check in found):
+            console.print("What each means, and what to do: docs/runbooks.md")
     if any(check.status == CheckStatus.FAIL for check in found):
         sys.exit(1)

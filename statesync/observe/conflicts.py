@@ -10,7 +10,6 @@ from sqlalchemy import Engine, Text, cast, func, literal_column, select
 
 from statesync.durable import database
 from statesync.durable.tables import state_conflicts
-from statesync.errors import NotMigrated, ServerUnavailable
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.check import Check, Topic, checked
 from statesync.settings import Settings
@@ -67,15 +66,12 @@ def read(engine: Engine, conflict_id: int, *, is_pretty: bool = False) -> Row | 
 
 
 def check_conflicts(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Check]:
-    """Check that none was recorded lately; nothing if PostgreSQL is away or not migrated."""
+    """Check that none was recorded lately. Raises ServerUnavailable and NotMigrated."""
     newest = select(state_conflicts.c.recorded_at).order_by(state_conflicts.c.id.desc())
     recorded_at = newest.limit(_COUNTED).subquery().c.recorded_at
     query = select(func.count()).where(recorded_at > func.now() - _RECENT)
-    try:
-        with database.transaction(orchestrator.engine) as connection:
-            number: int = connection.execute(query).scalar_one()
-    except (ServerUnavailable, NotMigrated):  # the checks of that server say so
-        return
+    with database.transaction(orchestrator.engine) as connection:
+        number: int = connection.execute(query).scalar_one()
     found = f"{number}{' or more' * (number == _COUNTED)} in the last seven days"
     advice = "see what players have lost: `statesync conflicts list`"
     yield checked(Topic.CONFLICTS, found, warn=advice * bool(number))

@@ -15,12 +15,15 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+import redis
 from sqlalchemy import Engine
 
 from statesync import Settings
+from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from statesync.lifecycle import servers
+from statesync.observe.broker_rights import COMMANDS, lacking_rights
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import Game, wait_until
 from tests.conftest import NewDatabase
@@ -235,6 +238,21 @@ def test_broker_and_state_on_one_database(settings: Settings) -> None:
     assert examine(settings, "broker")["databases"]["status"] == "ok"
 
 
+def test_each_command_that_the_broker_lacks_is_named(embedded: Servers, raw: Any) -> None:
+    raw.execute_command("ACL", "SETUSER", "poor", "reset", "on", ">word", "~sync", "&*", "+@all")
+    url = embedded.redis_url(1).replace("unix://", "unix://poor:word@")
+    with redis.Redis.from_url(url) as client:
+        # The question itself takes the others: the refusal names them.
+        for command in set(COMMANDS) - {"evalsha", "script|load"}:
+            raw.execute_command("ACL", "SETUSER", "poor", f"-{command}")
+            assert lacking_rights(client, queue="sync", channel="pidbox") == [f"+{command}"]
+            raw.execute_command("ACL", "SETUSER", "poor", f"+{command}")
+        assert lacking_rights(client, queue="sync", channel="pidbox") == []
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            lacking_rights(client, queue="backup", channel="pidbox")
+    raw.execute_command("ACL", "DELUSER", "poor")
+
+
 @pytest.mark.parametrize(
     ("topology", "broker"),
     [("single", "Valkey"), ("rabbitmq", "RabbitMQ 3."), ("sentinel", "database 1 of Valkey")],
@@ -260,6 +278,9 @@ def test_every_server_that_is_away_is_a_check_that_failed(unreachable: Settings)
     assert {n for n, s in statuses(found).items() if s == "fail"} == {
         "redis",
         "postgresql",
+        "backlog",
+        "troubles",
+        "conflicts",
         "clocks",
         "broker",
         "results",

@@ -8,7 +8,6 @@ from typing import Any
 
 import psycopg2
 import pytest
-import redis
 from sqlalchemy import make_url
 
 from statesync import GameStateOrchestrator, Settings
@@ -19,7 +18,6 @@ from statesync.errors import DatabaseForbidden
 from statesync.hot.keys import Keys
 from statesync.hot.rights import COMMANDS, channels, key_patterns
 from statesync.observe.broker_rights import COMMANDS as BROKER_COMMANDS
-from statesync.observe.broker_rights import lacking_rights
 from tests.acceptance.command_line import run_json
 from tests.acceptance.documented import block
 from tests.acceptance.whole_life import live_whole_life
@@ -201,20 +199,3 @@ def test_the_doctor_names_what_is_missing_in_redis(settings: Settings, raw: Any)
     raw.execute_command("ACL", "SETUSER", "statesync-messages", "resetkeys", "~other*")
     (found,) = run_json(own, "doctor", "--only", "broker", status=1)
     assert "give its user the login or the right" in found["do"]
-
-
-@pytest.mark.usefixtures("stack", "users")
-def test_each_command_that_the_broker_lacks_is_named(settings: Settings, raw: Any) -> None:
-    with redis.Redis.from_url(messages_url(settings)) as client:
-        # The question itself takes the others: the refusal names them.
-        for command in set(BROKER_COMMANDS) - {"evalsha", "script|load"}:
-            raw.execute_command("ACL", "SETUSER", "statesync-messages", f"-{command}")
-            lacking = lacking_rights(client, queue="sync", channel="/1.celery.pidbox")
-            assert lacking == [f"+{command}"]
-            raw.execute_command("ACL", "SETUSER", "statesync-messages", f"+{command}")
-
-
-def messages_url(settings: Settings) -> str:
-    """Return the URL of the broker for the user of messages, as redis-py reads it."""
-    path = settings.redis_url.removeprefix("unix://").partition("?")[0]
-    return f"unix://statesync-messages:{USERS['statesync-messages']}@{path}?db=1"
