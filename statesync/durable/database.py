@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -21,6 +22,7 @@ from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from statesync import tracing
 from statesync.durable import realms
 from statesync.durable.alarms import Alarm
 from statesync.durable.limits import begin, limits, opening
@@ -75,6 +77,8 @@ _REFUSES_LOGIN = re.compile(
 """What a refused login says, by PostgreSQL or PgBouncer: libpq gives no code for it."""
 _NO_SUCH_TABLE = ("42P01", "42703")  # undefined table, undefined column
 
+
+_SPAN = {"db.system.name": "postgresql"}
 
 UNREADABLE = (ValueError, RecursionError)
 """What a row raises that holds something Python has no value for: the year 20000, JSON that nests
@@ -243,7 +247,7 @@ def transaction(
     Rejected if the data or a lock is the cause, NotMigrated, or DatabaseUnavailable.
     """
     seconds = answer_seconds or engine.get_execution_options().get(_ANSWER)
-    with _waiting(seconds) as wait:
+    with tracing.span("transaction", _SPAN, kind="CLIENT"), _waiting(seconds) as wait:
         try:
             if not of_any_realm and engine not in _checked:
                 _check_realm(engine)
@@ -299,10 +303,11 @@ def fetch(
     try:
         with driver_connection.cursor() as cursor:
             values = {**compiled.params, **parameters}
+            context = SimpleNamespace()  # listeners of others write to it
             sent = compiled.string
             for listener in connection.dispatch.before_cursor_execute:
-                sent, values = listener(connection, cursor, sent, values, None, False)
-            told = (cursor, sent, values, None, False)
+                sent, values = listener(connection, cursor, sent, values, context, False)
+            told = (cursor, sent, values, context, False)
             cursor.execute(sent, values)
             connection.dispatch.after_cursor_execute(connection, *told)
             rows: list[tuple[Any, ...]] = cursor.fetchall()

@@ -62,7 +62,8 @@ class AsyncLoginService:
         if "state" in changes:
             raise InvalidInput("the new state is the second argument; it is no field here")
         changes["state"] = new_state
-        version = await self._store.update(char_id, changes, durable=durable, receipt=receipt)
-        if not durable:
-            await asyncio.to_thread(self._client.enqueue_backup, char_id)
+        with self._client.span("change_state", char_id):
+            version = await self._store.update(char_id, changes, durable=durable, receipt=receipt)
+            if not durable:
+                await asyncio.to_thread(self._client.enqueue_backup, char_id)
         return version

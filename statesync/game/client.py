@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import NamedTuple
 
+from statesync import tracing
 from statesync.errors import (
     BrokerUnavailable,
     CharacterNotFound,
@@ -47,6 +49,7 @@ class Client:
     """
 
     def __init__(self, settings: Settings, durable_seconds: float) -> None:
+        tracing.follow()
         self.settings = settings
         self.orchestrator = GameStateOrchestrator.from_settings(
             settings, answer_seconds=REDIS_SECONDS
@@ -65,16 +68,22 @@ class Client:
         made.committer = self.group_commit
         return made
 
+    def span(self, operation: str, char_id: int) -> AbstractContextManager[object]:
+        """Return the span of what a game does with a character."""
+        return tracing.span(f"statesync.{operation}", {"statesync.char_id": char_id})
+
     def log_in(self, char_id: int) -> LoggedIn:
         """Restore a character and its sessions if they are absent, and return them."""
-        return log_in(self.orchestrator, char_id)
+        with self.span("login", char_id):
+            return log_in(self.orchestrator, char_id)
 
     def log_out(self, char_id: int) -> BackupReport | None:
         """Save a character, then delete it from Redis unless it has changed since.
 
         Raises CharacterNotSaved, InvalidCharId or ServerUnavailable.
         """
-        return self.orchestrator.evict(char_id)
+        with self.span("logout", char_id):
+            return self.orchestrator.evict(char_id)
 
     def enqueue_backup(self, char_id: int) -> None:
         """Send the backup task of a character; without a broker the next sweep saves it.

@@ -19,7 +19,7 @@ from concurrent.futures import Future, InvalidStateError
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from statesync import durable
+from statesync import durable, tracing
 from statesync.durable import database
 from statesync.durable.alarms import Alarm
 from statesync.durable.losses import Loss
@@ -183,7 +183,8 @@ class GroupCommit:
     def _work(self) -> None:
         while waits := self._take_due():
             try:
-                self._save(waits)
+                with tracing.span("statesync.group_commit"):
+                    self._save(waits)
             except ServerUnavailable as error:
                 for wait in waits:
                     self._retry(wait, str(error))

@@ -48,6 +48,8 @@ class Script:
 
     source: bytes
     sha: str
+    name: str
+    """That of its file."""
 
 
 SOURCES: dict[str | bytes | int, bytes] = {}
@@ -64,7 +66,7 @@ def load_script(name: str) -> Script:
     # Redis itself names a script so; it protects no secret.
     sha = sha1(source, usedforsecurity=False).hexdigest()
     SOURCES[sha] = source
-    return Script(source, sha)
+    return Script(source, sha, name)
 
 
 @dataclass(frozen=True, slots=True)

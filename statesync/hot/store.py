@@ -37,6 +37,7 @@ from statesync.hot.operations import AsyncOperations, Commands, GameCommands, Sy
 from statesync.hot.reverts import AsyncListener, Listener, Reverted
 from statesync.hot.rights import grant, is_refusal
 from statesync.hot.runs import Committer, Run
+from statesync.hot.spans import span_of
 from statesync.hot.trouble import is_refused, tell
 from statesync.sentinels import split_url
 from statesync.settings import Settings
@@ -192,7 +193,9 @@ class HotStore(_Connection, SyncOperations):
         for _ in range(_MAX_TRIES):
             todo = list(run.left.values())
             deadline = run.deadline(self._wire.seconds)
-            run.read(self._replies(todo, deadline), self._read)
+            with span_of(todo):
+                replies = self._replies(todo, deadline)
+            run.read(replies, self._read)
             for i, saving in list(run.saving.items()):
                 run.saved(i, _failure(saving))
             if not run.left:
@@ -296,7 +299,9 @@ class AsyncHotStore(_Connection, AsyncOperations):
         for _ in range(_MAX_TRIES):
             todo = list(run.left.values())
             deadline = run.deadline(self._wire.seconds)
-            run.read(await self._replies(todo, deadline), self._read)
+            with span_of(todo):
+                replies = await self._replies(todo, deadline)
+            run.read(replies, self._read)
             for i, saving in list(run.saving.items()):
                 await asyncio.gather(asyncio.wrap_future(saving), return_exceptions=True)
                 run.saved(i, _failure(saving))

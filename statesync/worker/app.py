@@ -18,10 +18,11 @@ from celery.signals import (
     worker_before_create_process,
     worker_init,
     worker_process_init,
+    worker_process_shutdown,
     worker_shutdown,
 )
 
-from statesync import logs
+from statesync import logs, tracing
 from statesync.errors import ServerUnavailable
 from statesync.hot.store import HotStore
 from statesync.lifecycle.realms import Realms
@@ -142,6 +143,18 @@ def yield_to_the_game(**_: object) -> None:
     backups = {one.queue(QueueName.BACKUP) for one in settings().each_realm()}
     if backups & app.amqp.queues.consume_from.keys():
         os.nice(_NICE)
+
+
+@worker_process_init.connect
+def trace(**_: object) -> None:
+    """Have the tasks of this process traced, if the environment says where to."""
+    tracing.start_worker()
+
+
+@worker_process_shutdown.connect
+def end_traces(**_: object) -> None:
+    """Lose no span of the last tasks."""
+    tracing.stop_worker()
 
 
 @worker_shutdown.connect

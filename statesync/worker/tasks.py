@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from celery import Task
 
+from statesync import tracing
 from statesync.errors import InvalidInput, ServerUnavailable, StatesyncError
 from statesync.hot.commands.troubles import Work
 from statesync.hot.store import unwrap
@@ -75,6 +76,7 @@ class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
         self, exc: Exception, _: str, __: object, kwargs: dict[str, Any], ___: object
     ) -> None:
         """Tell why: a server's trouble once, what is wrong with the message each time."""
+        tracing.failed(exc)
         if isinstance(exc, TROUBLE):
             troubles(kwargs.get("realm", "")).failed(self._work, exc)
         elif isinstance(exc, _EXPECTED):

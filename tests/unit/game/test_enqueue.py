@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu.transport.memory import Channel
 
-from statesync import Settings
+from statesync import Settings, tracing
 from statesync.errors import BrokerUnavailable
 from statesync.game.enqueue import BackupSender, enqueue_backup
 
@@ -84,6 +85,18 @@ def test_a_broker_that_is_away_is_a_broker_unavailable(tmp_path: Path) -> None:
     nowhere = Settings(broker_url=f"redis+socket://{tmp_path}/none.sock?virtual_host=1")
     with enqueue_backup(nowhere) as enqueue, pytest.raises(BrokerUnavailable, match="the broker: "):
         enqueue(1)
+
+
+def test_a_message_goes_on_with_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    sdk = pytest.importorskip("opentelemetry.sdk.trace")
+    monkeypatch.setattr(tracing._traces, "tracer", sdk.TracerProvider().get_tracer("game"))
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(Channel, "_put", lambda _, __, message, **___: sent.append(message))
+    with enqueue_backup(Settings(broker_url="memory://ours")) as enqueue, tracing.span("x") as span:
+        enqueue(1)
+    (message,) = sent
+    trace_id: int = span.get_span_context().trace_id  # type: ignore[attr-defined]
+    assert message["headers"]["traceparent"].split("-")[1] == f"{trace_id:032x}"
 
 
 def test_it_connects_on_first_use_only() -> None:
