@@ -125,6 +125,21 @@ def test_rows_that_somebody_has_deleted_come_back_from_who_is_live(play: Play) -
     assert (play.row(1), play.row(2)) == ({"gold": "10"}, {"gold": "20"})
 
 
+def test_a_character_that_was_deleted_in_redis_comes_back_as_it_was_saved(play: Play) -> None:
+    play.save(1, gold=10)
+    play.store.update(1, gold=11)
+    play.raw.delete(play.hot.keys.core(1))
+    play.sweep()
+    [entry] = run_json(play.settings, "quarantine", "list")
+    assert "gone from Redis" in entry["error"]
+    run(play.settings, "restore", "1")
+    run(play.settings, "quarantine", "discard", "1")
+    assert play.core(1) == play.row(1) == {"gold": "10"}
+    assert play.hot.list_quarantine() == (0, [])
+    play.store.update(1, gold=12, durable=True)
+    assert play.row(1) == {"gold": "12"}
+
+
 class Valkey:
     """One on a port, as on a machine of its own."""
 
