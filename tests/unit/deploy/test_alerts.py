@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from statesync.web.catalog import METRICS, Kind
+from tests.alerts import PROMETHEUS, RULES, promtool
 from tests.unit.deploy.named import ROOT, documents
 
-PROMETHEUS = ROOT / "deploy" / "prometheus"
-RULES = PROMETHEUS / "statesync.rules.yml"
 (_GROUPS,) = documents(RULES)
 ALERTS: list[dict[str, Any]] = [rule for group in _GROUPS["groups"] for rule in group["rules"]]
-
-
-def promtool(*words: str) -> None:
-    """Run promtool, and check that it finds nothing wrong; skip the test if it is not installed."""
-    program = shutil.which("promtool")
-    if not program:
-        pytest.skip("promtool is not installed")
-    ran = subprocess.run([program, *words], cwd=PROMETHEUS, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def series() -> dict[str, set[str]]:
