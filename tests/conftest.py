@@ -24,12 +24,11 @@ from sqlalchemy import Engine
 from statesync.durable import database, realms
 from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers, servers
+from statesync.hot.commands.backup import Head
 from statesync.hot.commands.transfer import RestoreItem
 from statesync.hot.keys import Keys
 from statesync.hot.store import AsyncHotStore, HotStore, unwrap
-from statesync.lifecycle import backup
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.plain import PlainReport
 from statesync.settings import PREFIX, Settings
 from statesync.urls import broker_of
 from tests.browser import browser
@@ -236,7 +235,7 @@ def other(settings: Settings) -> Iterator[GameStateOrchestrator]:
 @pytest.fixture
 def all_as_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save plain characters as any group is saved."""
-    monkeypatch.setattr(backup, "backup_plain", lambda *_: PlainReport())
+    monkeypatch.setattr(Head, "is_calm", False)
 
 
 @pytest.fixture

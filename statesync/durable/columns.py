@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -18,7 +19,7 @@ from msgspec.structs import astuple
 from statesync.durable.rows import CharacterRow, CoreRows, StatsRow, core_rows
 from statesync.durable.tables import STATS
 from statesync.state.characters import CORE_FIELDS, decode_character
-from statesync.state.fields import TIE_FIELD, InvalidValue
+from statesync.state.fields import TIE_FIELD, InvalidValue, encoded
 from statesync.state.references import is_session_uuid
 from statesync.state.session_types import reference_fields
 
@@ -52,19 +53,23 @@ _stats = msgspec.json.Decoder(_Stats).decode
 _vitals = msgspec.json.Decoder(dict[str, _Vital]).decode
 
 _PLAIN_NUMBER = re.compile("[0-9]{1,15}")
+_UTC = re.compile(r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d(\.(?!000000)\d{6})?\+00:00", re.ASCII)
+"""How ``isoformat`` writes a time."""
 _OURS = frozenset((*CORE_FIELDS, "version", "saved_version"))
 
 
 def rows_of(char_id: int, version: int, seal: int, core: Mapping[str, str]) -> CoreRows:
-    """Return what is to be saved of a core under a seal. Raises CorruptState."""
+    """Return what is to be saved of a core under a seal. Raises CorruptState.
+
+    In the core's texts, surrogates stand for bytes that are no UTF-8.
+    """
     try:
-        _check_no_nul(core)
+        _check_text(core)
         location, bio, stats, vitals = _decode(core)
         saved_version = _saved_version(core)
         extra = _extra(core)
     except (InvalidValue, ValueError, KeyError, RecursionError):
-        raw = {name.encode(): value.encode() for name, value in core.items()}
-        raw[b"version"] = b"%d" % version
+        raw = encoded(core) | {b"version": b"%d" % version}
         return core_rows(decode_character(char_id, raw), seal)
     row = CharacterRow(
         char_id,
@@ -93,11 +98,13 @@ def _decode(core: Mapping[str, str]) -> tuple[_Location, _Bio, Any, dict[str, _V
     return location, bio, _stats(core["stats"]), _vitals(core["vitals"])
 
 
-def _check_no_nul(core: Mapping[str, str]) -> None:
-    """Raise ValueError if a text may have a NUL, which PostgreSQL cannot store."""
-    texts = "".join(core.values())
+def _check_text(core: Mapping[str, str]) -> None:
+    """Raise ValueError if a text may have what PostgreSQL cannot store: a NUL, or no UTF-8."""
+    texts = "".join(chain.from_iterable(core.items()))
     if "\0" in texts or "\\u0000" in texts:
         raise ValueError
+    if not texts.isascii():
+        texts.encode()  # a surrogate stands for a byte that is no UTF-8
 
 
 def _saved_version(core: Mapping[str, str]) -> int | None:
@@ -113,8 +120,7 @@ def _is_utc(moment: str | UnsetType) -> bool:
     """Return whether a time is as it comes back from its column, if there is one."""
     if isinstance(moment, UnsetType):
         return True
-    read = datetime.fromisoformat(moment)
-    return read.tzinfo is UTC and read.isoformat() == moment
+    return bool(_UTC.fullmatch(moment) and datetime.fromisoformat(moment))
 
 
 def _extra(core: Mapping[str, str]) -> dict[str, str]:
@@ -127,7 +133,7 @@ def _extra(core: Mapping[str, str]) -> dict[str, str]:
         if name in references:
             fits = not value or is_session_uuid(value)
         else:
-            fits = name != TIE_FIELD and not name.startswith("own:") and "\0" not in name
+            fits = name != TIE_FIELD and not name.startswith("own:")
         if not fits:
             raise ValueError
     return extra

@@ -19,7 +19,6 @@ from statesync.hot.commands import (
     claims,
     health,
     operators,
-    plain,
     rights,
     seals,
     servers,
@@ -106,7 +105,6 @@ class Operations(_GameOperations):
     release = _Operation(claims.release)
     quarantine = _Operation(claims.quarantine)
 
-    snapshot_plain = _Operation(plain.snapshot_plain)
     try_snapshots = _Operation(backup.try_snapshots)
     snapshot = _Operation(backup.snapshot)
     acknowledge = _Operation(acks.acknowledge)

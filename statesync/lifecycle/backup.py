@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from uuid import UUID
@@ -22,8 +22,14 @@ from statesync.errors import (
     StatesyncError,
     UnknownSessionType,
 )
-from statesync.hot.command import SCRIPT_MEMBERS, packed
-from statesync.hot.commands.backup import Later, NeedsKeys, RawSnapshot, SealsFull
+from statesync.hot.command import packed
+from statesync.hot.commands.backup import (
+    SNAPSHOT_MEMBERS,
+    Later,
+    Plain,
+    RawSnapshot,
+    SealsFull,
+)
 from statesync.hot.commands.claims import Claim
 from statesync.hot.commands.seals import Withdrawn
 from statesync.hot.members import Members
@@ -38,7 +44,7 @@ from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.holders import holders_to_join, reasons_for_both, tie_holders
 from statesync.lifecycle.lost import Lost
 from statesync.lifecycle.pending import Pending
-from statesync.lifecycle.plain import PlainReport, backup_plain
+from statesync.lifecycle.plain import PlainSave
 from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.reports import (
     Reports,
@@ -50,11 +56,11 @@ from statesync.lifecycle.snapshots import (
     Snapshot,
     add,
     decode,
-    merge,
     read_logs,
     undecoded,
     unknown_sessions,
 )
+from statesync.lifecycle.tries import try_snapshots
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.fields import printable
 from statesync.state.outcomes import BackupOutcome
@@ -109,6 +115,8 @@ class Backup:
         ServerUnavailable, after giving back every claim.
         """
         reports = Reports(claim.char_id for claim in claims)
+        newest = {claim.char_id: claim for claim in sorted(claims, key=lambda one: one.token)}
+        claims = [*newest.values()]  # a message may name one twice
         for start in range(0, len(claims), self.batch_size):
             end = start + self.batch_size
             batch = _Batch(self, claims[start:end], clean, deleting)
@@ -118,7 +126,7 @@ class Backup:
                 batch.abandon()
                 release(self.hot, [*batch.pending.values(), *claims[end:]])
                 raise
-            reports.add(batch.pending.reports, batch.plain.outcomes)
+            reports.add(batch.pending.reports, batch.plain_outcomes)
         return reports
 
 
@@ -144,8 +152,10 @@ class _Batch:
         )
         self.pending = Pending(self.hot, claims, clean, lease_us=backup.lease_us)
         self.deleting = deleting
-        self.plain = PlainReport()
-        self.under_way: Sequence[Snapshot] = ()
+        self.plain_outcomes: dict[BackupOutcome, dict[int, int]] = {}
+        """By outcome: the versions that PostgreSQL holds, of those that were plain."""
+        self.under_way: list[Snapshot] = []
+        self.plain = PlainSave(())
         self.known_members: dict[int, frozenset[str]] = {}
         """By character: the members of its group that are known so far."""
         self.unknown_types: Counter[str] = Counter()
@@ -154,7 +164,6 @@ class _Batch:
     def run(self) -> None:
         """Save the claimed characters in rounds; give back those that stay locked."""
         failpoint("claimed")
-        self.save_plain()
         round_number = 0
         while round_number < _RECONCILE_ROUNDS:
             refused = self.save_pending(wait=round_number > 0)
@@ -180,23 +189,15 @@ class _Batch:
         if self.unknown_types:
             tell_left_to_others(self.unknown_types)
 
-    def save_plain(self) -> None:
-        """Save those that are in no session and no tie, which most are."""
-        if self.deleting:
-            return
-        self.plain = backup_plain(self.hot, self.engine, [*self.pending.values()])
-        for versions in self.plain.outcomes.values():
-            self.pending.drop_counted(versions)
-        self.known_members |= self.plain.known_members
-
     def save_pending(self, *, wait: bool) -> list[Snapshot]:
         """Save what is pending, as much at once as Redis gives at once; return what is refused."""
         refused: list[Snapshot] = []
         waiting = list(self.pending)
         while waiting:
-            snapshots, later = self.take_snapshots(waiting)
-            self.under_way = snapshots
+            self.under_way, later = self.take_snapshots(waiting)
             failpoint("snapshot")
+            self.under_way += self.save_plain()
+            snapshots = self.under_way
             self.lost.look_at_corrupt(snapshots)
             look_at_gone(self.hot, self.engine, snapshots)
             read_logs(self.hot, self.engine, self.types, snapshots)
@@ -207,6 +208,24 @@ class _Batch:
             tried = {member for snapshot in refused for member in snapshot.members()}
             waiting = [i for i in later if i in self.pending and i not in tried]
         return refused
+
+    def save_plain(self) -> list[Snapshot]:
+        """Save the plain snapshots in columns; return those that are left, as groups of one."""
+        saved = self.plain.commit(self.engine)
+        outcomes = self.plain.outcomes(saved)
+        for outcome, versions in outcomes.items():
+            self.plain_outcomes.setdefault(outcome, {}).update(versions)
+            self.pending.drop_counted(versions)
+        if outcomes:
+            counts: dict[str, int] = {o: len(found) for o, found in outcomes.items()}
+            counting = self.commands.count(counts, self.plain.observed)
+            acknowledge(self.hot, self.plain.acknowledgements(saved), [counting])
+            failpoint("acknowledged")
+        left: dict[int | UUID, Snapshot] = {}
+        for plain in self.plain.left:
+            self.accept(plain.claim, plain.raw(), left)
+        self.plain = PlainSave(())
+        return self.leave_unknown([*left.values()])
 
     def look_at_holders(self, refused: Sequence[Snapshot]) -> bool:
         """Have others seen together with the groups whose things they hold, in the next round.
@@ -232,14 +251,21 @@ class _Batch:
     def take_snapshots(self, char_ids: Sequence[int]) -> tuple[list[Snapshot], list[int]]:
         """Take one snapshot of each group that the claims on some pending characters are on.
 
-        Adds the claims on the other characters of a group to ``pending``. Reports, and drops from
-        ``pending``, the characters of which there is nothing to save. Returns also the characters
-        that come later, since Redis gives no more at once.
+        Those that are ``plain`` are not among them. Adds the claims on the other characters of a
+        group to ``pending``. Reports, and drops from ``pending``, the characters of which there is
+        nothing to save. Returns also the characters that come later, since Redis gives no more at
+        once.
         """
         snapshots: dict[int | UUID, Snapshot] = {}
+        plain: list[Plain] = []
         lost_claims, later = [], []
-        for claim, reply in self.try_snapshots(char_ids):
-            if isinstance(reply, RawSnapshot):
+        tries = try_snapshots(self.hot, self.pending, self.known_members, char_ids)
+        for claim, reply in tries:
+            if isinstance(reply, Plain) and not self.deleting:
+                plain.append(reply)
+            elif isinstance(reply, Plain):
+                self.accept(claim, reply.raw(), snapshots)
+            elif isinstance(reply, RawSnapshot):
                 self.accept(claim, reply, snapshots)
             elif isinstance(reply, Later):
                 later.append(claim.char_id)
@@ -256,35 +282,10 @@ class _Batch:
                 raise reply
         # Characters included in another of our snapshots are still ours.
         self.pending.report_superseded([i for i in lost_claims if i not in snapshots])
+        # One that a group has taken along, or that is decided with it, is not saved alone.
+        alone = [one for one in plain if self.pending.get(one.claim.char_id) == one.claim]
+        self.plain = PlainSave(alone)
         return self.leave_unknown(list(dict.fromkeys(snapshots.values()))), later
-
-    def try_snapshots(
-        self, char_ids: Iterable[int]
-    ) -> Iterator[tuple[Claim, RawSnapshot | Later | SealsFull | StatesyncError]]:
-        """Give the snapshot of each group, or why there is none, with a claim on the group.
-
-        Only the script sees all members of a group, so each try may add members that the next try
-        has to know. Of several claims that turn out to be on one group, one goes on for all.
-        """
-        untried = {i: self.known_members.get(i, frozenset()) for i in char_ids}
-        while untried:  # ends with the whole group, or with the lease
-            merged = merge({i: names for i, names in untried.items() if i in self.pending})
-            tries = [(self.pending[i], names) for i, names in merged.items()]
-            parts = packed(tries, lambda one_try: len(one_try[1]) or 1, SCRIPT_MEMBERS)
-            replies = self.hot.run_many(
-                [
-                    self.commands.try_snapshots(part, lease_us=self.pending.lease_us)
-                    for part in parts
-                ]
-            )
-            untried = {}
-            results = (result for reply in replies for result in unwrap(reply))
-            for (claim, _), result in zip(tries, results, strict=True):
-                if isinstance(result, NeedsKeys):
-                    self.known_members[claim.char_id] = result.members
-                    untried[claim.char_id] = result.members
-                else:
-                    yield claim, result
 
     def accept(self, claim: Claim, raw: RawSnapshot, snapshots: dict[int | UUID, Snapshot]) -> None:
         """Add a snapshot and its claims; report its character if the core is gone from Redis."""
@@ -304,12 +305,13 @@ class _Batch:
 
     def withdraw(self, snapshots: Sequence[Snapshot]) -> None:
         """Withdraw the seals of snapshots of which nothing is committed, if that is certain."""
-        withdrawn = [
+        withdrawn = self.plain.withdrawn() + [
             Withdrawn(raw.seal, [*raw.claims.values()], [ref.id for ref in raw.sessions])
             for raw in (snapshot.raw for snapshot in snapshots if not snapshot.in_doubt)
         ]
-        if withdrawn:
-            self.hot.withdraw(withdrawn)
+        parts = packed(withdrawn, lambda one: len(one.claims), SNAPSHOT_MEMBERS)
+        for reply in self.hot.run_many([self.commands.withdraw(part) for part in parts]):
+            unwrap(reply)
 
     def abandon(self) -> None:
         """Withdraw what an outage has ended, if Redis is there."""

@@ -50,7 +50,7 @@ def look_at_gone(hot: HotStore, engine: Engine, snapshots: Sequence[Snapshot]) -
         if char_id not in rows:
             snapshot.corrupt = CorruptState(char_id, "", _REASON)
         elif rows[char_id].version < (version_or_none(left[char_id]) or 0) < MAX_VERSION:
-            if not snapshot.raw.is_recovering:
+            if not snapshot.raw.head.is_recovering:
                 note_postgresql_went_back(hot, engine, [char_id])
                 raise DatabaseWentBack
             snapshot.postpone()

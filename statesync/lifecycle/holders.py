@@ -54,7 +54,7 @@ def tie_holders(hot: HotStore, snapshot: Snapshot) -> None:
         pair
         for pair in pairs
         if snapshot.group.characters.keys() >= set(pair)
-        and not any({b"%d" % char_id for char_id in pair} <= names for names in tied)
+        and not any({*map(str, pair)} <= names for names in tied)
     ]
     if len(snapshot.members()) > MAX_TIED:
         return

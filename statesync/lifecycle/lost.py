@@ -128,7 +128,8 @@ class Lost:
         if snapshot.corrupt:
             return False
         if snapshot.shows_older_postgresql and not (
-            snapshot.is_lost and (snapshot.raw.is_recovering or not self._not_set_aside(snapshot))
+            snapshot.is_lost
+            and (snapshot.raw.head.is_recovering or not self._not_set_aside(snapshot))
         ):
             note_postgresql_went_back(self._hot, self._engine, snapshot.group.characters)
             raise DatabaseWentBack
@@ -140,7 +141,7 @@ class Lost:
         Rows that Redis does not know while PostgreSQL is recovered are of that recovery, which
         Redis has forgotten: other rows may not be saved again yet.
         """
-        is_recovering = snapshot.raw.is_recovering and _shows_loss(snapshot)
+        is_recovering = snapshot.raw.head.is_recovering and _shows_loss(snapshot)
         if not (snapshot.shows_older_postgresql or is_recovering):
             return False
         snapshot.corrupt = CorruptState(snapshot.anchor, "", _BOTH_WENT_BACK)
@@ -167,7 +168,7 @@ class Lost:
         back. Returns False if the servers cannot be asked now; a later backup goes on. Raises
         DatabaseWentBack.
         """
-        if all(snapshot.raw.is_recovering for snapshot in lost):
+        if all(snapshot.raw.head.is_recovering for snapshot in lost):
             return True
         sweeps = count_sweep(self._hot, self._engine)
         if self._hot.status().recovering:
@@ -207,5 +208,5 @@ class Lost:
             elif isinstance(result, dict):
                 for char_id, version in result.items():
                     pending.report(char_id, BackupOutcome.CONFLICT, version)
-                if snapshot in losses or snapshot.raw.is_settling:
+                if snapshot in losses or snapshot.raw.head.is_settling:
                     self._add_costs(reverted=len(result))

@@ -112,7 +112,7 @@ def _revert_one(
         [plan.item for plan in plans.values()],
         _row_versions(snapshot, loaded),
         _dropped(snapshot),
-        is_recovering=snapshot.raw.is_recovering,
+        is_recovering=snapshot.raw.head.is_recovering,
     )
     try:
         if not hot.revert(group):

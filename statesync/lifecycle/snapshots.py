@@ -26,8 +26,8 @@ from statesync.hot.commands.backup import RawSnapshot
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.groups import Group, GroupResult
 from statesync.sessions.base import SessionOrchestrator
-from statesync.state.characters import Character, decode_character
-from statesync.state.fields import version_or_none
+from statesync.state.characters import Character
+from statesync.state.fields import encoded, version_or_none
 from statesync.state.references import SessionRef, reference_field
 from statesync.state.seals import LAID
 from statesync.state.session_types import reference_fields
@@ -37,13 +37,11 @@ __all__ = [
     "Snapshot",
     "add",
     "decode",
-    "merge",
     "read_logs",
     "undecoded",
     "unknown_sessions",
 ]
 
-_REFERENCE_SUFFIX = reference_field("").encode()
 _LOG_STEP = 1000
 """How many log entries one script reads."""
 
@@ -126,20 +124,6 @@ class Snapshot:
         return self.group.characters[member].version
 
 
-def merge(known: Mapping[int, frozenset[str]]) -> dict[int, frozenset[str]]:
-    """Join the known members of each character's group; the first character of a group has all."""
-    first_of: dict[str, int] = {}
-    merged: dict[int, frozenset[str]] = {}
-    for char_id, names in known.items():
-        members = names | {str(char_id)}
-        overlapping = {first_of[name] for name in members if name in first_of}
-        first = min(overlapping, default=char_id)
-        members = members.union(*(merged.pop(other) for other in overlapping))
-        merged[first] = members
-        first_of |= dict.fromkeys(members, first)
-    return merged
-
-
 def add(snapshots: dict[int | UUID, Snapshot], new: Snapshot) -> None:
     """Add a snapshot under each of its members; of two that overlap, only the later one stays."""
     overlapping = dict.fromkeys(snapshots[m] for m in new.members() if m in snapshots)
@@ -155,7 +139,9 @@ def add(snapshots: dict[int | UUID, Snapshot], new: Snapshot) -> None:
 def decode(raw: RawSnapshot) -> Group:
     """Decode a snapshot. Raises CorruptState, which names the character and the field."""
     characters = {
-        char_id: _rows(char_id, core, raw.seal) for char_id, core in raw.cores.items() if core
+        char_id: rows_of(char_id, int(core["version"]), raw.seal, core)
+        for char_id, core in raw.cores.items()
+        if core
     }
     sessions: dict[UUID, Session] = {}
     for (session_type, session_id), (log_length, fields) in raw.sessions.items():
@@ -171,24 +157,21 @@ def decode(raw: RawSnapshot) -> Group:
     return Group(
         characters,
         sessions,
-        references={char_id: raw.references[char_id] for char_id in characters},
+        references={char_id: _references(raw.cores[char_id]) for char_id in characters},
         absent=frozenset(raw.cores.keys() - characters.keys()),
         seals={_member(name): seals for name, seals in raw.seals.items()},
         nonces=frozenset(word for text in raw.nonces.values() for word in text.split()),
-        is_comparing=raw.is_comparing,
-        is_settling=raw.is_settling,
-        is_recovering=raw.is_recovering,
-        laid_at=raw.sweeps if any(one.has(LAID) for one in raw.seals.values()) else 0,
+        is_comparing=raw.head.is_comparing,
+        is_settling=raw.head.is_settling,
+        is_recovering=raw.head.is_recovering,
+        laid_at=raw.head.sweeps if any(one.has(LAID) for one in raw.seals.values()) else 0,
     )
 
 
-def _rows(char_id: int, core: Mapping[bytes, bytes], seal: int) -> CoreRows:
-    """Return what is to be saved of a core. Raises CorruptState."""
-    try:
-        texts = dict(zip(map(bytes.decode, core), map(bytes.decode, core.values()), strict=True))
-    except UnicodeDecodeError:
-        return core_rows(decode_character(char_id, core), seal)
-    return rows_of(char_id, int(core[b"version"]), seal, texts)
+def _references(core: Mapping[str, str]) -> dict[str, str]:
+    """Return the ids of the sessions that a core points at, by type."""
+    found = ((session_type, core.get(name)) for name, session_type in reference_fields().items())
+    return {session_type: session_id for session_type, session_id in found if session_id}
 
 
 def _member(name: str) -> int | UUID:
@@ -204,46 +187,37 @@ def undecoded(raw: RawSnapshot) -> Group:
     )
 
 
-def _head(char_id: int, core: Mapping[bytes, bytes], seal: int) -> CoreRows:
-    saved_version = version_or_none(core.get(b"saved_version", b""))
-    version = int(core[b"version"])
+def _head(char_id: int, core: Mapping[str, str], seal: int) -> CoreRows:
+    saved_version = version_or_none(core.get("saved_version", "").encode(errors="replace"))
+    version = int(core["version"])
     return core_rows(Character(char_id, version=version, saved_version=saved_version), seal)
 
 
 def unknown_sessions(raw: RawSnapshot) -> list[SessionRef]:
     """Return what cores point at, by fields like ours, of types that are not registered here."""
-    known = {name.encode() for name in reference_fields()}
-    return [
-        ref
-        for core in raw.cores.values()
-        for field in core.keys() - known
-        if field.endswith(_REFERENCE_SUFFIX)
-        for ref in unknown_references(
-            {field.decode(errors="replace"): core[field].decode(errors="replace")}
-        )
-    ]
+    return [ref for core in raw.cores.values() for ref in unknown_references(core)]
 
 
 def _pointing_at(raw: RawSnapshot, ref: SessionRef) -> list[int]:
     """Return the characters in a snapshot whose cores point at a session."""
     return [
         char_id
-        for char_id, references in raw.references.items()
-        if references.get(ref.session_type) == ref.id
+        for char_id, core in raw.cores.items()
+        if core.get(reference_field(ref.session_type)) == ref.id
     ]
 
 
 def _decode_session(
     raw: RawSnapshot,
     ref: SessionRef,
-    fields: Mapping[bytes, bytes],
+    fields: Mapping[str, str],
     log_length: int,
     characters: Mapping[int, CoreRows],
 ) -> Session:
     """Decode a session and find its members: those that point at it or, not loaded, are named."""
     inside = _pointing_at(raw, ref)
     try:
-        session = decode_session(*ref, fields, log_length)
+        session = decode_session(*ref, encoded(fields), log_length)
     except InvalidField as error:
         blamed = min(inside, default=min(characters))
         raise CorruptState(blamed, error.field, error.reason) from None

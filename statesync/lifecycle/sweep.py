@@ -303,11 +303,13 @@ class _Drain:
     def save(self, claims: Sequence[Claim]) -> None:
         """Save one batch. Raises _TimeIsUp if it was the last one in time."""
         reports = self.orchestrator.backup_claims(claims)
-        released = {r.char_id for r in reports if r.outcome is BackupOutcome.RELEASED}
-        self.of_round.update(report.outcome for report in reports)
-        self.outcomes.update(report.outcome for report in reports if report.char_id not in released)
-        self.released.difference_update(report.char_id for report in reports)
-        self.released |= released
+        counts = reports.counts()
+        self.of_round += counts
+        self.released.difference_update(claim.char_id for claim in claims)
+        if counts.pop(BackupOutcome.RELEASED, 0):
+            left = (r.char_id for r in reports if r.outcome is BackupOutcome.RELEASED)
+            self.released.update(left)
+        self.outcomes += counts
         self.progress(self.hot.status())
         if time.monotonic() > self.deadline:
             raise _TimeIsUp

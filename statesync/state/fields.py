@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
@@ -25,6 +25,7 @@ __all__ = [
     "check_version",
     "dump_json",
     "encode_json",
+    "encoded",
     "fail",
     "json_type",
     "json_value",
@@ -239,6 +240,12 @@ def read_version(raw: bytes) -> int:
     if not raw.isdigit() or len(raw) > 16 or int(raw) > MAX_VERSION:
         fail("must be an integer from 0 to 2^53-1")
     return int(raw)
+
+
+def encoded(fields: Mapping[str, str]) -> dict[bytes, bytes]:
+    """Return a hash as Redis holds it; surrogates stand for bytes that are no UTF-8."""
+    errors = "surrogateescape"
+    return {name.encode(errors=errors): text.encode(errors=errors) for name, text in fields.items()}
 
 
 def version_or_none(raw: bytes) -> int | None:

@@ -93,9 +93,9 @@ def new_seal() -> int:
     return random.randrange(1, 2**63)  # noqa: S311 - no secret; reseeded in each fork
 
 
-def seals_of(own: int, raw: bytes | None) -> Seals:
+def seals_of(own: int, entry: str | None) -> Seals:
     """Return what an entry in Redis says, without the snapshot's own seal: it may be sent twice."""
-    if raw is None:
+    if entry is None:
         return Seals(own)
-    words, own_word = raw.decode(errors="replace").split(), str(own)
-    return Seals(own, tuple([word for word in words if word != own_word]))
+    own_word = str(own)
+    return Seals(own, tuple([word for word in entry.split() if word != own_word]))

@@ -51,7 +51,7 @@ class GroupAck(NamedTuple):
     nonces: Mapping[int, str] = {}
     """By place, if there are any: those of the snapshot; they are in PostgreSQL."""
     sessions: Sequence[SessionAck] = ()
-    ties: Mapping[str, Mapping[bytes, bytes]] = {}
+    ties: Mapping[str, Mapping[str, str]] = {}
     """As they were at the snapshot."""
 
     def size(self) -> int:
@@ -127,7 +127,7 @@ def _packed_ties(group: GroupAck, members: Sequence[str], first_key: int) -> lis
         return []
     number_of = {name: first_key + i for i, name in enumerate(members)}
     return [
-        (tie, [(n.decode(), number_of.get(n.decode(), 0), t.decode()) for n, t in entries.items()])
+        (tie, [(name, number_of.get(name, 0), token) for name, token in entries.items()])
         for tie, entries in group.ties.items()
     ]
 

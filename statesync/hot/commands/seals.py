@@ -51,7 +51,8 @@ def read_seals(keys: Keys, ids: Sequence[str], /) -> Command[dict[str, Seals]]:
     """Read what Redis knows of the history of cores and sessions, by id."""
 
     def parse(reply: Raw) -> dict[str, Seals]:
-        return {i: seals_of(0, raw) for i, raw in zip(ids, reply, strict=True)}
+        entries = [raw and raw.decode(errors="replace") for raw in reply]
+        return {i: seals_of(0, entry) for i, entry in zip(ids, entries, strict=True)}
 
     return Command(_read_seals, (keys.seals,), (pack([*ids]),), parse, repeatable=True)
 

@@ -27,7 +27,7 @@ def group_ack(
     at_ms: int,
     cores: Sequence[CoreAck],
     sessions: Sequence[SessionAck] = (),
-    ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
+    ties: Mapping[str, Mapping[str, str]] | None = None,
     *,
     seal: int = 0,
 ) -> GroupAck:
@@ -53,7 +53,7 @@ def acknowledge_group(
     at_ms: int = 0,
     others: Sequence[CoreAck] = (),
     sessions: Sequence[SessionAck] = (),
-    ties: Mapping[str, Mapping[bytes, bytes]] | None = None,
+    ties: Mapping[str, Mapping[str, str]] | None = None,
     seal: int,
 ) -> bool:
     """Acknowledge a group; returns whether the claim was still ours."""

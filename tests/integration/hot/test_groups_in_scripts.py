@@ -85,7 +85,7 @@ def test_acknowledgement_of_several_groups_in_one_script(traders: Driver) -> Non
         group.ties,
         seal=group.seal,
     )
-    version = int(alone.cores[3][b"version"])
+    version = int(alone.cores[3]["version"])
     then = group_ack(1, [CoreAck(claims[1], version, version)], seal=alone.seal)
     assert not traders.acknowledge_many([first, then])
     assert traders.get(3).saved_version == version

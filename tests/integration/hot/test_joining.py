@@ -104,7 +104,7 @@ def test_core_that_is_being_saved_is_not_taken_for_a_new_one(store: Driver) -> N
     snapshot = store.snapshot(claim)
     with pytest.raises(CharacterExists):
         store.create(9, gold=1)
-    assert store.get(9).version == int(snapshot.cores[9][b"version"]), "it never goes back"
+    assert store.get(9).version == int(snapshot.cores[9]["version"]), "it never goes back"
 
 
 def test_old_log_under_the_key_does_not_come_back(store: Driver) -> None:

@@ -96,7 +96,7 @@ def test_version_zero_is_one(traders: Driver, char_id: int) -> None:
     assert traders.update_together({char_id: {"gold": 5}, 4: {"gold": 5}})[char_id] == 1
     traders.raw.hset(traders.keys.core(char_id), "version", "0")
     claim, _ = traders.claim(char_id, lease_us=LEASE)
-    assert traders.snapshot(claim, lease_us=LEASE).cores[char_id][b"version"] == b"1"
+    assert traders.snapshot(claim, lease_us=LEASE).cores[char_id]["version"] == "1"
 
 
 @pytest.mark.parametrize("entry", ["5", "null", '"text"', "[1]", "{", '{"attempts": "x"}'])

@@ -259,7 +259,7 @@ def test_bare_writer_is_as_safe(store: Driver) -> None:
     claim, known = store.claim(1, lease_us=60_000_000)
     assert known
     snapshot = store.snapshot(claim)
-    assert snapshot.cores[1] == {b"state": b"combat", b"version": b"1"}
+    assert snapshot.cores[1] == {"state": "combat", "version": "1"}
 
 
 def test_peek_and_restore(store: Driver, full_core: FullCore) -> None:

@@ -54,7 +54,7 @@ def take(store: Driver, claim: Claim) -> RawSnapshot:
 
 def acknowledge(store: Driver, claim: Claim, snapshot: RawSnapshot, row_seal: int) -> Any:
     """Acknowledge character 1, whose row has a seal now; that of 5 is at version 1."""
-    version = int(snapshot.cores[1][b"version"])
+    version = int(snapshot.cores[1]["version"])
     core = CoreAck(claim, version, 1 if row_seal == 5 else version, row_seal)
     return not store.acknowledge_many([group_ack(snapshot.at_ms, [core], seal=snapshot.seal)])
 
@@ -278,7 +278,7 @@ def test_entry_of_a_session_says_at_which_version_it_was_saved(store: Driver) ->
         claim, _ = store.claim(1, lease_us=LEASE)
         snapshot = take(store, claim)
         version = store.get_session("combat", fight).version
-        core = CoreAck(claim, int(snapshot.cores[1][b"version"]), 9, snapshot.seal)
+        core = CoreAck(claim, int(snapshot.cores[1]["version"]), 9, snapshot.seal)
         session = SessionAck("combat", str(fight), version, version, seal=snapshot.seal)
         ack = group_ack(snapshot.at_ms, [core], [session], seal=snapshot.seal)
         for _ in range(2):  # a lost reply
@@ -303,7 +303,7 @@ def test_core_that_is_laid_over_its_row_counts_as_a_sweep(store: Driver) -> None
     assert store.raw.hget(store.keys.servers, "sweeps") == b"5"
     assert words(store) == "laid 7"
     snapshot = take(store, claim)
-    assert (snapshot.sweeps, snapshot.seals["1"].has(LAID)) == (5, True)
+    assert (snapshot.head.sweeps, snapshot.seals["1"].has(LAID)) == (5, True)
     store.cut_seals(claim, {"1": snapshot.seal})
     assert words(store) == f"laid {snapshot.seal}", "nothing is saved by that"
     later = take(store, claim)
@@ -323,7 +323,7 @@ def test_session_of_another_history_is_not_acknowledged(store: Driver) -> None:
     claim, _ = store.claim(1, lease_us=LEASE)
     snapshot = take(store, claim)
     store.raw.hset(store.keys.seals, str(fight), "created")
-    core = CoreAck(claim, int(snapshot.cores[1][b"version"]), 9, snapshot.seal)
+    core = CoreAck(claim, int(snapshot.cores[1]["version"]), 9, snapshot.seal)
     session = SessionAck("combat", str(fight), 1, 1, seal=snapshot.seal)
     store.acknowledge_many([group_ack(snapshot.at_ms, [core], [session], seal=snapshot.seal)])
     assert words(store, fight) == "created"

@@ -34,7 +34,7 @@ def test_snapshot_includes_all_that_share_a_session(
     assert dirty(store) == set()
     for i, claim in snapshot.claims.items():
         assert store.sync_state(i).token == claim.token
-        assert int(snapshot.cores[i][b"version"]) == store.get(i).version
+        assert int(snapshot.cores[i]["version"]) == store.get(i).version
 
 
 def test_snapshot_leaves_out_characters_that_are_not_loaded(store: Driver, fight: UUID) -> None:

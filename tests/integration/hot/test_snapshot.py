@@ -19,10 +19,10 @@ LEASE = 60_000_000
 def test_snapshot_raises_the_version(store: Driver) -> None:
     store.create(1, gold=1)
     claim, _ = store.claim(1, lease_us=LEASE)
-    versions = [store.snapshot(claim).cores[1][b"version"] for _ in range(3)]
-    assert versions == [b"2", b"3", b"4"]
+    versions = [store.snapshot(claim).cores[1]["version"] for _ in range(3)]
+    assert versions == ["2", "3", "4"]
     assert store.get(1).version == 4
-    assert store.snapshot(claim).cores[1][b"gold"] == b"1"
+    assert store.snapshot(claim).cores[1]["gold"] == "1"
 
 
 def test_bare_change_between_two_snapshots_is_ordered(store: Driver) -> None:
@@ -31,15 +31,15 @@ def test_bare_change_between_two_snapshots_is_ordered(store: Driver) -> None:
     before = store.snapshot(claim).cores[1]
     store.raw.hset(store.keys.core(1), "gold", 2)
     after = store.snapshot(claim).cores[1]
-    assert int(after[b"version"]) > int(before[b"version"])
-    assert (before[b"gold"], after[b"gold"]) == (b"1", b"2")
+    assert int(after["version"]) > int(before["version"])
+    assert (before["gold"], after["gold"]) == ("1", "2")
 
 
 def test_snapshot_takes_the_mark_that_it_covers(store: Driver) -> None:
     store.create(1, gold=1)
     claim, _ = store.claim(1, lease_us=LEASE)
     store.update(1, gold=2)
-    assert store.snapshot(claim).cores[1][b"gold"] == b"2"
+    assert store.snapshot(claim).cores[1]["gold"] == "2"
     assert not store.sync_state(1).dirty
     store.update(1, gold=3)
     assert store.sync_state(1).dirty
@@ -55,7 +55,7 @@ def test_superseded_claim_reads_nothing(store: Driver) -> None:
     assert caught.value.char_id == 1
     assert store.get(1).version == 2, "a refused snapshot changes nothing"
     assert store.sync_state(1).dirty
-    assert store.snapshot(new).cores[1][b"version"] == b"3"
+    assert store.snapshot(new).cores[1]["version"] == "3"
 
 
 def test_requeued_claim_reads_nothing(store: Driver) -> None:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine
 
-from statesync import durable
+from statesync import durable, lifecycle
 from statesync.game.store import GameStore
+from statesync.hot.commands.backup import Plain, RawSnapshot
+from statesync.hot.commands.claims import Claim
 from statesync.hot.keys import Keys
-from statesync.hot.operations import Commands
 from statesync.hot.store import HotStore
-from statesync.lifecycle import plain
+from statesync.lifecycle import backup
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.plain import PlainSave
 from statesync.settings import Settings
 from statesync.state.outcomes import BackupOutcome
 from tests.conftest import FullCore
 from tests.rewind import recorded
 
 FOUR = [1, 2, 3, 4]
-SEAL = 2**62
 
 
 @pytest.fixture
@@ -37,16 +38,22 @@ def saved(orchestrator: GameStateOrchestrator, full_core: FullCore) -> HotStore:
 
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """Return the characters that are saved as groups, try by try."""
-    tries: list[list[int]] = []
-    try_snapshots = Commands.try_snapshots
+    """Return the characters that are saved as groups, transaction by transaction."""
+    transactions: list[list[int]] = []
+    save = lifecycle.groups.save
 
-    def noted(self: Commands, todo: Any, **kwargs: Any) -> Any:
-        tries.append([claim.char_id for claim, _ in todo])
-        return try_snapshots.__get__(self, Commands)(todo, **kwargs)
+    def noted(connection: Any, todo: Any, *args: Any, **kwargs: Any) -> Any:
+        transactions.append([char_id for group in todo for char_id in group.characters])
+        return save(connection, todo, *args, **kwargs)
 
-    monkeypatch.setattr(Commands, "try_snapshots", noted)
-    return tries
+    monkeypatch.setattr(lifecycle.groups, "save", noted)
+    return transactions
+
+
+def take(hot: HotStore, claims: Sequence[Claim]) -> list[Plain]:
+    """Return the plain ones among the snapshots of characters."""
+    todo = [(claim, ()) for claim in claims]
+    return [one for one in hot.try_snapshots(todo, lease_us=10**8) if isinstance(one, Plain)]
 
 
 def after_snapshot(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], object]) -> None:
@@ -58,7 +65,7 @@ def after_snapshot(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], object]) 
             called.append(name)
             hook()
 
-    monkeypatch.setattr(plain, "failpoint", failpoint)
+    monkeypatch.setattr(backup, "failpoint", failpoint)
 
 
 def golds(engine: Engine) -> dict[int, str | None]:
@@ -95,9 +102,9 @@ def test_who_is_with_others_is_found_at_once(
     reports = orchestrator.backup_many(FOUR)
     assert [r.outcome for r in reports] == ["saved"] * 4
     assert [r.sessions for r in reports[:2]] == [{"combat": "saved"}] * 2
-    assert len(groups) <= 2  # the first try knows the fight and the tie
+    assert sorted(groups[0]) == FOUR
     assert outcomes(orchestrator, [3, 4]) == ["unchanged"] * 2
-    assert len(groups) <= 2
+    assert len(groups) == 1  # they are tied no more
 
 
 def test_who_has_left_a_fight_is_taken_out_of_it(
@@ -152,11 +159,10 @@ def test_locked_row_holds_up_nobody(
         saved.update(char_id, gold=50)
     with engine.begin() as connection:
         connection.exec_driver_sql("SELECT 1 FROM characters WHERE id = 2 FOR UPDATE")
-        plainly = plain.backup_plain(
-            saved, engine, [saved.claim(i, lease_us=10**8).claim for i in FOUR]
-        )
-    assert sorted(plainly.outcomes[BackupOutcome.SAVED]) == [1, 3, 4]
-    assert len(raw.hget(keys.seals, 2).split()) == 1  # what came to nothing is withdrawn
+        save = PlainSave(take(saved, [saved.claim(i, lease_us=10**8).claim for i in FOUR]))
+        found = save.commit(engine)
+    assert sorted(save.outcomes(found)[BackupOutcome.SAVED]) == [1, 3, 4]
+    assert [one.claim.char_id for one in save.left] == [2]
     assert outcomes(orchestrator, [2]) == ["saved"]
 
 
@@ -189,7 +195,7 @@ def test_claim_that_another_worker_has_taken_is_left_to_it(
         other.evict(1)
 
     after_snapshot(monkeypatch, overtaken)
-    assert outcomes(orchestrator, [1]) == ["superseded"]
+    assert outcomes(orchestrator, [1]) == ["stale"]
     assert golds(engine)[1] == "2"
     assert recorded(engine) == []
     assert saved.sync_state(1) == (False, None, None, None)
@@ -251,26 +257,30 @@ def test_nobody_is_plain_while_a_loss_is_settled(
     claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
     for flag in ("comparing", "settling", "recovering"):
         raw.hset(keys.servers, flag, "1")
-        assert saved.snapshot_plain(claims, seal=SEAL).claims == []
+        assert take(saved, claims) == []
         raw.hdel(keys.servers, flag)
-    assert len(saved.snapshot_plain(claims, seal=SEAL).claims) == 4
+    raw.hset(keys.seals, mapping=dict.fromkeys(map(str, FOUR), "5"))  # as if all were settled
+    assert len(take(saved, claims)) == 4
 
 
 def test_snapshot_that_is_sent_twice_has_one_seal(saved: HotStore, raw: Any, keys: Keys) -> None:
     claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
-    first = saved.snapshot_plain(claims, seal=SEAL)
-    second = saved.snapshot_plain(claims, seal=SEAL)
-    assert [v + 1 for v in first.versions] == second.versions
-    assert raw.hget(keys.seals, 1).split()[1:] == [b"%d" % SEAL]
+    command = saved.commands.try_snapshots([(claim, ()) for claim in claims], lease_us=10**8)
+    [first, *_], [second, *_] = saved.run(command), saved.run(command)
+    assert isinstance(first, Plain)
+    assert isinstance(second, RawSnapshot)
+    assert second.cores[1]["version"] == str(first.version + 1)
+    assert second.seals["1"].words == (first.entry,)
+    assert raw.hget(keys.seals, 1) == f"{first.entry} {first.head.seal}".encode()
 
 
-def test_what_is_too_much_for_one_reply_comes_with_the_groups(
+def test_what_is_too_much_for_one_reply_comes_later(
     orchestrator: GameStateOrchestrator, saved: HotStore, groups: list[list[int]]
 ) -> None:
     for char_id in FOUR:
-        saved.update(char_id, book="x" * 90_000)
+        saved.update(char_id, book="x" * 400_000)
+    assert len(take(saved, [saved.claim(i, lease_us=10**8).claim for i in FOUR])) == 3
     assert outcomes(orchestrator, FOUR) == ["saved"] * 4
-    assert groups == [[3, 4]]
 
 
 def test_redis_that_cannot_acknowledge_leaves_claims(
@@ -297,7 +307,7 @@ def test_redis_that_cannot_acknowledge_leaves_claims(
 def test_plain_snapshot_is_under_the_claim(saved: HotStore) -> None:
     claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
     saved.claim(2, lease_us=10**9)
-    assert [c.char_id for c in saved.snapshot_plain(claims, seal=SEAL).claims] == [1, 3, 4]
+    assert [one.claim.char_id for one in take(saved, claims)] == [1, 3, 4]
 
 
 def test_mark_set_after_the_claim_is_cleared_by_the_snapshot(
@@ -311,21 +321,22 @@ def test_mark_set_after_the_claim_is_cleared_by_the_snapshot(
     assert saved.sync_state(1) == (False, None, None, None)
 
 
-def test_core_that_lacks_a_field_is_not_plain(
-    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
+def test_core_that_lacks_a_field_is_left_to_the_groups(
+    orchestrator: GameStateOrchestrator, saved: HotStore, engine: Engine, raw: Any, keys: Keys
 ) -> None:
     raw.hdel(keys.core(2), "vitals")
     claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
-    assert [c.char_id for c in saved.snapshot_plain(claims, seal=SEAL).claims] == [1, 3, 4]
+    save = PlainSave(take(saved, claims))
+    save.commit(engine)
+    assert [one.claim.char_id for one in save.left] == [2]
     orchestrator.backup_claims(claims)
     assert raw.hexists(keys.core(2), "vitals")  # the row has them
 
 
-def test_who_has_a_note_takes_one_snapshot(
-    orchestrator: GameStateOrchestrator, saved: HotStore, raw: Any, keys: Keys
-) -> None:
+def test_who_has_a_note_is_not_plain(orchestrator: GameStateOrchestrator, saved: HotStore) -> None:
     saved.note_deletion(1)
-    version = saved.update(1, gold=50)
+    version = saved.update(1, gold=50) + 1
+    assert take(saved, [saved.claim(1, lease_us=10**8).claim]) == []
     [report] = orchestrator.backup_many([1])
     assert (report.outcome, report.version) == ("saved", version + 1)
 
@@ -409,3 +420,31 @@ def test_who_is_in_a_session_of_an_unknown_type_is_left(
     assert outcomes(orchestrator, [1, 2]) == ["released", "unchanged"]
     assert golds(engine)[1] == "10"
     assert len(raw.hget(keys.seals, 1).split()) == 1
+
+
+def test_neighbours_of_what_is_no_utf8_are_plain(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    raw: Any,
+    keys: Keys,
+    groups: list[list[int]],
+) -> None:
+    raw.hset(keys.core(2), "gold", b"\xff")
+    raw.hset(keys.core(3), b"\xfe", "1")
+    found = ["unchanged", "quarantined", "quarantined", "unchanged"]
+    assert outcomes(orchestrator, FOUR) == found
+    assert groups == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_one_that_a_message_names_twice_counts_once(
+    orchestrator: GameStateOrchestrator,
+    saved: HotStore,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+) -> None:
+    older, newer = (saved.claim(1, lease_us=10**8).claim for _ in range(2))
+    monkeypatch.setattr(orchestrator._backup, "batch_size", batch_size)
+    reports = orchestrator.backup_claims([newer, older])
+    assert reports.counts() == {BackupOutcome.UNCHANGED: 1}
+    assert [report.outcome for report in reports] == ["unchanged"]

@@ -6,11 +6,14 @@ from uuid import UUID, uuid4
 
 from statesync.durable.results import Behind, Busy, HeldBack
 from statesync.durable.rows import core_rows
-from statesync.hot.commands.backup import RawSnapshot
+from statesync.hot.commands.backup import Head, RawSnapshot
 from statesync.lifecycle.groups import Group, GroupResult
-from statesync.lifecycle.snapshots import Snapshot, add, merge
+from statesync.lifecycle.snapshots import Snapshot, add
+from statesync.lifecycle.tries import merge
 from statesync.state.characters import Character
 from statesync.state.references import SessionRef
+
+HEAD = Head(0, False, False, False, 0, 0)
 
 
 def names(*texts: str) -> dict[int, frozenset[str]]:
@@ -45,7 +48,7 @@ def snapshot(**versions: int) -> Snapshot:
     """Make a snapshot of characters, named ``c1``, ``c2``, …, at versions."""
     characters = {int(name[1:]): version for name, version in versions.items()}
     group = Group({i: core_rows(Character(i, version=v), 0) for i, v in characters.items()})
-    return Snapshot(min(characters), RawSnapshot(0, {}, {}, {}, {}, {}, {}, 0, {}), group)
+    return Snapshot(min(characters), RawSnapshot(HEAD, {}, {}, {}, {}, {}, {}), group)
 
 
 def test_of_two_snapshots_that_overlap_the_later_one_stays() -> None:
@@ -58,9 +61,9 @@ def test_of_two_snapshots_that_overlap_the_later_one_stays() -> None:
 
 
 def test_size_is_that_of_characters_and_sessions() -> None:
-    cores: dict[int, dict[bytes, bytes]] = {1: {b"gold": b"123"}, 2: {}}
-    sessions = {SessionRef("combat", "a"): (5, {b"round": b"12345"})}
-    raw = RawSnapshot(0, {}, cores, {}, sessions, {}, {}, 0, {})
+    cores: dict[int, dict[str, str]] = {1: {"gold": "123"}, 2: {}}
+    sessions = {SessionRef("combat", "a"): (5, {"round": "12345"})}
+    raw = RawSnapshot(HEAD, {}, cores, sessions, {}, {}, {})
     assert Snapshot(1, raw, Group({})).bytes() == 7 + 10
 
 
