@@ -25,6 +25,7 @@ from tests.unit.deploy.named import (
     check_environment,
     documents,
 )
+from tests.unit.deploy.test_alerts import promtool
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 [KUSTOMIZATION] = documents(FOLDER / "kustomization.yaml")
@@ -251,9 +252,13 @@ def test_the_autoscaler_is_as_keda_has_it() -> None:
     assert spec["maxReplicaCount"] * processes * 2 < 100
 
 
-def test_the_autoscalers_metrics_exist() -> None:
+def test_the_autoscalers_metrics_exist(tmp_path: Path) -> None:
     [scaled] = of_kind("ScaledObject")
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
     names = {*re.findall(r"statesync_\w+", query)}
     assert len(names) == 3
     assert names <= {metric.name for metric in METRICS}
+    rule = tmp_path / "rules.yml"
+    rules = [{"record": "workers", "expr": query}]
+    rule.write_text(yaml.safe_dump({"groups": [{"name": "keda", "rules": rules}]}))
+    promtool("check", "rules", str(rule))
