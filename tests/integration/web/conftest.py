@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 
+from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.realms import Realms
 from statesync.settings import Settings
 from statesync.web.app import make_app
@@ -56,3 +58,11 @@ def operator(app: Starlette) -> Visitor:
     made = Visitor(app, peer="10.0.0.9", base="https://ops.example")
     assert made.log_in(*OPERATOR).status_code == 303
     return made
+
+
+@pytest.fixture
+def quarantined(orchestrator: GameStateOrchestrator, raw: Any) -> None:
+    """Character 7, which cannot be saved."""
+    orchestrator.hot.create(7, state="exploration")
+    raw.hset(orchestrator.hot.keys.core(7), "stats", "{no JSON")
+    assert orchestrator.backup_full_state(7).outcome == "quarantined"

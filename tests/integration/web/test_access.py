@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import pytest
 from starlette.applications import Starlette
 
-from statesync.hot.store import HotStore
-from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.settings import Settings
 from tests.integration.web.visitors import HERE, OPERATOR, VIEWER, Visitor
 
@@ -18,7 +14,6 @@ PAGES = (
     *("/", "/quarantine", "/conflicts", "/conflict?id=1", "/character?id=1", "/losses", "/actions"),
     *("/runbooks", "/nowhere"),
 )
-ACTIONS = ("/quarantine/retry", "/quarantine/discard")
 STRANGERS = {
     "elsewhere": {"peer": "10.0.0.9", "base": "http://10.0.0.1:9180"},
     "elsewhere, as localhost": {"peer": "10.0.0.9"},
@@ -124,88 +119,6 @@ def test_the_cookie_is_for_this_site_and_no_script(app: Starlette) -> None:
         Visitor(app, headers={"X-Forwarded-Proto": "https"}),
     ):
         assert "secure" in visitor.log_in(*VIEWER).headers["set-cookie"].lower().split("; ")
-
-
-@pytest.fixture
-def quarantined(orchestrator: GameStateOrchestrator, raw: Any) -> None:
-    """Character 7, which cannot be saved."""
-    orchestrator.hot.create(7, state="exploration")
-    raw.hset(orchestrator.hot.keys.core(7), "stats", "{no JSON")
-    assert orchestrator.backup_full_state(7).outcome == "quarantined"
-
-
-def is_untouched(hot: HotStore) -> bool:
-    marks = hot.sync_state(7)
-    return marks.quarantine is not None and not marks.dirty
-
-
-@pytest.mark.usefixtures("quarantined")
-class TestActing:
-    """Each takes all of: an operator's login, its token, and a form of this very site."""
-
-    def test_an_operator_acts(self, operator: Visitor, hot: HotStore) -> None:
-        assert operator.act("/quarantine/retry", name="7").status_code == 303
-        assert hot.sync_state(7).dirty
-
-    def test_this_machine_alone_is_not_enough(self, visitor: Visitor, hot: HotStore) -> None:
-        for path in ACTIONS:
-            assert visitor.post(path, name="7").status_code == 401
-        assert is_untouched(hot)
-
-    def test_a_viewer_may_not(self, app: Starlette, hot: HotStore) -> None:
-        visitor = Visitor(app)
-        visitor.log_in(*VIEWER)
-        for path in ACTIONS:
-            answer = visitor.act(path, name="7")
-            assert answer.status_code == 403
-            assert "may only read" in answer.text
-        assert "Retry 7" not in visitor.get("/quarantine").text
-        assert is_untouched(hot)
-
-    def test_a_missing_or_forged_token(
-        self, app: Starlette, operator: Visitor, hot: HotStore
-    ) -> None:
-        other = Visitor(app, base=operator.base)
-        other.log_in(*OPERATOR)
-        for token in ("", "forged", "\u00fc", other.csrf_token()):
-            for path in ACTIONS:
-                answer = operator.post(path, name="7", csrf_token=token)
-                assert answer.status_code == 403, token
-        assert is_untouched(hot)
-
-    def test_a_form_of_another_site(self, operator: Visitor, hot: HotStore) -> None:
-        token = operator.csrf_token()
-        for origin in (
-            None,
-            "null",
-            "https://evil.example",
-            "https://ops.example:8443",
-            "https://ops.example.x",
-            "https://ops.example, https://evil.example",
-        ):
-            answer = operator.post("/quarantine/retry", origin, name="7", csrf_token=token)
-            assert answer.status_code == 403, origin
-        assert is_untouched(hot)
-
-    def test_reading_changes_nothing(self, operator: Visitor, hot: HotStore) -> None:
-        for path in ACTIONS:
-            assert operator.get(f"{path}?name=7").status_code == 405
-        assert is_untouched(hot)
-
-    def test_other_methods_get_nowhere(self, visitor: Visitor) -> None:
-        for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "ODD"):
-            assert visitor.client.request(method, "/quarantine/retry").status_code == 403
-
-    def test_a_body_that_is_too_large_or_no_form(self, operator: Visitor) -> None:
-        assert operator.post("/quarantine/retry", name="7" * 20_000).status_code == 413
-        for kind, body in (
-            ("text/plain", b"name=7"),
-            ("application/x-www-form-urlencoded", b"\xff"),
-            ("application/x-www-form-urlencoded", b"&".join([b"a=1"] * 99)),
-        ):
-            headers = {"Origin": operator.base, "Content-Type": kind}
-            answer = operator.client.post("/quarantine/retry", content=body, headers=headers)
-            assert answer.status_code == 413
 
 
 def test_without_users_nobody_acts_and_the_page_says_how(

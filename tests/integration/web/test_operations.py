@@ -19,6 +19,8 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.web.operations import act
 from tests.integration.web.visitors import Visitor
 
+pytestmark = pytest.mark.usefixtures("quarantined")
+
 Recorded = Callable[[], list[Action]]
 
 
@@ -29,14 +31,6 @@ def recorded(engine: Engine) -> Recorded:
             return actions.page(connection, limit=100)
 
     return read
-
-
-@pytest.fixture(autouse=True)
-def quarantined(orchestrator: GameStateOrchestrator, raw: Any) -> None:
-    """Character 7, which cannot be saved."""
-    orchestrator.hot.create(7, state="exploration")
-    raw.hset(orchestrator.hot.keys.core(7), "stats", "{no JSON")
-    assert orchestrator.backup_full_state(7).outcome == "quarantined"
 
 
 def test_retry(

@@ -27,125 +27,129 @@ def poison(raw: Any, keys: Keys, char_id: int, text: str = "{no JSON") -> None:
     raw.hset(keys.core(char_id), "stats", text)
 
 
-class TestOverview:
-    def test_what_is_unsaved_beside_the_promise(
-        self, app: Starlette, visitor: Visitor, hot: HotStore
-    ) -> None:
-        for char_id in range(1, 4):
-            hot.create(char_id, state="exploration")
-        hot.claim(1, lease_us=10_000_000)
-        app.state.watch.look("redis")
-        text = visitor.text("/")
-        assert "unsaved changes 3 2 wait, 1 are with workers" in text
-        assert "promise: 60 s" in text
-        assert "The first round of checks is not done yet." in text
-
-    def test_a_server_that_is_away_is_told_first_and_takes_nothing_else_away(
-        self, unreachable: Settings, hot: HotStore, new_app: MakeApp
-    ) -> None:
-        hot.create(1, state="exploration")
-        app = new_app(unreachable)
-        app.state.watch.look("redis", "postgresql")
-        visitor = Visitor(app)
-        text = visitor.text("/")
-        assert "broken postgresql PostgreSQL does not answer: PostgreSQL at" in text
-        assert "hunter2" not in text
-        assert "Do: start it, or mend its URL Runbook" in text
-        assert "unsaved changes 1" in text
-        answer = visitor.get("/actions")
-        assert answer.status_code == 503
-        assert "PostgreSQL at" in answer.text
-        assert "PostgreSQL does not answer" in visitor.text("/character?id=1")
-        assert visitor.get("/quarantine").status_code == 200
+def test_what_is_unsaved_beside_the_promise(
+    app: Starlette, visitor: Visitor, hot: HotStore
+) -> None:
+    for char_id in range(1, 4):
+        hot.create(char_id, state="exploration")
+    hot.claim(1, lease_us=10_000_000)
+    app.state.watch.look("redis")
+    text = visitor.text("/")
+    assert "unsaved changes 3 2 wait, 1 are with workers" in text
+    assert "promise: 60 s" in text
+    assert "The first round of checks is not done yet." in text
 
 
-class TestCharacter:
-    def test_both_sides_and_what_differs(
-        self, visitor: Visitor, orchestrator: GameStateOrchestrator, full_core: FullCore
-    ) -> None:
-        hot = orchestrator.hot
-        hot.create(1, **full_core())
-        hot.create(2, state="exploration")
-        combat = hot.open_session("combat", [1, 2], {"turn": "1"})
-        orchestrator.backup_many([1, 2])
-        assert 'class="differs"' not in visitor.get("/character?id=1").text
-        hot.update(1, {"guild": "Bären"})
-        text = visitor.text("/character?id=1")
-        assert "guild Bären Wölfe differs" in text
-        assert "state exploration exploration same" in text
-        assert f"combat {combat}" in text
-        assert "Unsaved changes yes the first" in text
-
-    def test_a_tie_names_who_is_saved_together(
-        self, visitor: Visitor, orchestrator: GameStateOrchestrator
-    ) -> None:
-        hot = orchestrator.hot
-        for char_id in (1, 2, 3):
-            hot.create(char_id, state="exploration")
-        hot.update_together({1: {"gold": "1"}, 2: {"gold": "2"}})
-        assert "Saved together with 2 " in visitor.text("/character?id=1")
-        assert "Nobody: it is in no tie." in visitor.text("/character?id=3")
-        orchestrator.backup_many([1])
-        assert "Nobody: it is in no tie." in visitor.text("/character?id=1")
-
-    def test_what_players_wrote_is_escaped_and_visible(
-        self, visitor: Visitor, orchestrator: GameStateOrchestrator
-    ) -> None:
-        orchestrator.hot.create(1, state="exploration", guild=HOSTILE)
-        answer = visitor.get("/character?id=1")
-        assert "<script>alert" not in answer.text
-        assert "\u202e" not in answer.text
-        assert "\x1b" not in answer.text
-        assert SHOWN in visitor.text("/character?id=1").replace("&#39;", "'")
-
-    def test_a_huge_value_is_cut(self, visitor: Visitor, hot: HotStore) -> None:
-        hot.create(1, state="exploration", notes="x" * 500_000)
-        answer = visitor.get("/character?id=1")
-        assert len(answer.content) < 20_000
-        assert "500,000 letters in all" in answer.text
-
-    def test_what_is_no_character(self, visitor: Visitor) -> None:
-        assert "It is on neither side." in visitor.text("/character?id=404")
-        for wrong in ("", "0", "x", "1" * 30, "-1"):
-            assert visitor.get(f"/character?id={wrong}").status_code == 400
+def test_a_server_that_is_away_is_told_first_and_takes_nothing_else_away(
+    unreachable: Settings, hot: HotStore, new_app: MakeApp
+) -> None:
+    hot.create(1, state="exploration")
+    app = new_app(unreachable)
+    app.state.watch.look("redis", "postgresql")
+    visitor = Visitor(app)
+    text = visitor.text("/")
+    assert "broken postgresql PostgreSQL does not answer: PostgreSQL at" in text
+    assert "hunter2" not in text
+    assert "Do: start it, or mend its URL Runbook" in text
+    assert "unsaved changes 1" in text
+    answer = visitor.get("/actions")
+    assert answer.status_code == 503
+    assert "PostgreSQL at" in answer.text
+    assert "PostgreSQL does not answer" in visitor.text("/character?id=1")
+    assert visitor.get("/quarantine").status_code == 200
 
 
-class TestQuarantine:
-    def test_reason_field_and_attempts(
-        self, visitor: Visitor, orchestrator: GameStateOrchestrator, raw: Any
-    ) -> None:
-        orchestrator.hot.create(7, state="exploration")
-        poison(raw, orchestrator.hot.keys, 7)
-        orchestrator.backup_full_state(7)
-        text = visitor.text("/quarantine")
-        assert "1 character cannot be saved" in text
-        assert "7 stats is not valid JSON" in text
-        assert "Log in as an operator" in text
-        assert "In quarantine: stats : is not valid JSON" in visitor.text("/character?id=7")
+def test_both_sides_and_what_differs(
+    visitor: Visitor, orchestrator: GameStateOrchestrator, full_core: FullCore
+) -> None:
+    hot = orchestrator.hot
+    hot.create(1, **full_core())
+    hot.create(2, state="exploration")
+    combat = hot.open_session("combat", [1, 2], {"turn": "1"})
+    orchestrator.backup_many([1, 2])
+    assert 'class="differs"' not in visitor.get("/character?id=1").text
+    hot.update(1, {"guild": "Bären"})
+    text = visitor.text("/character?id=1")
+    assert "guild Bären Wölfe differs" in text
+    assert "state exploration exploration same" in text
+    assert f"combat {combat}" in text
+    assert "Unsaved changes yes the first" in text
 
-    def test_odd_entries_are_escaped_and_can_be_discarded(
-        self, operator: Visitor, hot: HotStore, raw: Any
-    ) -> None:
-        raw.hset(hot.keys.quarantine, HOSTILE, "nonsense")
-        page = operator.get("/quarantine").text
-        assert "<script>alert" not in page
-        assert "Retry" not in operator.text("/quarantine").split("Act")[-1]
-        done = operator.act("/quarantine/discard", name=HOSTILE)
-        assert hot.status().quarantined == 0
-        assert "the entry is forgotten" in operator.text(done.headers["location"])
 
-    def test_many_come_a_page_at_a_time(self, visitor: Visitor, hot: HotStore, raw: Any) -> None:
-        entry = b'{"error":"wrong","attempts":1,"first_at":1,"last_at":2}'
-        raw.hset(hot.keys.quarantine, mapping={str(n): entry for n in range(1, 3001)})
-        seen: set[str] = set()
-        path = "/quarantine"
-        while path:
-            page = visitor.get(path).text
-            listed = set(re_ids(page))
-            assert len(listed) < 200
-            seen |= listed
-            path = next_page(page)
-        assert len(seen) == 3000
+def test_a_tie_names_who_is_saved_together(
+    visitor: Visitor, orchestrator: GameStateOrchestrator
+) -> None:
+    hot = orchestrator.hot
+    for char_id in (1, 2, 3):
+        hot.create(char_id, state="exploration")
+    hot.update_together({1: {"gold": "1"}, 2: {"gold": "2"}})
+    assert "Saved together with 2 " in visitor.text("/character?id=1")
+    assert "Nobody: it is in no tie." in visitor.text("/character?id=3")
+    orchestrator.backup_many([1])
+    assert "Nobody: it is in no tie." in visitor.text("/character?id=1")
+
+
+def test_what_players_wrote_is_escaped_and_visible(
+    visitor: Visitor, orchestrator: GameStateOrchestrator
+) -> None:
+    orchestrator.hot.create(1, state="exploration", guild=HOSTILE)
+    answer = visitor.get("/character?id=1")
+    assert "<script>alert" not in answer.text
+    assert "\u202e" not in answer.text
+    assert "\x1b" not in answer.text
+    assert SHOWN in visitor.text("/character?id=1").replace("&#39;", "'")
+
+
+def test_a_huge_value_is_cut(visitor: Visitor, hot: HotStore) -> None:
+    hot.create(1, state="exploration", notes="x" * 500_000)
+    answer = visitor.get("/character?id=1")
+    assert len(answer.content) < 20_000
+    assert "500,000 letters in all" in answer.text
+
+
+def test_what_is_no_character(visitor: Visitor) -> None:
+    assert "It is on neither side." in visitor.text("/character?id=404")
+    for wrong in ("", "0", "x", "1" * 30, "-1"):
+        assert visitor.get(f"/character?id={wrong}").status_code == 400
+
+
+def test_reason_field_and_attempts(
+    visitor: Visitor, orchestrator: GameStateOrchestrator, raw: Any
+) -> None:
+    orchestrator.hot.create(7, state="exploration")
+    poison(raw, orchestrator.hot.keys, 7)
+    orchestrator.backup_full_state(7)
+    text = visitor.text("/quarantine")
+    assert "1 character cannot be saved" in text
+    assert "7 stats is not valid JSON" in text
+    assert "Log in as an operator" in text
+    assert "In quarantine: stats : is not valid JSON" in visitor.text("/character?id=7")
+
+
+def test_odd_entries_are_escaped_and_can_be_discarded(
+    operator: Visitor, hot: HotStore, raw: Any
+) -> None:
+    raw.hset(hot.keys.quarantine, HOSTILE, "nonsense")
+    page = operator.get("/quarantine").text
+    assert "<script>alert" not in page
+    assert "Retry" not in operator.text("/quarantine").split("Act")[-1]
+    done = operator.act("/quarantine/discard", name=HOSTILE)
+    assert hot.status().quarantined == 0
+    assert "the entry is forgotten" in operator.text(done.headers["location"])
+
+
+def test_many_come_a_page_at_a_time(visitor: Visitor, hot: HotStore, raw: Any) -> None:
+    entry = b'{"error":"wrong","attempts":1,"first_at":1,"last_at":2}'
+    raw.hset(hot.keys.quarantine, mapping={str(n): entry for n in range(1, 3001)})
+    seen: set[str] = set()
+    path = "/quarantine"
+    while path:
+        page = visitor.get(path).text
+        listed = set(re_ids(page))
+        assert len(listed) < 200
+        seen |= listed
+        path = next_page(page)
+    assert len(seen) == 3000
 
 
 def re_ids(page: str) -> list[str]:
@@ -157,85 +161,84 @@ def next_page(page: str) -> str:
     return before.rpartition('href="')[2] if found else ""
 
 
-class TestConflicts:
-    @pytest.fixture
-    def conflict(
-        self, orchestrator: GameStateOrchestrator, rewind: Rewind, full_core: FullCore
-    ) -> int:
-        """Redis goes back below a save of character 1; returns that character."""
-        hot = orchestrator.hot
-        hot.create(1, **full_core())
-        orchestrator.backup_full_state(1)
-        before = rewind.moment()
-        hot.update(1, {"guild": "Bären"})
-        orchestrator.backup_full_state(1)
-        rewind.to(before)
-        hot.update(1, {"guild": HOSTILE})
-        assert orchestrator.backup_full_state(1).outcome == "conflict"
-        return 1
-
-    def test_both_sides_and_what_differs(self, visitor: Visitor, conflict: int) -> None:
-        text = visitor.text("/conflicts")
-        assert "There are none." not in text
-        page = visitor.get("/conflicts").text
-        path = page.partition('href="/conflict?')[2].partition('"')[0]
-        shown = visitor.text(f"/conflict?{path}")
-        assert f"guild {SHOWN} Bären differs" in shown.replace("&#39;", "'")
-        assert "state exploration exploration same" in shown
-        assert 'vitals {"hp"' in shown
-        assert "<script>alert" not in visitor.get(f"/conflict?{path}").text
-
-    def test_those_of_one_character(self, visitor: Visitor, conflict: int) -> None:
-        assert "Conflicts of 1" in visitor.text("/conflicts?character=1")
-        assert "There are none." in visitor.text("/conflicts?character=2")
-        for wrong in ("0", "x", "99999999999999999999999"):
-            assert visitor.get(f"/conflict?id={wrong}").status_code == 404
-
-    def test_the_loss_that_it_comes_from(self, visitor: Visitor, conflict: int) -> None:
-        text = visitor.text("/losses")
-        assert "Redis went back in time" in text
-        assert "Not settled yet." in text
+@pytest.fixture
+def conflict(orchestrator: GameStateOrchestrator, rewind: Rewind, full_core: FullCore) -> int:
+    """Redis goes back below a save of character 1; returns that character."""
+    hot = orchestrator.hot
+    hot.create(1, **full_core())
+    orchestrator.backup_full_state(1)
+    before = rewind.moment()
+    hot.update(1, {"guild": "Bären"})
+    orchestrator.backup_full_state(1)
+    rewind.to(before)
+    hot.update(1, {"guild": HOSTILE})
+    assert orchestrator.backup_full_state(1).outcome == "conflict"
+    return 1
 
 
-class TestRealms:
-    @pytest.fixture
-    def fleet(self, web_settings: Settings) -> Settings:
-        """Two realms, each in a schema of the test's database."""
-        url = f"{web_settings.database_url}&options=-csearch_path%3D{{realm}}"
-        made = replace(web_settings, realms="eu,us", database_url=url)
-        for one in made.each_realm():
-            engine = database.connect(one)
-            migrate.upgrade(engine, realm=one.realm)
-            engine.dispose()
-        return made
+def test_both_sides_of_a_conflict_and_what_differs(visitor: Visitor, conflict: int) -> None:
+    text = visitor.text("/conflicts")
+    assert "There are none." not in text
+    page = visitor.get("/conflicts").text
+    path = page.partition('href="/conflict?')[2].partition('"')[0]
+    shown = visitor.text(f"/conflict?{path}")
+    assert f"guild {SHOWN} Bären differs" in shown.replace("&#39;", "'")
+    assert "state exploration exploration same" in shown
+    assert 'vitals {"hp"' in shown
+    assert "<script>alert" not in visitor.get(f"/conflict?{path}").text
 
-    def test_each_figure_is_of_its_realm(self, fleet: Settings, new_app: MakeApp, raw: Any) -> None:
-        app = new_app(fleet)
-        with GameStateOrchestrator.from_settings(fleet.for_realm("us")) as us:
-            for char_id in (1, 2):
-                us.hot.create(char_id, state="exploration")
-            poison(raw, us.hot.keys, 2)
-            us.backup_full_state(2)
-            app.state.watch.look("redis", "postgresql")
-            visitor = Visitor(app)
-            assert "eu 0 - of 60 s 0 nothing us 1 " in visitor.text("/")
-            assert "unsaved changes 0" in visitor.text("/?realm=eu")
-            assert "unsaved changes 1" in visitor.text("/?realm=us")
-            assert "It is on neither side." in visitor.text("/character?id=1&realm=eu")
-            assert "In Redis yes" in visitor.text("/character?id=1&realm=us")
-            visitor.log_in(*OPERATOR)
-            token = visitor.csrf_token("/quarantine?realm=us")
-            done = visitor.post("/quarantine/retry", csrf_token=token, name="2", realm="us")
-            assert done.headers["location"].startswith("/quarantine?realm=us&done=")
-            assert us.hot.sync_state(2).dirty
-        assert "olga retry us 2 marked" in visitor.text("/actions?realm=us")
-        assert "There are none." in visitor.text("/actions?realm=eu")
 
-    def test_a_realm_that_is_not_there_is_the_first(
-        self, fleet: Settings, new_app: MakeApp
-    ) -> None:
-        visitor = Visitor(new_app(fleet))
-        assert "Realm eu" in visitor.text("/?realm=<b>")
+def test_those_of_one_character(visitor: Visitor, conflict: int) -> None:
+    assert "Conflicts of 1" in visitor.text("/conflicts?character=1")
+    assert "There are none." in visitor.text("/conflicts?character=2")
+    for wrong in ("0", "x", "99999999999999999999999"):
+        assert visitor.get(f"/conflict?id={wrong}").status_code == 404
+
+
+def test_the_loss_that_it_comes_from(visitor: Visitor, conflict: int) -> None:
+    text = visitor.text("/losses")
+    assert "Redis went back in time" in text
+    assert "Not settled yet." in text
+
+
+@pytest.fixture
+def fleet(web_settings: Settings) -> Settings:
+    """Two realms, each in a schema of the test's database."""
+    url = f"{web_settings.database_url}&options=-csearch_path%3D{{realm}}"
+    made = replace(web_settings, realms="eu,us", database_url=url)
+    for one in made.each_realm():
+        engine = database.connect(one)
+        migrate.upgrade(engine, realm=one.realm)
+        engine.dispose()
+    return made
+
+
+def test_each_figure_is_of_its_realm(fleet: Settings, new_app: MakeApp, raw: Any) -> None:
+    app = new_app(fleet)
+    with GameStateOrchestrator.from_settings(fleet.for_realm("us")) as us:
+        for char_id in (1, 2):
+            us.hot.create(char_id, state="exploration")
+        poison(raw, us.hot.keys, 2)
+        us.backup_full_state(2)
+        app.state.watch.look("redis", "postgresql")
+        visitor = Visitor(app)
+        assert "eu 0 - of 60 s 0 nothing us 1 " in visitor.text("/")
+        assert "unsaved changes 0" in visitor.text("/?realm=eu")
+        assert "unsaved changes 1" in visitor.text("/?realm=us")
+        assert "It is on neither side." in visitor.text("/character?id=1&realm=eu")
+        assert "In Redis yes" in visitor.text("/character?id=1&realm=us")
+        visitor.log_in(*OPERATOR)
+        token = visitor.csrf_token("/quarantine?realm=us")
+        done = visitor.post("/quarantine/retry", csrf_token=token, name="2", realm="us")
+        assert done.headers["location"].startswith("/quarantine?realm=us&done=")
+        assert us.hot.sync_state(2).dirty
+    assert "olga retry us 2 marked" in visitor.text("/actions?realm=us")
+    assert "There are none." in visitor.text("/actions?realm=eu")
+
+
+def test_a_realm_that_is_not_there_is_the_first(fleet: Settings, new_app: MakeApp) -> None:
+    visitor = Visitor(new_app(fleet))
+    assert "Realm eu" in visitor.text("/?realm=<b>")
 
 
 def test_a_page_that_is_not_there(visitor: Visitor) -> None:
