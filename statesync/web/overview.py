@@ -24,6 +24,13 @@ _SERVERS = {
     "broker": ("the broker", Topic.BROKER),
 }
 
+_PAGES = {
+    Topic.QUARANTINE: "/quarantine",
+    Topic.CONFLICTS: "/conflicts",
+    Topic.LOSSES: "/losses",
+}
+"""What has a page of its own."""
+
 
 class Problem(NamedTuple):
     """Something that is wrong now, in words, and where its runbook is."""
@@ -33,6 +40,8 @@ class Problem(NamedTuple):
     found: str
     do: str
     anchor: str
+    page: str = ""
+    """Which page of ours has more of it."""
 
 
 def show_overview(request: Request) -> Response:
@@ -114,7 +123,8 @@ def _servers_away(sample: Sample) -> Iterator[tuple[Topic, Problem]]:
 
 def _problem(check: Check) -> Problem:
     anchor = check.runbook.partition("#")[2]
-    return Problem(check.status, check.name, check.found, check.do, anchor)
+    page = _PAGES.get(check.topic, "")
+    return Problem(check.status, check.name, check.found, check.do, anchor, page)
 
 
 def _checks(sample: Sample) -> list[Check]:

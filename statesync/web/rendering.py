@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from starlette.responses import HTMLResponse
 from statesync.state.fields import printable
 from statesync.web.access import is_direct
 
-__all__ = ["FOLDER", "duration", "link", "realm_of", "render", "utc"]
+__all__ = ["FOLDER", "code", "duration", "link", "realm_of", "render", "utc"]
 
 FOLDER = Path(__file__).parent
 _LONGEST = 2000
@@ -88,6 +89,12 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}"
 
 
+def code(text: str) -> Markup:
+    """Return a text of ours with what stands between backticks as code."""
+    shown = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(printable(text))))
+    return Markup(shown)  # noqa: S704 - what is between the tags is escaped
+
+
 def _cut(text: str) -> str:
     """Return a text that is not too long for a page: a core may hold a megabyte."""
     shown = text[:_LONGEST]
@@ -105,6 +112,7 @@ def _shown(value: Any) -> Any:
 
 
 _filters: Mapping[str, Any] = {
+    "code": code,
     "cut": _cut,
     "duration": duration,
     "exact": _exact,

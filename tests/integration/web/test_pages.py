@@ -48,9 +48,9 @@ def test_a_server_that_is_away_is_told_first_and_takes_nothing_else_away(
     app.state.watch.look("redis", "postgresql")
     visitor = Visitor(app)
     text = visitor.text("/")
-    assert "broken postgresql PostgreSQL does not answer: PostgreSQL at" in text
+    assert "broken postgresql Runbook PostgreSQL does not answer: PostgreSQL at" in text
     assert "hunter2" not in text
-    assert "Do: start it, or mend its URL Runbook" in text
+    assert "Do: start it, or mend its URL" in text
     assert "unsaved changes 1" in text
     answer = visitor.get("/actions")
     assert answer.status_code == 503

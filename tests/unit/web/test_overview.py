@@ -7,7 +7,7 @@ import time
 from statesync.observe.check import Topic, checked
 from statesync.web.chart import HEIGHT, WIDTH, draw
 from statesync.web.overview import problems_of
-from statesync.web.rendering import duration, utc
+from statesync.web.rendering import code, duration, utc
 from statesync.web.watch import Answer, Checked, Sample
 
 
@@ -48,6 +48,12 @@ def test_a_server_that_is_away_is_told_once_and_before_its_check() -> None:
     assert "silent" in silent.found
 
 
+def test_what_has_a_page_leads_there() -> None:
+    found = Checked([checked(Topic.QUARANTINE, "3 cannot be saved", warn="see which")], {})
+    (problem,) = problems_of(sample(checks=up(found)))
+    assert problem.page == "/quarantine"
+
+
 def test_what_was_not_asked_yet_is_not_wrong() -> None:
     assert problems_of(sample()) == []
 
@@ -77,6 +83,10 @@ def test_a_chart_of_a_million_ends_in_its_box() -> None:
     chart = draw([(NOW - 1, 1_234_567.0)], now=NOW)
     assert chart.top == 2_000_000
     assert draw([(NOW - 1, 0.0)], now=NOW).top == 1
+
+
+def test_words_between_backticks_are_code_and_nothing_is_html() -> None:
+    assert code("run `a <b>`\x1b & `") == "run <code>a &lt;b&gt;</code>\\x1b &amp; `"
 
 
 def test_times_as_people_say_them() -> None:
