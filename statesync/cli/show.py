@@ -47,8 +47,8 @@ def status(watch: bool, max_age: float | None, max_quarantined: int | None, as_j
     """Show how much is unsaved and since when, what waits in the queues, and the counters.
 
     Exit status 1 if there are problems: a server cannot be reached or refuses the work of workers,
-    the tables are not up to date, PostgreSQL went back in time and is not recovered yet, changes
-    are not being saved, or more is unsaved than you allow.
+    Redis takes no changes, the tables are not up to date, PostgreSQL went back in time and is not
+    recovered yet, changes are not being saved, or more is unsaved than you allow.
 
     \b
     Examples:

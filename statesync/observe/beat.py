@@ -33,7 +33,8 @@ def _check_sweeps(age_ms: int | None, settings: Settings) -> Check:
     return checked(
         Topic.BEAT,
         f"{last}; one every {settings.sync_seconds} s",
-        fail=f"start `celery -A statesync beat`, and a worker on {queue}" * is_dead,
+        fail=f"start `celery -A statesync beat`, and a worker on {queue}; if they run, see what "
+        "Redis or the broker refuses" * is_dead,
     )
 
 

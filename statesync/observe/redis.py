@@ -8,10 +8,10 @@ from statesync.hot.commands.health import Examined
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.broker import server_name
-from statesync.observe.check import Check, Topic, checked
+from statesync.observe.check import Check, CheckStatus, Topic, checked
 from statesync.settings import Settings
 
-__all__ = ["check_redis"]
+__all__ = ["check_redis", "refusals"]
 
 _SAMPLE = 200
 """How many cores are looked at for a time to live."""
@@ -44,6 +44,12 @@ def check_redis(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[Ch
         )
     else:
         yield checked(Topic.TIME_TO_LIVE, f"none of {sample} would expire")
+
+
+def refusals(examined: Examined) -> list[str]:
+    """Say why Redis takes no changes now; nothing if it does."""
+    made = (_memory(examined), _persistence(examined.info))
+    return [f"Redis: {check.found}" for check in made if check.status is CheckStatus.FAIL]
 
 
 def _rights_in_redis(hot: HotStore) -> Check:

@@ -18,6 +18,7 @@ from statesync.observe import queues
 from statesync.observe.backlog import count_unsaved, late_seconds
 from statesync.observe.broker import problem_of
 from statesync.observe.losses import loss_as_json
+from statesync.observe.redis import refusals
 from statesync.observe.troubles import describe_trouble
 from statesync.observe.workers import list_types
 from statesync.settings import Settings
@@ -101,7 +102,9 @@ def gather(
 def _ask_redis(found: Gathered, orchestrator: GameStateOrchestrator) -> None:
     hot = orchestrator.hot
     found.hot = hot.status()
-    found.sweep_ms = hot.figures().sweep_ms
+    examined = hot.examine([])
+    found.sweep_ms = examined.heartbeat_ms
+    found.problems += refusals(examined)
     found.unknown_types = count_unknown_types(hot)
     found.troubles = hot.troubles()
     found.problems += [describe_trouble(*trouble) for trouble in sorted(found.troubles.items())]

@@ -152,6 +152,8 @@ def test_a_snapshot_that_cannot_be_written(settings: Settings, raw: Any) -> None
         save()
         found = examine(settings, "redis", status=1)["persistence"]
         assert "the last snapshot could not be written" in found["found"]
+        (problem,) = run_json(settings, "status", status=1)["problems"]
+        assert problem == f"Redis: {found['found']}"
     finally:
         snapshot.rmdir()
         save()
@@ -184,6 +186,7 @@ def test_memory_that_is_almost_full(
     assert "log out" in memory["do"]
     configured.config_set("maxmemory", used // 2)
     assert examine(settings, "redis", status=1)["memory"]["status"] == "fail"
+    assert "% of maxmemory" in run_json(settings, "status", status=1)["problems"][0]
     workers = examine(settings, "workers", status=1)["workers"]
     assert "OutOfMemory" in workers["found"]
     assert "statesync drain" in workers["do"]

@@ -199,6 +199,14 @@ def test_trouble_in_one_realm_does_not_hide_the_others(
     assert '{"eu":' not in said
 
 
+def test_wait_is_for_all_realms(fleet: Settings, stores: dict[str, GameStore]) -> None:
+    assert set(run_json(fleet, "pending", "--wait", "--timeout", "1000")) == {"eu", "us"}
+    for store in stores.values():
+        store.create(1, state="exploration")
+    left = run_json(fleet, "pending", "--wait", "--timeout", "0.1", status=1)
+    assert {realm: unsaved["dirty"] for realm, unsaved in left.items()} == {"eu": 1, "us": 1}
+
+
 def test_the_doctor_examines_each_realm(worker: Stack, fleet: Settings) -> None:
     found = run_json(fleet, "doctor", status=1)
     checks = {realm: {check["check"]: check for check in checks} for realm, checks in found.items()}

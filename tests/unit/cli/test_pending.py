@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from statesync.cli.pending import _wait
+from statesync.cli.turns import Turn, begun
 from statesync.errors import RedisUnavailable
 from statesync.hot.commands.operators import PendingList
+from statesync.settings import Settings
 
 DIRTY, CLEAN = PendingList(1, 0, 0, []), PendingList(0, 0, 0, [])
 AWAY = RedisUnavailable("Redis is away")
@@ -42,3 +44,15 @@ def test_redis_that_is_away_for_a_while(capsys: pytest.CaptureFixture[str]) -> N
 def test_redis_that_is_away_at_first_or_at_the_end(answers: list[PendingList]) -> None:
     with pytest.raises(RedisUnavailable):
         _wait(looks(*answers), None, 0.1)
+
+
+def test_realms_share_the_time() -> None:
+    each = Settings(realms="eu,us", database_url="postgresql:///{realm}").each_realm()
+    first, second = Turn(each[0], each), Turn(each[1], each)
+    second.shared = first.shared
+    with begun(first):
+        assert _wait(looks(DIRTY), None, 0.1) == DIRTY
+    deadline = first.shared["deadline"]
+    with begun(second):
+        assert _wait(looks(DIRTY), None, 1000) == DIRTY
+    assert second.shared["deadline"] == deadline
