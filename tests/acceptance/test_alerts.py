@@ -23,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """With short intervals: what is late is late soon."""
-    return replace(settings, sync_seconds=1)
+    """With short intervals: what is late is late soon, but not before somebody has looked."""
+    return replace(settings, sync_seconds=5)
 
 
 def test_fleet_dies(
