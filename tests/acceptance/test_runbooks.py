@@ -123,6 +123,8 @@ def test_rows_that_somebody_has_deleted_come_back_from_who_is_live(play: Play) -
     run(play.settings, "scrub")
     play.sweep()
     assert (play.row(1), play.row(2)) == ({"gold": "10"}, {"gold": "20"})
+    [loss] = run_json(play.settings, "status")["losses"]
+    assert loss["side"] == "postgresql"
 
 
 def test_a_character_that_was_deleted_in_redis_comes_back_as_it_was_saved(play: Play) -> None:

@@ -84,6 +84,26 @@ def test_the_alarm_comes_by_itself(file: Path, monkeypatch: pytest.MonkeyPatch) 
         signal.pause()
 
 
+def test_who_waits_for_an_answer_shows_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SECONDS", 0.01)
+    here, there = socket.socketpair()
+
+    def answer_once_it_is_shown() -> None:
+        give_up_at = time.monotonic() + 60
+        while not is_touched(file) and time.monotonic() < give_up_at:
+            time.sleep(0.001)
+        there.send(b"answer")
+
+    with here, there:
+        began(file)
+        here.settimeout(30)
+        os.utime(file, (1, 1))
+        answering = threading.Thread(target=answer_once_it_is_shown)
+        answering.start()
+        assert here.recv(100) == b"answer"
+        answering.join()
+
+
 def test_nothing_happens_if_nobody_wants_to_know() -> None:
     before = signal.getsignal(signal.SIGALRM)
     Liveness().begin("")
