@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextvars import copy_context
 from typing import TYPE_CHECKING, Self
 
 from statesync import tracing
@@ -45,24 +44,19 @@ class BackupSender:
         attributes = {"messaging.destination.name": queue, "messaging.operation.type": "send"}
         try:
             with tracing.span(f"send {queue}", attributes, kind="PRODUCER"):
-                # OpenTelemetry's instrumentation of Celery, if the game uses that, leaves its own
-                # span current for good after a task that is sent by name.
-                copy_context().run(self._send, char_id, queue)
+                self._app.send_task(
+                    TaskName.BACKUP_FULL_STATE.value,
+                    args=(char_id,),
+                    kwargs=of_realm(self._settings),
+                    queue=queue,
+                    expires=self._settings.lease_seconds,
+                    ignore_result=True,
+                    headers=tracing.headers(),
+                    argsrepr=about(TaskName.BACKUP_FULL_STATE, self._settings, char_id),
+                    retry_policy={"max_retries": 1},
+                )
         except OperationalError as error:
             raise BrokerUnavailable(f"the broker: {error}") from None
-
-    def _send(self, char_id: int, queue: str) -> None:
-        self._app.send_task(
-            TaskName.BACKUP_FULL_STATE.value,
-            args=(char_id,),
-            kwargs=of_realm(self._settings),
-            queue=queue,
-            expires=self._settings.lease_seconds,
-            ignore_result=True,
-            headers=tracing.headers(),
-            argsrepr=about(TaskName.BACKUP_FULL_STATE, self._settings, char_id),
-            retry_policy={"max_retries": 1},
-        )
 
     def close(self) -> None:
         """Close all connections."""

@@ -78,12 +78,11 @@ class Outages:
                 extra={"server": server, "work": work},
             )
 
-    def succeeded(self, work: str) -> bool:
-        """Take in that some work was done. Returns whether a server had refused it."""
-        with self._lock:
-            over = [(s, work) for s, outage in self._outages.items() if work in outage.works]
-            self._end(over)
-        return bool(over)
+    def succeeded(self, work: str) -> None:
+        """Take in that some work was done: no server refuses it any more."""
+        if self._outages:
+            with self._lock:
+                self._end([(server, work) for server in self._outages])
 
     def keep(self, known: dict[Server, Trouble]) -> None:
         """Take in what all workers know: what they do not know any more has ended.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,9 +11,8 @@ from sqlalchemy import Engine, make_url
 from statesync import GameStateOrchestrator, Settings
 from statesync.durable import database
 from statesync.durable.rights import missing_grants
-from statesync.errors import DatabaseForbidden, DatabaseUnavailable
+from statesync.errors import DatabaseForbidden
 from statesync.hot.store import HotStore
-from statesync.worker import tasks
 from tests.conftest import FullCore
 
 
@@ -111,18 +109,3 @@ def test_refused_login_is_no_outage(settings: Settings, change: dict[str, str], 
     with pytest.raises(DatabaseForbidden, match=says):
         database.ping(own)
     own.dispose()
-
-
-def test_worker_logs_a_missing_right_as_an_error_and_an_outage_as_a_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    for error, level in (
-        (DatabaseForbidden("permission denied"), "ERROR"),
-        (DatabaseUnavailable("away"), "WARNING"),
-    ):
-        caplog.clear()
-        with caplog.at_level(logging.WARNING):
-            tasks.sync_dirty.on_failure(error, "id", (), {}, None)
-        assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
-            (level, f"statesync.sync_dirty: {error}")
-        ]
