@@ -65,7 +65,7 @@ def test_a_trace_leads_from_the_game_to_the_commit(spans: list[Span], settings: 
         assert path[:2] == ["statesync.change_state", f"send {queue}"]
         assert path[-2:] == [run, "transaction"]
     steps = Counter(one["name"] for one in spans if path_to(one, spans)[-2:-1] == [run])
-    assert steps["EVALSHA claim"] == steps["EVALSHA snapshot_plain"] == 2
+    assert steps["EVALSHA claim"] == steps["EVALSHA snapshot"] == 2
     kinds = {one["name"]: one["kind"] for one in spans}
     assert kinds[f"send {queue}"] == "PRODUCER"
     assert kinds[run] == "CONSUMER"
