@@ -27,6 +27,7 @@ NAMES = (
     "profile",
     "together",
     "durable",
+    "watch",
 )
 
 

@@ -192,7 +192,7 @@ METRICS = (
     Metric(
         "statesync_oldest_unsaved_seconds",
         Kind.GAUGE,
-        "Age of the oldest unsaved change; 0 if there is none that has an age.",
+        "Age of the oldest change that waits to be saved, not in quarantine; 0 if there is none.",
         _status(lambda status: max(0, status.oldest_ms or 0) / 1000),
     ),
     Metric(
