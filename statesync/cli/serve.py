@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from importlib.util import find_spec
 
 import click
 
 from statesync.settings import Settings
 
-__all__ = ["serve"]
+__all__ = ["is_installed", "serve"]
+
+
+def is_installed() -> bool:
+    """Return whether the extra ``statesync[web]`` is there."""
+    return all(map(find_spec, ("jinja2", "prometheus_client", "starlette", "uvicorn")))
 
 
 @click.command()
@@ -25,11 +31,14 @@ def serve(host: str, port: int) -> None:
       statesync serve
       statesync serve --host 0.0.0.0 --port 9180
     """
+    if not is_installed():
+        raise click.ClickException("it needs more packages: pip install 'statesync[web]'")
+    from statesync.web import server
+
+    settings = Settings.from_env()
     try:
-        from statesync.web import server
-    except ModuleNotFoundError as error:
-        if (error.name or "").startswith("statesync"):
-            raise
-        raise click.ClickException(f"install statesync[web]: {error}") from None
-    with contextlib.suppress(KeyboardInterrupt):
-        server.serve(Settings.from_env(), host=host, port=port, say=click.echo)
+        listening = server.listen(host, port)
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}, port {port}: {error}") from None
+    with contextlib.suppress(KeyboardInterrupt), listening:
+        server.serve(settings, listening, say=click.echo)

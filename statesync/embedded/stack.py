@@ -1,9 +1,10 @@
-"""Owns the whole of statesync on one machine: embedded servers, worker, beat, Flower."""
+"""Owns the whole of statesync on one machine: embedded servers and all processes."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,28 +48,50 @@ class Stack:
         """Start beat, which has the dirty list swept every ``sync_seconds``."""
         return self.start("beat", "beat", "--loglevel", "INFO")
 
-    def start_flower(self, port: int, password: str) -> Child:
-        """Start Flower on 127.0.0.1, for the user ``statesync``."""
+    def start_flower(self, port: int, password: str, *, web_url: str = "") -> Child:
+        """Start Flower on 127.0.0.1, for the user ``statesync``; it links to the page there."""
         login = {"FLOWER_BASIC_AUTH": f"statesync:{password}", "FLOWER_ADDRESS": "127.0.0.1"}
-        flower = self.start("flower", "flower", f"--port={port}", env=login)
+        env = {**login, f"{PREFIX}WEB_URL": web_url}
+        flower = self.start("flower", "flower", f"--port={port}", env=env)
         flower.wait_ready(lambda: b"Visit me at" in flower.log.read_bytes())
         return flower
 
+    def start_serve(self, port: int, password: str, *, flower_url: str = "") -> Child:
+        """Start ``statesync serve`` on 127.0.0.1; ``statesync`` may act, and it links to Flower."""
+        env = {
+            f"{PREFIX}WEB_OPERATOR": f"statesync:{password}",
+            f"{PREFIX}FLOWER_URL": flower_url,
+        }
+        command = ["-c", "from statesync.cli import main; main()", "serve", "--port", str(port)]
+        serve = self._start("serve", command, env)
+        serve.wait_ready(lambda: _is_open(port))
+        return serve
+
     def start(self, name: str, *words: str, env: dict[str, str] | None = None) -> Child:
         """Start ``celery -A statesync`` with ``words``; its log is ``name``.log in the folder."""
+        return self._start(name, ["-m", "celery", "-A", "statesync", *words], env or {})
+
+    def _start(self, name: str, words: list[str], env: dict[str, str]) -> Child:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith((PREFIX, "FLOWER_"))}
         log = self.servers.folder / f"{name}.log"
         log.unlink(missing_ok=True)
         child = Child(
             name,
-            [sys.executable, "-m", "celery", "-A", "statesync", *words],
+            [sys.executable, *words],
             log,
-            env={**inherited, **self.settings.to_env(), **(env or {})},
+            env={**inherited, **self.settings.to_env(), **env},
             cwd=self.servers.folder,
         )
         self._exits.callback(child.stop)
         child.start()
         return child
+
+
+def _is_open(port: int) -> bool:
+    """Return whether somebody listens on a port of 127.0.0.1."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
 
 
 @contextlib.contextmanager

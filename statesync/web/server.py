@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from collections.abc import Callable
 
 import uvicorn
@@ -12,7 +14,7 @@ from statesync.settings import Settings
 from statesync.web.app import make_app
 from statesync.web.watch import Watch
 
-__all__ = ["serve"]
+__all__ = ["listen", "serve"]
 
 _ANSWER_SECONDS = 2.0
 """How long an operation on Redis waits: nobody plays here, and somebody looks at the page."""
@@ -20,17 +22,24 @@ _END_SECONDS = 3
 """How long requests may still run at the end."""
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
 def serve(
-    settings: Settings, *, host: str, port: int, say: Callable[[str], object] = print
+    settings: Settings, listening: socket.socket, *, say: Callable[[str], object] = print
 ) -> None:
     """Serve until SIGINT or SIGTERM; says once where, and for whom. Raises SettingsError."""
     logs.configure(settings.log_format)
+    # It has two lines for each time that the revision of the tables is asked for.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    host, port = listening.getsockname()[:2]
     with Realms(settings, answer_seconds=_ANSWER_SECONDS) as realms, Watch(realms) as watch:
         app = make_app(realms, watch)
         config = uvicorn.Config(
             app,
-            host=host,
-            port=port,
             # Who asks is who is connected: a header may say anything.
             proxy_headers=False,
             server_header=False,
@@ -43,4 +52,4 @@ def serve(
         say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         for note in app.state.access.notes():
             say(note)
-        uvicorn.Server(config).run()
+        uvicorn.Server(config).run(sockets=[listening])

@@ -175,8 +175,10 @@ class Watch:
         except StatesyncError as error:
             reason = str(error)
         except Exception as error:  # the watch goes on
-            log.exception("the watch could not look at %s of realm %r", kind.name, realm)
             reason = f"{type(error).__name__}: {error}"
+            before = self._answers[realm].get(kind.name)
+            if before is None or before.error != reason:
+                log.exception("the watch cannot look at %s of realm %r", kind.name, realm)
         return {name: Answer(None, reason, time.time()) for name in kind.fields}
 
     def _add_point(self, realm: str, status: Status, at: float) -> None:

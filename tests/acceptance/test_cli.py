@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,9 +176,10 @@ def test_celery_refuses_a_wrong_setting_in_one_line() -> None:
 class Dev:
     """A running ``statesync dev``, as a person in another terminal meets it."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: subprocess.Popen[str], port: int, web_port: int) -> None:
         self.process = process
         self.port = port
+        self.web_port = web_port
         self.printed = ""
         self.read_until("Ctrl-C stops everything")
 
@@ -227,12 +229,13 @@ class Dev:
 def dev() -> Iterator[Dev]:
     # Within reach of the user that the servers run as, should we be root.
     folder = Path(tempfile.mkdtemp(prefix="statesync-dev-"))
-    port = free_port()
+    port, web_port = free_port(), free_port()
     options = ["--folder", str(folder), "--port", str(port), "--sync-seconds", "2"]
+    options += ["--web-port", str(web_port)]
     process = subprocess.Popen([*STATESYNC, "dev", *options], stdout=subprocess.PIPE, text=True)
     try:
         with process:
-            yield Dev(process, port)
+            yield Dev(process, port, web_port)
             process.send_signal(signal.SIGINT)
     finally:
         process.kill()
@@ -273,12 +276,28 @@ def test_dev_prints_the_environment_that_the_doctor_needs(dev: Dev) -> None:
 
 
 @pytest.mark.slow
+def test_dev_serves_the_operators_page_and_flower_links_to_it(dev: Dev) -> None:
+    page = f"http://127.0.0.1:{dev.web_port}"
+    assert f"  page     {page} " in dev.printed
+    dev.wait_well()
+    wait_until(lambda: b'statesync_up{realm="",server="broker"} 1.0' in read(f"{page}/metrics"))
+    assert f"http://127.0.0.1:{dev.port}".encode() in read(f"{page}/")
+
+
+def read(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310
+        body: bytes = answer.read()
+    return body
+
+
+@pytest.mark.slow
 def test_dev_starts_again_what_ends(dev: Dev) -> None:
     dev.wait_well()
     for program, name in {
         "worker": "worker",
         "beat": "beat",
         "flower": "flower",
+        "statesync.cli": "serve",
         "bin/postgres": "PostgreSQL",
         "valkey-server": "Valkey",
     }.items():

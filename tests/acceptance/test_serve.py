@@ -1,0 +1,162 @@
+"""`statesync serve` as a process: it answers whatever is away, and ends when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.error import HTTPError, URLError
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from statesync import Settings
+from statesync.cli import serve as serve_command
+from statesync.embedded.child import Child
+from statesync.embedded.servers import Servers
+from statesync.embedded.stack import Stack
+from statesync.hot.store import HotStore
+from tests.acceptance.command_line import STATESYNC, run
+from tests.acceptance.conftest import wait_until
+from tests.databases import Databases
+from tests.integration.web.scrape import Scrape
+from tests.ports import free_port
+
+
+class Serve:
+    """A running process, and what it answers."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process = process
+        self.url = url
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return the status and the text of a page; status 0 if nobody listens yet."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=30) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            return error.code, error.read().decode()
+        except URLError:
+            assert self.process.poll() is None
+            return 0, ""
+
+    def scrape(self) -> Scrape:
+        """Return the metrics."""
+        status, text = self.get("/metrics")
+        assert status == 200
+        return Scrape(text)
+
+    def end(self, number: signal.Signals) -> int:
+        """Tell it to end, and return its exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextmanager
+def serving(settings: Settings, *options: str) -> Iterator[Serve]:
+    """Run the process until the end of a block, once it listens."""
+    port = free_port()
+    process = subprocess.Popen(
+        [*STATESYNC, "serve", "--port", str(port), *options],
+        env=os.environ | settings.to_env(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        serve = Serve(process, f"http://127.0.0.1:{port}")
+        try:
+            wait_until(lambda: serve.get("/live")[0] == 200)
+            yield serve
+        finally:
+            process.kill()
+
+
+def up(serve: Serve) -> dict[str, float]:
+    """Return which servers answer."""
+    return serve.scrape().by("up", "server")
+
+
+def test_it_answers_and_ends(settings: Settings, stack: Stack) -> None:
+    with serving(settings) as serve:
+        assert serve.get("/live") == (200, "live\n")
+        wait_until(lambda: serve.get("/ready") == (200, "ready\n"))
+        wait_until(lambda: up(serve) == dict.fromkeys(("redis", "postgresql", "broker"), 1))
+        assert serve.scrape().by("queue_messages", "queue") == {
+            settings.queue(name): 0 for name in ("restore", "sync", "backup")
+        }
+        assert serve.get("/")[0] == 200
+        assert serve.end(signal.SIGINT) == 0
+        assert serve.process.stdout and serve.process.stderr
+        assert serve.process.stdout.read().startswith(f"{serve.url}/\n")
+        assert serve.process.stderr.read() == ""
+
+
+def test_a_port_that_is_taken_is_named(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        shown = run(settings, "serve", "--port", str(port), status=1)
+    assert f"cannot listen on 127.0.0.1, port {port}" in shown
+    assert "in use" in shown
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_command, "find_spec", lambda name: name != "uvicorn" or None)
+    result = CliRunner().invoke(serve_command.serve, [])
+    assert result.exit_code == 1
+    assert "pip install 'statesync[web]'" in result.output
+
+
+def with_backends(*children: Child) -> list[psutil.Process]:
+    """Return processes and all that they have started."""
+    processes = []
+    for child in children:
+        assert child.process
+        main = psutil.Process(child.process.pid)
+        processes += [main, *main.children(recursive=True)]
+    return processes
+
+
+@pytest.mark.slow
+def test_servers_that_are_frozen_take_neither_the_page_nor_its_end_away(
+    own_servers: Servers, own_databases: Databases
+) -> None:
+    name = own_databases.take()
+    settings = own_servers.settings(database_url=own_servers.database_url(name))
+    with serving(settings) as serve:
+        wait_until(lambda: {*up(serve).values()} == {1})
+        processes = with_backends(own_servers.valkey, own_servers.postgres)
+        try:
+            for process in processes:
+                process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: {*up(serve).values()} == {0})
+            for path in ("/live", "/ready", "/", "/metrics", "/quarantine"):
+                assert serve.get(path)[0] in (200, 503), path
+            assert serve.scrape().get("dirty_characters") is None
+            assert serve.end(signal.SIGTERM) == 0
+        finally:
+            for process in processes:
+                process.send_signal(signal.SIGCONT)
+    own_databases.give_back(name)
+
+
+@pytest.mark.slow
+def test_workers_and_what_they_do(settings: Settings, stack: Stack, hot: HotStore) -> None:
+    stack.start_worker()
+    stack.start_beat()
+    hot.create(1, state="exploration")
+    with serving(settings) as serve:
+        wait_until(lambda: serve.scrape().get("workers") == 1)
+        wait_until(lambda: serve.scrape().get("backups_total", outcome="saved") == 1)
+        seen = serve.scrape()
+        queues = [settings.queue(name) for name in ("restore", "sync", "backup")]
+        assert seen.by("queue_workers", "queue") == dict.fromkeys(queues, 1)
+        assert seen.by("check_failed", "check")["workers"] == 0
+        assert (seen.get("sweep_age_seconds") or 0) < 60
+        assert seen.get("change_to_durable_seconds_count") == 1
