@@ -10,6 +10,7 @@ import yaml
 
 from statesync.hot.commands.troubles import Server
 from statesync.observe.check import Group, Topic, checked
+from tests.unit.deploy.named import check_command
 
 ROOT = Path(__file__).parents[2]
 RUNBOOKS = (ROOT / "docs" / "runbooks.md").read_text()
@@ -89,3 +90,10 @@ def test_the_page_lists_each_alert_with_its_runbook() -> None:
     for alert, runbook in alerts().items():
         name = runbook.partition("#")[2]
         assert "$labels" in name or f"(#{name})" in listed[alert]
+
+
+@pytest.mark.parametrize(
+    "command", sorted({*re.findall(r"`((?:statesync|celery) [^`]+)`", RUNBOOKS)})
+)
+def test_each_command_exists(command: str) -> None:
+    check_command(command.replace("-Q QUEUE", "-Q restore").split())

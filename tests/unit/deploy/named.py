@@ -45,7 +45,9 @@ def check_command(words: Sequence[str]) -> None:
     program = Path(program).name
     if program == "statesync":
         command = _cli.get_command(click.Context(_cli), rest[0])
-        assert command
+        assert command, rest[0]
+        if isinstance(command, click.Group):
+            command, rest = command.commands[rest[1]], rest[1:]
         _check_options(command, rest[1:])
         return
     assert [program, *rest[:2]] == ["celery", "-A", "statesync"]

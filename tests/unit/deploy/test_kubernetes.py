@@ -18,6 +18,7 @@ from statesync.settings import Settings
 from statesync.web.catalog import METRICS
 from statesync.web.probes import routes
 from statesync.worker.config import celery_settings
+from tests.alerts import promtool
 from tests.unit.deploy.named import (
     ALIVE_PROBE,
     ROOT,
@@ -25,7 +26,6 @@ from tests.unit.deploy.named import (
     check_environment,
     documents,
 )
-from tests.unit.deploy.test_alerts import promtool
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 [KUSTOMIZATION] = documents(FOLDER / "kustomization.yaml")

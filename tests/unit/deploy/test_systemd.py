@@ -93,3 +93,8 @@ def test_the_target_starts_all_of_them() -> None:
 def test_a_worker_may_yield_to_the_game() -> None:
     """``os.nice`` is among what systemd calls @resources."""
     assert "@resources" not in (FOLDER / "statesync-.service.d" / "common.conf").read_text()
+
+
+def test_the_user_is_made() -> None:
+    [user] = values(FOLDER / "statesync-.service.d" / "common.conf", "User")
+    assert f"\nu {user} " in (FOLDER / "statesync.sysusers").read_text()
