@@ -158,6 +158,7 @@ def _inspected_json(found: Inspected) -> dict[str, Any]:
         "char_id": found.char_id,
         "redis": redis.character and asdict(redis.character),
         "redis_error": redis.error or None,
+        "redis_fields": redis.fields or None,
         "postgresql": postgresql.character and asdict(postgresql.character),
         "postgresql_error": postgresql.error or None,
         "sessions": {

@@ -133,6 +133,7 @@ class Operations(_GameOperations):
     count = _Operation(operators.count)
     status = _Operation(operators.status)
     sync_state = _Operation(operators.sync_state)
+    read_fields = _Operation(characters.read_fields)
     pending = _Operation(operators.pending)
     list_quarantine = _Operation(operators.list_quarantine)
     retry_quarantined = _Operation(operators.retry_quarantined)

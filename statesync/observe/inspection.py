@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.unknown_types import unknown_sessions_of
 from statesync.state.characters import Character
-from statesync.state.fields import dump_json
+from statesync.state.fields import TIE_FIELD, dump_json, load_json
 from statesync.state.references import SessionRef
 from statesync.state.sessions import Session
 
@@ -32,13 +33,15 @@ class Side:
     sessions: dict[str, Session] = field(default_factory=dict)
     error: str = ""
     """Why it could not be read, or not all of it."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """If it is no character as it is, what Redis holds of its core."""
     is_away: bool = False
     """The server did not answer: nobody knows what is there."""
 
     def rows(self) -> dict[str, object]:
         """Return what to show, by the name of the row."""
         if self.character is None:
-            return {}
+            return {name: _value(name, text) for name, text in self.fields.items()}
         rows = self.character.core() | {"version": self.character.version}
         for session_type, session in self.sessions.items():
             for name, value in session.fields.items():
@@ -56,7 +59,7 @@ class Compared(NamedTuple):
     redis: str
     postgresql: str
     differs: bool
-    """Both sides could be read, and do not have the same."""
+    """The sides do not have the same; what only one has differs if both could be read whole."""
 
 
 @dataclass(slots=True)
@@ -85,20 +88,21 @@ class Inspected:
 
     def compared(self) -> list[Compared]:
         """Return all fields, side by side."""
-        is_known = not any(side.is_away for side in self.sides)
-        return compare(self.redis.rows(), self.postgresql.rows(), is_known=is_known)
+        is_whole = not any(side.error for side in self.sides)
+        return compare(self.redis.rows(), self.postgresql.rows(), is_whole=is_whole)
 
 
 def compare(
-    redis: Mapping[str, object], postgresql: Mapping[str, object], *, is_known: bool = True
+    redis: Mapping[str, object], postgresql: Mapping[str, object], *, is_whole: bool = True
 ) -> list[Compared]:
-    """Return all fields of two sides; nothing differs unless both are known."""
+    """Return all fields of two sides; what only one has differs if both are whole."""
     return [
         Compared(
             name,
             _text(redis.get(name, ABSENT)),
             _text(postgresql.get(name, ABSENT)),
-            is_known and not _is_same(redis.get(name, ABSENT), postgresql.get(name, ABSENT)),
+            (is_whole or (name in redis and name in postgresql))
+            and not _is_same(redis.get(name, ABSENT), postgresql.get(name, ABSENT)),
         )
         for name in dict.fromkeys([*redis, *postgresql])
     ]
@@ -131,6 +135,11 @@ def _read_redis(hot: HotStore, found: Inspected) -> None:
         found.redis.character, found.redis.sessions = hot.get_full_state(found.char_id)
     except CharacterNotLoaded:
         return
+    except CorruptState:
+        with suppress(CorruptState):  # it is no hash
+            fields = hot.read_fields(found.char_id)
+            found.redis.fields = {name: fields[name] for name in fields if name != TIE_FIELD}
+        raise
 
 
 def _read_postgresql(orchestrator: GameStateOrchestrator, found: Inspected) -> None:
@@ -154,6 +163,15 @@ def _is_same(one: object, other: object) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_is_same, one, other))
     return isinstance(one, bool) == isinstance(other, bool) and one == other
+
+
+def _value(name: str, text: str) -> object:
+    """Return what a field of a core means: JSON, or the text itself; what a game owns is a text."""
+    try:
+        value = load_json(text)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict | list) or name == "version" else text
 
 
 def _text(value: object) -> str:

@@ -114,6 +114,26 @@ def test_inspect_shows_the_side_that_is_not_away(
     assert "Marks" not in shown
 
 
+def test_inspect_shows_what_cannot_be_read(
+    settings: Settings, orchestrator: GameStateOrchestrator, hot: HotStore, raw: Any
+) -> None:
+    hot.create(1, **FULL)
+    orchestrator.backup_full_state(1)
+    raw.hset(hot.keys.core(1), mapping={"stats": "[\x1b[2J", "guild": b"\xff"})
+    found = run_json(settings, "inspect", "1")
+    assert (found["redis"], found["redis_fields"]["stats"]) == (None, "[\x1b[2J")
+    shown = run(settings, "inspect", "1")
+    assert "In Redis, but not readable: " in shown
+    lines = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
+    assert r"[\x1b[2J" in lines["stats"]
+    assert r"\xff" in lines["guild"]
+    differs = {name for name, line in lines.items() if line.endswith("differs")}
+    assert differs == {"stats", "guild"}
+    raw.delete(hot.keys.core(1))
+    raw.sadd(hot.keys.core(1), "no hash")
+    assert run_json(settings, "inspect", "1")["redis_fields"] is None
+
+
 def test_discard_says_what_may_be_unsaved(settings: Settings, hot: HotStore, raw: Any) -> None:
     hot.create(1, **FULL)
     raw.hset(hot.keys.core(1), "stats", "[]")

@@ -51,6 +51,7 @@ def test_game_may_declare_the_queues_before_the_workers(
     raw: Any,
 ) -> None:
     rabbitmq.delete("restore", "sync", "backup", "celery")
+    hot.heartbeat()  # as if beat ran
     bare_write(raw, settings, 1, state="exploration")
     saved = celery_setup_app.send_task("statesync.backup_full_state", [1], queue="backup")
     not_found = celery_setup_app.send_task("statesync.restore_full_state", [2])

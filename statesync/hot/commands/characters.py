@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from statesync.hot.command import Command, Raw, load_script, not_loaded, pack, pairs
 from statesync.hot.fields import gather_fields, list_writes, nonce_if
@@ -11,7 +12,9 @@ from statesync.state.characters import Character, FieldValue, decode_character, 
 from statesync.state.fields import check_char_id
 from statesync.state.receipts import Receipt
 
-__all__ = ["create", "get", "mark_dirty", "update"]
+__all__ = ["create", "get", "mark_dirty", "read_fields", "update"]
+
+T = TypeVar("T")
 
 
 _update = load_script("update")
@@ -106,5 +109,24 @@ def get(keys: Keys, char_id: int, /) -> Command[Character]:
             raise not_loaded(char_id, keys.core(char_id))
         return decode_character(char_id, pairs(reply))
 
+    return _read(keys, char_id, parse)
+
+
+def read_fields(keys: Keys, char_id: int, /) -> Command[dict[str, str]]:
+    """Read the fields of a core as Redis holds them, even if they are no character; {} if none.
+
+    What is no UTF-8 has its bytes escaped. Raises CorruptState if it is no hash.
+    """
+
+    def parse(reply: Raw) -> dict[str, str]:
+        return {
+            name.decode(errors="backslashreplace"): value.decode(errors="backslashreplace")
+            for name, value in pairs(reply).items()
+        }
+
+    return _read(keys, char_id, parse)
+
+
+def _read(keys: Keys, char_id: int, parse: Callable[[Raw], T]) -> Command[T]:
     script_keys = (keys.core(check_char_id(char_id)),)
     return Command(_get, script_keys, (), parse, char_id, repeatable=True)
