@@ -93,14 +93,18 @@ class Rejected(Exception):
         self.locked = locked
 
 
-def connect(settings: Settings) -> Engine:
-    """Return an engine on the database of ``settings``; it connects when it is first used."""
+def connect(settings: Settings, *, answer_seconds: float | None = None) -> Engine:
+    """Return an engine on the database of ``settings``; it connects when it is first used.
+
+    A transaction that does not say otherwise waits ``answer_seconds`` for each answer, or else as
+    long as a lease.
+    """
     try:
         first = opening(limits(settings))
         engine = create_engine(
             settings.database_url,
             execution_options={
-                _ANSWER: settings.lease_seconds + _GRACE_SECONDS,
+                _ANSWER: answer_seconds or settings.lease_seconds + _GRACE_SECONDS,
                 realms.OPTION: settings.realm,
             },
             json_serializer=dump_json,

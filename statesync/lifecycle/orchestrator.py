@@ -98,15 +98,22 @@ class GameStateOrchestrator:
         self._restore = Restore(hot, engine, planner, batch_size=batch_size)
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, answer_seconds: float = ANSWER_SECONDS) -> Self:
+    def from_settings(
+        cls,
+        settings: Settings,
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+        database_seconds: float | None = None,
+    ) -> Self:
         """Build one on the servers of ``settings``; it connects when it is first used.
 
-        An operation on Redis waits ``answer_seconds`` for it. Raises SettingsError, or
-        InvalidSessionType if the session types contradict each other.
+        An operation on Redis waits ``answer_seconds`` for it, a transaction ``database_seconds``
+        for each answer, or else as long as a lease. Raises SettingsError, or InvalidSessionType if
+        the session types contradict each other.
         """
         made = cls(
             HotStore.from_settings(settings, answer_seconds=answer_seconds),
-            database.connect(settings),
+            database.connect(settings, answer_seconds=database_seconds),
             lease_us=settings.lease_us,
             batch_size=settings.batch_size,
             vitals=load_function(settings.vitals),

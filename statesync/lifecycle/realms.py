@@ -48,12 +48,20 @@ class Place(NamedTuple):
 class Realms:
     """The orchestrators of all realms of ``settings``; safe to share by threads.
 
-    It connects to a realm when that is first used; ``close`` or ``with`` ends all connections.
+    It connects to a realm when that is first used; ``close`` or ``with`` ends all connections. They
+    wait as long as ``GameStateOrchestrator.from_settings`` says.
     """
 
-    def __init__(self, settings: Settings, *, answer_seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        answer_seconds: float = ANSWER_SECONDS,
+        database_seconds: float | None = None,
+    ) -> None:
         self._settings = {one.realm: one for one in settings.each_realm()}
         self._answer_seconds = answer_seconds
+        self._database_seconds = database_seconds
         self._orchestrators: dict[str, GameStateOrchestrator] = {}
         self._lock = threading.Lock()
 
@@ -77,7 +85,9 @@ class Realms:
         with self._lock:
             if realm not in self._orchestrators:
                 self._orchestrators[realm] = GameStateOrchestrator.from_settings(
-                    settings, answer_seconds=self._answer_seconds
+                    settings,
+                    answer_seconds=self._answer_seconds,
+                    database_seconds=self._database_seconds,
                 )
             return self._orchestrators[realm]
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
+from statesync.durable import database
 from statesync.errors import StatesyncError
 from statesync.web import (
     character,
@@ -34,7 +35,11 @@ def _tell_trouble(request: Request, error: Exception) -> Response:
     return render(request, "trouble.html", status_code=503, why=str(error))
 
 
-exception_handlers = {HTTPException: _tell_refusal, StatesyncError: _tell_trouble}
+exception_handlers = {
+    HTTPException: _tell_refusal,
+    StatesyncError: _tell_trouble,
+    database.Rejected: _tell_trouble,
+}
 
 routes: list[BaseRoute] = [
     *overview.routes,

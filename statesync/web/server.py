@@ -18,6 +18,8 @@ __all__ = ["listen", "serve"]
 
 _ANSWER_SECONDS = 2.0
 """How long an operation on Redis waits: nobody plays here, and somebody looks at the page."""
+_DATABASE_SECONDS = 10.0
+"""How long each statement in PostgreSQL waits: conflicts may be many."""
 _END_SECONDS = 3
 """How long requests may still run at the end."""
 
@@ -36,7 +38,8 @@ def serve(
     # It has two lines for each time that the revision of the tables is asked for.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     host, port = listening.getsockname()[:2]
-    with Realms(settings, answer_seconds=_ANSWER_SECONDS) as realms, Watch(realms) as watch:
+    patience = {"answer_seconds": _ANSWER_SECONDS, "database_seconds": _DATABASE_SECONDS}
+    with Realms(settings, **patience) as realms, Watch(realms) as watch:
         app = make_app(realms, watch)
         config = uvicorn.Config(
             app,

@@ -9,9 +9,11 @@ import pytest
 from starlette.applications import Starlette
 
 from statesync.durable import database, migrate
+from statesync.errors import DatabaseUnavailable
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.realms import Realms
 from statesync.settings import Settings
 from tests.conftest import FullCore
 from tests.integration.web.conftest import MakeApp
@@ -243,3 +245,14 @@ def test_a_realm_that_is_not_there_is_the_first(fleet: Settings, new_app: MakeAp
 
 def test_a_page_that_is_not_there(visitor: Visitor) -> None:
     assert visitor.get("/nowhere").status_code == 404
+
+
+def test_a_page_does_not_wait_for_long(settings: Settings) -> None:
+    """As long as a lease is for workers; here somebody looks at the page."""
+    with Realms(settings, database_seconds=0.2) as realms:
+        engine = realms.orchestrator().engine
+        with (
+            pytest.raises(DatabaseUnavailable, match="does not answer"),
+            database.transaction(engine) as connection,
+        ):
+            connection.exec_driver_sql("SELECT pg_sleep(60)")
