@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from statesync.observe.check import Check, CheckStatus, Topic
 from statesync.settings import Settings
 from statesync.web.chart import HEIGHT, WIDTH, draw
 from statesync.web.rendering import realm_of, render
-from statesync.web.watch import Sample, Watch
+from statesync.web.watch import Answer, Sample, Watch
 
 __all__ = ["Problem", "problems_of", "routes", "show_overview"]
 
@@ -99,26 +99,28 @@ def _failed(problems: list[Problem]) -> int:
 def problems_of(sample: Sample) -> list[Problem]:
     """Return what is wrong in a realm, the worst first.
 
-    A server that does not answer is told at once, not only by the next round of checks.
+    A server that does not answer is told at once, not only by the next round of checks, and once.
     """
-    away = dict(_servers_away(sample))
+    away = [name for name in _SERVERS if _is_away(getattr(sample, name))]
+    topics = {_SERVERS[name][1] for name in away}
+    errors = {getattr(sample, name).error for name in away}
     others = [
         _problem(check)
         for check in _checks(sample)
-        if check.status is not CheckStatus.OK and check.topic not in away
+        if not (check.status is CheckStatus.OK or check.topic in topics or check.found in errors)
     ]
-    found = [*away.values(), *others]
+    found = [*(_server_away(name, getattr(sample, name).error) for name in away), *others]
     return sorted(found, key=lambda problem: problem.status is not CheckStatus.FAIL)
 
 
-def _servers_away(sample: Sample) -> Iterator[tuple[Topic, Problem]]:
-    for name, (server, topic) in _SERVERS.items():
-        answer = getattr(sample, name)
-        if answer.is_up or not answer.at:  # or it was not asked yet
-            continue
-        found = f"{server} does not answer: {answer.error or 'it has been silent for a while'}"
-        do = "start it, or mend its URL"
-        yield topic, Problem(CheckStatus.FAIL, topic, found, do, topic)
+def _is_away(answer: Answer[Any]) -> bool:
+    return bool(answer.at) and not answer.is_up
+
+
+def _server_away(name: str, error: str) -> Problem:
+    server, topic = _SERVERS[name]
+    found = f"{server} does not answer: {error or 'it has been silent for a while'}"
+    return Problem(CheckStatus.FAIL, topic, found, "start it, or mend its URL", topic)
 
 
 def _problem(check: Check) -> Problem:

@@ -58,7 +58,7 @@ def test_a_server_that_is_away_is_told_first_and_takes_nothing_else_away(
     assert answer.status_code == 503
     assert "PostgreSQL at" in answer.text
     assert "PostgreSQL does not answer" in visitor.text("/character?id=1")
-    assert visitor.get("/quarantine").status_code == 200
+    assert visitor.get("/quarantine?done=1").status_code == 200
 
 
 def test_both_sides_and_what_differs(

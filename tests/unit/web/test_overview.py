@@ -40,7 +40,13 @@ def test_what_fails_comes_before_what_is_a_warning() -> None:
 
 
 def test_a_server_that_is_away_is_told_once_and_before_its_check() -> None:
-    found = Checked([checked(Topic.REDIS, "an old error", fail="start it")], {})
+    found = Checked(
+        [
+            checked(Topic.REDIS, "an old error", fail="start it"),
+            checked(Topic.CLOCKS, "refused", fail="start it"),
+        ],
+        {},
+    )
     problems = problems_of(sample(redis=away("refused"), checks=up(found)))
     assert [one.found for one in problems] == ["Redis does not answer: refused"]
     late = Answer(object(), "", time.time() - 100)
