@@ -11,11 +11,11 @@ local dirty, claimed, since, quarantine, stats, servers =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
 if refused then return refused end
--- What is in quarantine waits for people, not for a sweep. If the oldest thousand all do, the age of
+-- What is in quarantine waits for people, not for a sweep. If the oldest 500 all do, the age of
 -- the last of them is as good.
 local function oldest_waiting()
   local page, oldest = redis.call('HLEN', quarantine) == 0 and 1 or 50, ''
-  for first = 0, 1000, page do
+  for first = 0, 500 - page, page do
     -- Another writer's infinite score is no time.
     local found = redis.call(
       'ZRANGEBYSCORE', since, '(-inf', '(+inf', 'WITHSCORES', 'LIMIT', first, page)
