@@ -7,8 +7,7 @@ from collections.abc import Collection
 from statesync.durable.results import Saved
 from statesync.hot.commands.acknowledge import GroupAck, SessionAck
 from statesync.hot.commands.claims import Claim
-from statesync.lifecycle.groups import GroupResult
-from statesync.lifecycle.snapshots import Snapshot
+from statesync.lifecycle.snapshots import GroupResult, Snapshot
 
 __all__ = ["acknowledgement"]
 
@@ -19,7 +18,7 @@ def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collectio
     A character that is deleted keeps its claim, unless it is one of ``deleting``. Of those whose
     claim ends, the anchor comes first: sessions are acknowledged under the first claim.
     """
-    raw, group = snapshot.raw, snapshot.group
+    raw = snapshot.raw
     saved = {i: one for i, one in result.characters.items() if isinstance(one, Saved)}
     ends = saved.keys() | (raw.claims.keys() & {*deleting})
     order = sorted(raw.cores, key=lambda i: (i not in ends, i != snapshot.anchor))
@@ -28,7 +27,7 @@ def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collectio
         raw.at_ms,
         raw.seal,
         [raw.claims[i] if i in ends else Claim(i, 0) for i in order],
-        [group.characters[i].version if i in saved else 0 for i in order],
+        [snapshot.characters[i].version if i in saved else 0 for i in order],
         [saved[i].version if i in saved else 0 for i in order],
         {places[i]: one.seal for i, one in saved.items() if one.seal != raw.seal},
         {places[i]: nonces for i, nonces in raw.nonces.items() if i in saved},
@@ -47,6 +46,6 @@ def _sessions(snapshot: Snapshot, result: GroupResult) -> list[SessionAck]:
             session.closed,
             saved.seal,
         )
-        for session_id, session in snapshot.group.sessions.items()
+        for session_id, session in snapshot.sessions.items()
         if isinstance(saved := result.sessions[session_id], Saved)
     ]

@@ -40,7 +40,6 @@ from statesync.lifecycle.commit import Commit
 from statesync.lifecycle.conflicts import reconcile
 from statesync.lifecycle.failpoints import failpoint
 from statesync.lifecycle.gone import look_at_gone
-from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.holders import holders_to_join, reasons_for_both, tie_holders
 from statesync.lifecycle.lost import Lost
 from statesync.lifecycle.pending import Pending
@@ -53,11 +52,11 @@ from statesync.lifecycle.reports import (
 )
 from statesync.lifecycle.seals import make_room
 from statesync.lifecycle.snapshots import (
+    GroupResult,
     Snapshot,
     add,
     decode,
     read_logs,
-    undecoded,
     unknown_sessions,
 )
 from statesync.lifecycle.tries import try_snapshots
@@ -180,10 +179,10 @@ class _Batch:
                 self.refuse_played_on(snapshot)
                 self.quarantine_if_corrupt(snapshot)
                 if snapshot.locked:
-                    self.pending.give_back(snapshot.group.characters, snapshot.locked)
+                    self.pending.give_back(snapshot.characters, snapshot.locked)
         for snapshot in refused:
             if snapshot.is_busy:
-                self.pending.give_back(snapshot.group.characters, _LOCKED)
+                self.pending.give_back(snapshot.characters, _LOCKED)
         self.pending.give_back(list(self.pending))
         self.hot.run_many(self.pending.count())
         if self.unknown_types:
@@ -238,7 +237,7 @@ class _Batch:
             if reasons := reasons_for_both(snapshot):
                 tie_holders(self.hot, snapshot)
                 first = next(iter(reasons.values()))
-                for char_id in snapshot.group.characters:
+                for char_id in snapshot.characters:
                     self.pending.quarantine([char_id], reasons.get(char_id, first))
             elif holders := {*map(str, holders_to_join(snapshot))}:
                 grown = True
@@ -294,10 +293,7 @@ class _Batch:
             return
         self.pending |= raw.claims
         self.known_members |= dict.fromkeys(raw.claims, raw.members())
-        try:
-            add(snapshots, Snapshot(claim.char_id, raw, decode(raw)))
-        except CorruptState as error:
-            add(snapshots, Snapshot(claim.char_id, raw, undecoded(raw), corrupt=error))
+        add(snapshots, decode(claim.char_id, raw))
 
     def members(self, claim: Claim) -> Members:
         """Return the members of the group of a claim, as far as they are known."""
@@ -334,7 +330,7 @@ class _Batch:
                 left[item] = ref
         self.withdraw([*left])
         for item, ref in left.items():
-            self.leave(item.group.characters, UnknownSessionType(ref.label))
+            self.leave(item.characters, UnknownSessionType(ref.label))
         return [item for item in snapshots if item not in left]
 
     def leave(self, char_ids: Collection[int], error: UnknownSessionType) -> None:
@@ -380,7 +376,7 @@ class _Batch:
 
     def quarantine_deleted(self, snapshot: Snapshot) -> None:
         """Quarantine one that is played alone although PostgreSQL holds it as deleted."""
-        for char_id in snapshot.group.characters:
+        for char_id in snapshot.characters:
             report = self.pending.reports.get(char_id)
             claim = self.pending.get(char_id)
             if snapshot.saved and claim and report and report.outcome is BackupOutcome.DELETED:
@@ -393,4 +389,4 @@ class _Batch:
     def quarantine_if_corrupt(self, snapshot: Snapshot) -> None:
         """Quarantine the characters of a snapshot that cannot be saved."""
         if snapshot.corrupt:
-            self.pending.quarantine(snapshot.group.characters, snapshot.corrupt)
+            self.pending.quarantine(snapshot.characters, snapshot.corrupt)

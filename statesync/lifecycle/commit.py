@@ -23,8 +23,7 @@ from statesync.hot.command import packed
 from statesync.hot.histograms import observe_save
 from statesync.lifecycle import groups
 from statesync.lifecycle.failpoints import failpoint
-from statesync.lifecycle.groups import GroupResult
-from statesync.lifecycle.snapshots import Snapshot
+from statesync.lifecycle.snapshots import GroupResult, Snapshot
 from statesync.sessions.base import SessionOrchestrator
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class Commit:
 
     def _size(self, snapshot: Snapshot) -> int:
         """Return how much of a transaction a snapshot fills."""
-        return max(snapshot.bytes(), len(snapshot.group.characters) * self._bytes_per_character)
+        return max(snapshot.bytes(), len(snapshot.characters) * self._bytes_per_character)
 
     def _commit(
         self, snapshots: Sequence[Snapshot], *, wait: bool, short_wait: bool = False
@@ -125,16 +124,15 @@ class Commit:
         with database.transaction(self._engine) as connection, noting_loss():
             if short_wait:
                 connection.exec_driver_sql("SET LOCAL lock_timeout = '100ms'")
-            to_save = [snapshot.group for snapshot in snapshots]
             results = groups.save(
-                connection, to_save, self._types, wait=wait, deleting=self._deleting
+                connection, snapshots, self._types, wait=wait, deleting=self._deleting
             )
-            saved = zip(to_save, results, strict=True)
+            saved = zip(snapshots, results, strict=True)
             if laid := [group.laid_at for group, result in saved if group.laid_at and result.saved]:
                 durable.servers.remember_redis(connection, self._key_prefix, max(laid))
             failpoint("written")
             _set_in_doubt(snapshots, True)  # until PostgreSQL answers to the commit
-        characters = sum(len(group.characters) for group in to_save)
+        characters = sum(len(snapshot.characters) for snapshot in snapshots)
         self._observed += observe_save(characters, time.perf_counter() - began)
         failpoint("committed")
         return results

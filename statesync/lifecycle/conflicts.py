@@ -68,5 +68,5 @@ def _commands(
     anchor = pending.get(snapshot.anchor)
     for session_id, found in snapshot.result.sessions.items():
         if anchor and isinstance(found, Behind):
-            ref = snapshot.group.sessions[session_id].ref
+            ref = snapshot.sessions[session_id].ref
             yield hot.commands.reconcile_session(anchor, ref, seal=seal, version=found.version)

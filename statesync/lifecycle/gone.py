@@ -36,8 +36,8 @@ def look_at_gone(hot: HotStore, engine: Engine, snapshots: Sequence[Snapshot]) -
     bare = {
         char_id: snapshot
         for snapshot in snapshots
-        for char_id, character in snapshot.group.characters.items()
-        if character.saved_version is None and not snapshot.group.seals[char_id].has(CREATED)
+        for char_id, character in snapshot.characters.items()
+        if character.saved_version is None and not snapshot.seals[char_id].has(CREATED)
     }
     left = hot.heads([], evicted=[*bare]).evicted if bare else {}
     if not left:

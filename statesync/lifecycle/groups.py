@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 from msgspec import Raw
@@ -31,51 +31,13 @@ from statesync.durable.results import (
     WentBack,
 )
 from statesync.durable.rows import CoreRows
+from statesync.lifecycle.snapshots import GroupResult, Snapshot
 from statesync.sessions.base import HeldElsewhere, SessionOrchestrator, pass_on
 from statesync.state.fields import dump_json
 from statesync.state.seals import Seals
 from statesync.state.sessions import Session
 
-__all__ = ["Group", "GroupResult", "save"]
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """A group as one snapshot read it; one transaction commits it."""
-
-    characters: dict[int, CoreRows]
-    sessions: dict[UUID, Session] = field(default_factory=dict)
-    references: dict[int, dict[str, str]] = field(default_factory=dict)
-    """By character: the ids that its core points at, by type; also of sessions that are gone."""
-    absent: frozenset[int] = frozenset()
-    """Characters that were looked for and are not loaded."""
-    seals: dict[int | UUID, Seals] = field(default_factory=dict)
-    """Of each character and session: what the snapshot knew of its history."""
-    nonces: frozenset[str] = frozenset()
-    """Of the durable changes that the snapshot holds."""
-    is_comparing: bool = False
-    """Whether a server went back in time or has started, and not all is compared yet."""
-    is_settling: bool = False
-    """Whether it is Redis that went back, for certain."""
-    is_recovering: bool = False
-    """Whether PostgreSQL went back in time, and what is live is saved over it."""
-    laid_at: int = 0
-    """Redis' counter of sweeps, if it holds a core that was laid over its row; else 0."""
-
-    def seen(self) -> set[int]:
-        """Return the characters of which the snapshot says what they hold, if anything."""
-        return {*self.characters, *self.absent}
-
-
-@dataclass(frozen=True, slots=True)
-class GroupResult:
-    """What became of a group, and of each of its characters and sessions."""
-
-    saved: bool
-    characters: dict[int, CharacterResult]
-    sessions: dict[UUID, SessionResult]
-    held: Sequence[HeldElsewhere] = ()
-    """What keeps the group from being saved: things that others hold as well."""
+__all__ = ["save"]
 
 
 _SAVEABLE = (Accepted, Saved, Deleted)
@@ -94,32 +56,34 @@ class _Decided:
     deleting: Collection[int]
     """Characters that a deletion is about to remove from Redis."""
 
-    def of(self, group: Group) -> list[_Decision]:
+    def of(self, group: Snapshot) -> list[_Decision]:
         """Return the decisions on the members of a group."""
         characters = [self.characters[i] for i in group.characters]
         return [*characters, *(self.sessions[i] for i in group.sessions)]
 
-    def can_save(self, group: Group) -> bool:
+    def can_save(self, group: Snapshot) -> bool:
         """Return whether nothing keeps a group from being saved whole."""
         is_whole = all(isinstance(decision, _SAVEABLE) for decision in self.of(group))
         return is_whole and (len(group.characters) == 1 or not self._has_played_on(group))
 
-    def _has_played_on(self, group: Group) -> bool:
+    def _has_played_on(self, group: Snapshot) -> bool:
         """Return whether a deleted character is played: saved alone, the others would lack it."""
         deleted = [i for i in group.characters if isinstance(self.characters[i], Deleted)]
         return any(char_id not in self.deleting for char_id in deleted)
 
-    def has_deleted(self, group: Group) -> bool:
+    def has_deleted(self, group: Snapshot) -> bool:
         """Return whether a character of a group is deleted, so that nothing of it is saved."""
         return any(isinstance(decision, Deleted) for decision in self.of(group))
 
-    def settle(self, group: Group) -> None:
+    def settle(self, group: Snapshot) -> None:
         """Decide what the members of a group have to decide together."""
         for char_id in group.characters:
             self.characters[char_id] = _settled(self.characters[char_id], group)
         if all(_is_same(decision) for decision in self.of(group)):
             self._adopt(group)
-        elif group.is_recovering and not any(isinstance(one, Unknown) for one in self.of(group)):
+        elif group.head.is_recovering and not any(
+            isinstance(one, Unknown) for one in self.of(group)
+        ):
             for char_id in group.characters:
                 if isinstance(lost := self.characters[char_id], WentBack):
                     self.characters[char_id] = Accepted(new=lost.row is None)
@@ -127,7 +91,7 @@ class _Decided:
                 if isinstance(gone := self.sessions[session_id], WentBack):
                     self.sessions[session_id] = Accepted(new=gone.row is None)
 
-    def _adopt(self, group: Group) -> None:
+    def _adopt(self, group: Snapshot) -> None:
         """Take a group that is as its rows for saved, whatever the history of these."""
         for char_id in group.characters:
             if isinstance(decision := self.characters[char_id], Unknown):
@@ -137,14 +101,14 @@ class _Decided:
                 self.sessions[session_id] = _adopted(row)
 
 
-def _settled(decision: CharacterDecision, group: Group) -> CharacterDecision:
+def _settled(decision: CharacterDecision, group: Snapshot) -> CharacterDecision:
     """Return a decision on a character, in the light of what is known of both servers."""
     match decision:
-        case Incomplete(row, is_stump=True) if group.is_settling:
+        case Incomplete(row, is_stump=True) if group.head.is_settling:
             return Unknown(row.version, row.seal)
-        case Incomplete(is_stump=True) if group.is_comparing and not group.is_recovering:
+        case Incomplete(is_stump=True) if group.head.is_comparing and not group.head.is_recovering:
             return Busy()  # it waits until it is known whether Redis went back; a recovery cannot
-        case WentBack(Unknown() as row, is_certain=False) if not group.is_recovering:
+        case WentBack(Unknown() as row, is_certain=False) if not group.head.is_recovering:
             return row
     return decision
 
@@ -161,7 +125,7 @@ def _adopted(row: Unknown) -> Saved:
 
 def save(
     connection: Connection,
-    groups: Sequence[Group],
+    groups: Sequence[Snapshot],
     types: Mapping[str, SessionOrchestrator],
     *,
     wait: bool = True,
@@ -199,7 +163,7 @@ def save(
 
 def _check_logs(
     connection: Connection,
-    groups: Sequence[Group],
+    groups: Sequence[Snapshot],
     decided: _Decided,
     types: Mapping[str, SessionOrchestrator],
 ) -> None:
@@ -222,7 +186,7 @@ def _check_logs(
 
 def _held_elsewhere(
     connection: Connection,
-    saveable: Sequence[Group],
+    saveable: Sequence[Snapshot],
     decided: _Decided,
     types: Mapping[str, SessionOrchestrator],
 ) -> Mapping[int, list[HeldElsewhere]]:
@@ -248,7 +212,7 @@ def _held_elsewhere(
 
 
 def _result(
-    group: Group,
+    group: Snapshot,
     decided: _Decided,
     written: Mapping[int, Saved],
     held: Sequence[HeldElsewhere],
@@ -273,7 +237,7 @@ def _result(
 
 def _write_characters(
     connection: Connection,
-    accepted: Sequence[Group],
+    accepted: Sequence[Snapshot],
     decided: _Decided,
 ) -> dict[int, Saved]:
     new: list[CoreRows] = []
@@ -289,7 +253,7 @@ def _write_characters(
 
 def _write_sessions(
     connection: Connection,
-    accepted: Sequence[Group],
+    accepted: Sequence[Snapshot],
     decided: _Decided,
     types: Mapping[str, SessionOrchestrator],
     seals: Mapping[int | UUID, Seals],
@@ -327,7 +291,7 @@ def _payloads(
 
 def _end_memberships(
     connection: Connection,
-    accepted: Sequence[Group],
+    accepted: Sequence[Snapshot],
     written: Mapping[int, Saved],
     types: Mapping[str, SessionOrchestrator],
 ) -> None:
@@ -336,7 +300,7 @@ def _end_memberships(
     What they kept for the others there is passed on before they are saved with other sessions.
     """
     references = {
-        char_id: set(group.references.get(char_id, {}).values())
+        char_id: set(group.references(char_id).values())
         for group in accepted
         for char_id in group.characters
         if char_id in written

@@ -26,18 +26,18 @@ def _held(snapshot: Snapshot) -> Iterable[HeldElsewhere]:
 
 def holders_to_join(snapshot: Snapshot) -> set[int]:
     """Return the characters to be seen at one instant with a group, since they hold its things."""
-    return {held.other_id for held in _held(snapshot)} - snapshot.group.seen()
+    return {held.other_id for held in _held(snapshot)} - snapshot.raw.cores.keys()
 
 
 def reasons_for_both(snapshot: Snapshot) -> dict[int, CorruptState]:
     """Return why not for each character of a group that holds the same thing as another of it."""
     reasons: dict[int, CorruptState] = {}
     for held in _held(snapshot):
-        if held.other_id in snapshot.group.characters:
+        if held.other_id in snapshot.characters:
             for char_id, other_id in (held[:2], held[1::-1]):
                 reason = f"{held.thing} of character {other_id}"
                 reasons.setdefault(char_id, CorruptState(char_id, held.field, reason))
-        elif held.other_id in snapshot.group.absent and not held.is_live:
+        elif held.other_id in snapshot.absent and not held.is_live:
             reason = f"{held.thing} of character {held.other_id}, which is not loaded"
             reasons.setdefault(held.char_id, CorruptState(held.char_id, held.field, reason))
     return reasons
@@ -53,7 +53,7 @@ def tie_holders(hot: HotStore, snapshot: Snapshot) -> None:
     new = [
         pair
         for pair in pairs
-        if snapshot.group.characters.keys() >= set(pair)
+        if snapshot.characters.keys() >= set(pair)
         and not any({*map(str, pair)} <= names for names in tied)
     ]
     if len(snapshot.members()) > MAX_TIED:

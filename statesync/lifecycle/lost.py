@@ -17,7 +17,6 @@ from statesync.durable.fence import Head, RowHead, Verdict, judge
 from statesync.durable.results import CharacterResult, HeldBack, Unknown
 from statesync.errors import CorruptState, DatabaseWentBack, LeaseLost
 from statesync.hot.store import HotStore, unwrap
-from statesync.lifecycle.groups import GroupResult
 from statesync.lifecycle.pending import Pending
 from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.revert import members_to_join, revert
@@ -26,7 +25,7 @@ from statesync.lifecycle.servers import (
     note_postgresql_went_back,
     note_redis_went_back,
 )
-from statesync.lifecycle.snapshots import Snapshot
+from statesync.lifecycle.snapshots import GroupResult, Snapshot
 from statesync.sessions.base import SessionOrchestrator
 from statesync.state.outcomes import BackupOutcome
 from statesync.state.seals import CREATED
@@ -36,7 +35,7 @@ __all__ = ["Lost"]
 
 def _result(snapshot: Snapshot, char_id: int, row: RowHead | None) -> CharacterResult:
     """Return what the fence says of a core that cannot be decoded."""
-    core, seals = snapshot.group.characters[char_id], snapshot.group.seals[char_id]
+    core, seals = snapshot.characters[char_id], snapshot.seals[char_id]
     verdict = judge(Head(core.version, core.saved_version, seals), row)
     if row and verdict is Verdict.UNKNOWN:
         return Unknown(row.version, row.valid_seal, is_deleted=row.is_ended)
@@ -57,13 +56,13 @@ def _shows_loss(snapshot: Snapshot) -> bool:
     """
     assert snapshot.result  # noqa: S101
     for char_id, found in snapshot.result.characters.items():
-        seals = snapshot.group.seals[char_id]
+        seals = snapshot.seals[char_id]
         if not isinstance(found, Unknown) or seals.has(CREATED) or seals.is_bare:
             continue
         if not found.is_deleted or not seals.knows(found.seal):
             return True
     return any(
-        isinstance(found, Unknown) and not snapshot.group.seals[session_id].is_bare
+        isinstance(found, Unknown) and not snapshot.seals[session_id].is_bare
         for session_id, found in snapshot.result.sessions.items()
     )
 
@@ -114,11 +113,11 @@ class Lost:
         corrupt = [snapshot for snapshot in snapshots if snapshot.corrupt]
         if not corrupt:
             return
-        char_ids = [char_id for snapshot in corrupt for char_id in snapshot.group.characters]
+        char_ids = [char_id for snapshot in corrupt for char_id in snapshot.characters]
         with database.transaction(self._engine) as connection:
             rows = durable.heads.of_characters(connection, char_ids)
         for snapshot in corrupt:
-            results = {i: _result(snapshot, i, rows.get(i)) for i in snapshot.group.characters}
+            results = {i: _result(snapshot, i, rows.get(i)) for i in snapshot.characters}
             if any(isinstance(result, Unknown) for result in results.values()):
                 snapshot.corrupt = None
                 snapshot.result = GroupResult(saved=False, characters=results, sessions={})
@@ -131,7 +130,7 @@ class Lost:
             snapshot.is_lost
             and (snapshot.raw.head.is_recovering or not self._not_set_aside(snapshot))
         ):
-            note_postgresql_went_back(self._hot, self._engine, snapshot.group.characters)
+            note_postgresql_went_back(self._hot, self._engine, snapshot.characters)
             raise DatabaseWentBack
         return snapshot.is_lost
 
@@ -153,7 +152,7 @@ class Lost:
 
     def _not_set_aside(self, snapshot: Snapshot) -> int:
         """Return how many characters of a group are not in quarantine."""
-        commands = [self._hot.commands.sync_state(i) for i in snapshot.group.characters]
+        commands = [self._hot.commands.sync_state(i) for i in snapshot.characters]
         return sum(unwrap(state).quarantine is None for state in self._hot.run_many(commands))
 
     def _add_costs(self, **counts: int) -> None:

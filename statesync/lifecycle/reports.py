@@ -10,8 +10,7 @@ from dataclasses import field as dataclass_field
 from typing import overload
 
 from statesync.durable.results import Saved, SessionResult
-from statesync.lifecycle.groups import GroupResult
-from statesync.lifecycle.snapshots import Snapshot
+from statesync.lifecycle.snapshots import GroupResult, Snapshot
 from statesync.state.outcomes import BackupOutcome, SessionOutcome
 from statesync.state.references import SessionRef
 
@@ -86,12 +85,12 @@ def saved_reports(snapshot: Snapshot, result: GroupResult) -> dict[int, BackupRe
     """Return the reports on the characters of a group that PostgreSQL holds."""
     sessions = {
         str(session_id): (session.closed, result.sessions[session_id])
-        for session_id, session in snapshot.group.sessions.items()
+        for session_id, session in snapshot.sessions.items()
     }
     return {
         char_id: BackupReport(char_id, BackupOutcome.DELETED)
         if not isinstance(saved, Saved)
-        else _saved_report(char_id, saved, snapshot.group.references[char_id], sessions)
+        else _saved_report(char_id, saved, snapshot.references(char_id), sessions)
         for char_id, saved in result.characters.items()
     }
 

@@ -50,7 +50,7 @@ def members_to_join(
 
     Whoever shares a session in PostgreSQL has to be set to the same instant.
     """
-    char_ids = [char_id for snapshot in snapshots for char_id in snapshot.group.characters]
+    char_ids = [char_id for snapshot in snapshots for char_id in snapshot.characters]
     with database.transaction(engine) as connection:
         refs: dict[int, set[SessionRef]] = {}
         for char_id, session_type, session_id in durable.memberships.current(connection, char_ids):
@@ -61,7 +61,7 @@ def members_to_join(
         members_of = durable.memberships.members(connection, ids)
     joining = []
     for snapshot in snapshots:
-        bound = {ref for char_id in snapshot.group.characters for ref in refs.get(char_id, ())}
+        bound = {ref for char_id in snapshot.characters for ref in refs.get(char_id, ())}
         session_ids = {*(UUID(ref.id) for ref in bound), *_session_ids(snapshot)}
         participants = {str(i) for session_id in session_ids for i in members_of[session_id]}
         names = {ref.member for ref in bound} | participants

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -17,28 +17,28 @@ from statesync.durable.results import (
     Deleted,
     HeldBack,
     Saved,
+    SessionResult,
     Unknown,
     WentBack,
 )
 from statesync.durable.rows import CoreRows, core_rows
 from statesync.errors import CorruptState, InvalidField
-from statesync.hot.commands.backup import RawSnapshot
+from statesync.hot.commands.backup import Head, RawSnapshot
 from statesync.hot.store import HotStore, unwrap
-from statesync.lifecycle.groups import Group, GroupResult
-from statesync.sessions.base import SessionOrchestrator
+from statesync.sessions.base import HeldElsewhere, SessionOrchestrator
 from statesync.state.characters import Character
 from statesync.state.fields import encoded, version_or_none
 from statesync.state.references import SessionRef, reference_field
-from statesync.state.seals import LAID
+from statesync.state.seals import LAID, Seals
 from statesync.state.session_types import reference_fields
 from statesync.state.sessions import Session, decode_session, unknown_references
 
 __all__ = [
+    "GroupResult",
     "Snapshot",
     "add",
     "decode",
     "read_logs",
-    "undecoded",
     "unknown_sessions",
 ]
 
@@ -46,14 +46,26 @@ _LOG_STEP = 1000
 """How many log entries one script reads."""
 
 
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """What became of a group, and of each of its characters and sessions."""
+
+    saved: bool
+    characters: dict[int, CharacterResult]
+    sessions: dict[UUID, SessionResult]
+    held: Sequence[HeldElsewhere] = ()
+    """What keeps the group from being saved: things that others hold as well."""
+
+
 @dataclass(slots=True, eq=False)
 class Snapshot:
-    """A snapshot of one group, and what became of it."""
+    """A group as one snapshot read it, and what became of it; one transaction commits it."""
 
     anchor: int
     """The character whose claim the snapshot was taken under."""
     raw: RawSnapshot
-    group: Group
+    characters: dict[int, CoreRows]
+    sessions: dict[UUID, Session] = field(default_factory=dict)
     result: GroupResult | None = None
     """None until PostgreSQL has decided."""
     corrupt: CorruptState | None = None
@@ -62,6 +74,36 @@ class Snapshot:
     """Why the group cannot be saved now, if another transaction holds a lock."""
     in_doubt: bool = False
     """Whether a commit of it is under way or ended without an answer, so that it may be made."""
+
+    @property
+    def head(self) -> Head:
+        """What was known of both servers."""
+        return self.raw.head
+
+    @property
+    def seals(self) -> dict[int | UUID, Seals]:
+        """Of each character and session: what the snapshot knew of its history."""
+        return self.raw.seals
+
+    @property
+    def nonces(self) -> set[str]:
+        """Those of the durable changes that it holds."""
+        return {word for text in self.raw.nonces.values() for word in text.split()}
+
+    @property
+    def laid_at(self) -> int:
+        """Redis' counter of sweeps, if it holds a core that was laid over its row; else 0."""
+        return self.head.sweeps if any(one.has(LAID) for one in self.seals.values()) else 0
+
+    @property
+    def absent(self) -> set[int]:
+        """Characters that were looked for and are not loaded."""
+        return self.raw.cores.keys() - self.characters.keys()
+
+    def references(self, char_id: int) -> dict[str, str]:
+        """Return the ids that a core points at, by type; also of sessions that are gone."""
+        core = self.raw.cores[char_id]
+        return {t: core[name] for name, t in reference_fields().items() if core.get(name)}
 
     @property
     def saved(self) -> bool:
@@ -105,7 +147,7 @@ class Snapshot:
 
     def postpone(self) -> None:
         """Leave the group to a later snapshot."""
-        busy: dict[int, CharacterResult] = {i: Busy() for i in self.group.characters}
+        busy: dict[int, CharacterResult] = {i: Busy() for i in self.characters}
         self.result = GroupResult(saved=False, characters=busy, sessions={})
 
     def bytes(self) -> int:
@@ -115,13 +157,13 @@ class Snapshot:
 
     def members(self) -> list[int | UUID]:
         """Return the characters and sessions in it."""
-        return [*self.group.characters, *self.group.sessions]
+        return [*self.characters, *self.sessions]
 
     def version(self, member: int | UUID) -> int:
         """Return the version of one member."""
         if isinstance(member, UUID):
-            return self.group.sessions[member].version
-        return self.group.characters[member].version
+            return self.sessions[member].version
+        return self.characters[member].version
 
 
 def add(snapshots: dict[int | UUID, Snapshot], new: Snapshot) -> None:
@@ -136,55 +178,33 @@ def add(snapshots: dict[int | UUID, Snapshot], new: Snapshot) -> None:
     snapshots.update(dict.fromkeys(new.members(), new))
 
 
-def decode(raw: RawSnapshot) -> Group:
-    """Decode a snapshot. Raises CorruptState, which names the character and the field."""
-    characters = {
-        char_id: rows_of(char_id, int(core["version"]), raw.seal, core)
-        for char_id, core in raw.cores.items()
-        if core
-    }
+def decode(anchor: int, raw: RawSnapshot) -> Snapshot:
+    """Decode a snapshot; one that is ``corrupt`` holds only who is in it, at which versions."""
+    loaded = {char_id: core for char_id, core in raw.cores.items() if core}
+    try:
+        characters = {
+            char_id: rows_of(char_id, int(core["version"]), raw.seal, core)
+            for char_id, core in loaded.items()
+        }
+        return Snapshot(anchor, raw, characters, _sessions(raw, characters))
+    except CorruptState as error:
+        heads = {char_id: _head(char_id, core, raw.seal) for char_id, core in loaded.items()}
+        return Snapshot(anchor, raw, heads, corrupt=error.with_traceback(None))
+
+
+def _sessions(raw: RawSnapshot, characters: Mapping[int, CoreRows]) -> dict[UUID, Session]:
+    """Decode the sessions that are there. Raises CorruptState."""
     sessions: dict[UUID, Session] = {}
-    for (session_type, session_id), (log_length, fields) in raw.sessions.items():
+    for ref, (log_length, fields) in raw.sessions.items():
         if not fields:
             continue
-        ref = SessionRef(session_type, session_id)
         session = _decode_session(raw, ref, fields, log_length, characters)
         if session.id in sessions:
             reason = f"the id is that of a {sessions[session.id].session_type} session as well"
             blamed = min(_pointing_at(raw, ref), default=min(characters))
             raise CorruptState(blamed, ref.label, reason)
         sessions[session.id] = session
-    return Group(
-        characters,
-        sessions,
-        references={char_id: _references(raw.cores[char_id]) for char_id in characters},
-        absent=frozenset(raw.cores.keys() - characters.keys()),
-        seals={_member(name): seals for name, seals in raw.seals.items()},
-        nonces=frozenset(word for text in raw.nonces.values() for word in text.split()),
-        is_comparing=raw.head.is_comparing,
-        is_settling=raw.head.is_settling,
-        is_recovering=raw.head.is_recovering,
-        laid_at=raw.head.sweeps if any(one.has(LAID) for one in raw.seals.values()) else 0,
-    )
-
-
-def _references(core: Mapping[str, str]) -> dict[str, str]:
-    """Return the ids of the sessions that a core points at, by type."""
-    found = ((session_type, core.get(name)) for name, session_type in reference_fields().items())
-    return {session_type: session_id for session_type, session_id in found if session_id}
-
-
-def _member(name: str) -> int | UUID:
-    return int(name) if name.isdigit() else UUID(name)
-
-
-def undecoded(raw: RawSnapshot) -> Group:
-    """Return a group that cannot be decoded: only who is in it, at which versions."""
-    return Group(
-        {i: _head(i, core, raw.seal) for i, core in raw.cores.items() if core},
-        absent=frozenset(char_id for char_id, core in raw.cores.items() if not core),
-        seals={_member(name): seals for name, seals in raw.seals.items()},
-    )
+    return sessions
 
 
 def _head(char_id: int, core: Mapping[str, str], seal: int) -> CoreRows:
@@ -200,11 +220,8 @@ def unknown_sessions(raw: RawSnapshot) -> list[SessionRef]:
 
 def _pointing_at(raw: RawSnapshot, ref: SessionRef) -> list[int]:
     """Return the characters in a snapshot whose cores point at a session."""
-    return [
-        char_id
-        for char_id, core in raw.cores.items()
-        if core.get(reference_field(ref.session_type)) == ref.id
-    ]
+    name = reference_field(ref.session_type)
+    return [char_id for char_id, core in raw.cores.items() if core.get(name) == ref.id]
 
 
 def _decode_session(
@@ -238,7 +255,7 @@ def read_logs(
     with_log = [
         (snapshot, session)
         for snapshot in snapshots
-        for session in snapshot.group.sessions.values()
+        for session in snapshot.sessions.values()
         if session.log_length and types[session.session_type].has_log
     ]
     if not with_log:
@@ -256,7 +273,7 @@ def read_logs(
         try:
             with_entries = _with_log(hot, session, start, snapshot.raw.seal)
             if with_entries:
-                snapshot.group.sessions[session.id] = with_entries
+                snapshot.sessions[session.id] = with_entries
             else:
                 snapshot.postpone()
         except InvalidField as error:

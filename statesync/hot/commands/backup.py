@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import msgspec
 
@@ -91,7 +92,7 @@ class RawSnapshot(NamedTuple):
     """The length of the log, and the hash, which is empty if the session is gone."""
     ties: dict[str, dict[str, str]]
     """By id: each member's name, and the token of the last change that tied it."""
-    seals: dict[str, Seals]
+    seals: dict[int | UUID, Seals]
     """By id, of each core and session that is there: what it knew of its history."""
     nonces: dict[int, str]
     """By character: the nonces of its durable changes since the last acknowledged snapshot."""
@@ -280,7 +281,8 @@ class _Reader:
 
     def snapshot(self, claim: Claim, members: Members) -> RawSnapshot:
         """Read the snapshot of one group."""
-        claims, cores, seals, nonces_of = {}, {}, {}, {}
+        claims, cores, nonces_of = {}, {}, {}
+        seals: dict[int | UUID, Seals] = {}
         for char_id in members.characters:
             version, token, entry, nonces, core = next(self.rows)
             cores[char_id] = core
@@ -288,7 +290,7 @@ class _Reader:
                 is_own = char_id == claim.char_id
                 claims[char_id] = claim if is_own else Claim(char_id, int(token))
                 core["version"] = str(version)
-                seals[str(char_id)] = _seals(self.head, entry)
+                seals[char_id] = _seals(self.head, entry)
             if nonces:
                 nonces_of[char_id] = nonces
         sessions = {}
@@ -297,7 +299,7 @@ class _Reader:
             sessions[ref] = (int(log_length), fields)
             if fields:
                 fields["version"] = str(version)
-                seals[ref.id] = _seals(self.head, entry)
+                seals[UUID(ref.id)] = _seals(self.head, entry)
         ties = {tie: next(self.ties) for tie in members.ties}
         return RawSnapshot(self.head, claims, cores, sessions, ties, seals, nonces_of)
 
@@ -308,9 +310,9 @@ def _alone(head: Head, claim: Claim, row: _Row) -> RawSnapshot:
     i = claim.char_id
     if not core:
         return RawSnapshot(head, {}, {i: {}}, {}, {}, {}, {})
-    seals = {str(i): _seals(head, entry)}
     cores = {i: core | {"version": str(version)}}
-    return RawSnapshot(head, {i: claim}, cores, {}, {}, seals, {i: nonces} if nonces else {})
+    nonces_of = {i: nonces} if nonces else {}
+    return RawSnapshot(head, {i: claim}, cores, {}, {}, {i: _seals(head, entry)}, nonces_of)
 
 
 def _seals(head: Head, entry: str | bool) -> Seals:

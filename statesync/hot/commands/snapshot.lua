@@ -34,16 +34,14 @@ local now = now_us()
 local at_ms = math.floor(now / 1000)
 local read_bytes, given_bytes = 0, 0
 
-local VERSION, TIED, PARTICIPANTS = 1, 2, 3
-local kinds_in_session = {version = VERSION, [TIE] = TIED, participants = PARTICIPANTS}
+local VERSION, TIED = 1, 2
+local kinds_in_session = {version = VERSION, [TIE] = TIED}
 local kinds_in_core = {version = VERSION, [TIE] = TIED}
 for i, field in ipairs(reference_fields) do kinds_in_core[field] = session_types[i] end
 
 -- Notes what a field leads to; its kind is the type of the session if it points at one.
 local function need_named(kind, number, field, value)
-  if kind == PARTICIPANTS then
-    need_participants(number, value)
-  elseif kind == TIED then
+  if kind == TIED then
     need_tie(number, value)
   elseif value ~= '' then
     need(kind .. ':' .. value, number, field, value)
@@ -202,12 +200,23 @@ local function snapshot_alone(number, token, char_id)
   return 1
 end
 
+-- Notes whom sessions name, before anything is read in vain. What is no hash says so when it is read.
+local function need_all_participants(sessions)
+  for _, session in ipairs(sessions) do
+    local number = number_of[session]
+    local named = redis.pcall('HGET', KEYS[number], 'participants')
+    if type(named) == 'string' then need_participants(number, named) end
+  end
+end
+
 -- Gives a group. Returns 1, or why not.
 local function snapshot(before, token, characters, sessions, ties)
   local refused = refusal(token, characters[1])
   if refused then return refused end
   number_of = {}
   number_members(before, characters, sessions, ties)
+  need_all_participants(sessions)
+  if #found > 0 then return found end
   local group, log_lengths = read_group(before, characters, sessions, ties)
   if not group then return log_lengths end
   if #found > 0 then return found end

@@ -13,8 +13,9 @@ from statesync import durable
 from statesync.durable import database
 from statesync.durable.results import CharacterResult, Deleted, Incomplete, Raced, Saved, Unknown
 from statesync.durable.rows import core_rows
+from statesync.hot.commands.backup import Head, RawSnapshot
 from statesync.lifecycle import groups
-from statesync.lifecycle.groups import Group
+from statesync.lifecycle.snapshots import Snapshot
 from statesync.state.characters import Character
 from statesync.state.seals import CREATED, Seals
 
@@ -35,11 +36,12 @@ def seals(version: int) -> Seals:
     return Seals(version, (CREATED, *map(str, range(1, version))))
 
 
-def group(snapshot: Character, known: Seals) -> Group:
+def group(snapshot: Character, known: Seals) -> Snapshot:
     """Make the group of one."""
-    return Group(
-        {snapshot.char_id: core_rows(snapshot, known.own)}, seals={snapshot.char_id: known}
-    )
+    char_id = snapshot.char_id
+    head = Head(0, False, False, False, 0, known.own)
+    raw = RawSnapshot(head, {}, {char_id: {}}, {}, {}, {char_id: known}, {})
+    return Snapshot(char_id, raw, {char_id: core_rows(snapshot, known.own)})
 
 
 def save(engine: Engine, *snapshots: Character) -> dict[int, CharacterResult]:

@@ -64,10 +64,10 @@ def acknowledge(store: Driver, claim: Claim, snapshot: RawSnapshot, row_seal: in
 
 def test_snapshot_adds_its_seal_and_says_what_was_known_before(store: Driver, claim: Claim) -> None:
     first, second = take(store, claim), take(store, claim)
-    assert first.seals["1"].words == ("5",)
-    assert second.seals["1"].words == ("5", str(first.seal))
+    assert first.seals[1].words == ("5",)
+    assert second.seals[1].words == ("5", str(first.seal))
     assert words(store) == f"5 {first.seal} {second.seal}"
-    assert first.seals["1"].own == first.seal != second.seal
+    assert first.seals[1].own == first.seal != second.seal
 
 
 @pytest.mark.parametrize("note", ["created", "bare"])
@@ -78,8 +78,8 @@ def test_first_snapshot_says_how_the_core_was_made(store: Driver, note: str) -> 
         store.raw.hset(store.keys.core(1), "gold", 1)
     claim, _ = store.claim(1, lease_us=LEASE)
     first, second = take(store, claim), take(store, claim)
-    assert first.seals["1"].words == (None if note == "bare" else ("created",))
-    assert second.seals["1"].words == (note, str(first.seal))
+    assert first.seals[1].words == (None if note == "bare" else ("created",))
+    assert second.seals[1].words == (note, str(first.seal))
 
 
 def test_refused_snapshot_adds_no_seal(store: Driver, claim: Claim) -> None:
@@ -97,7 +97,7 @@ def test_sessions_have_seals_of_their_own(store: Driver) -> None:
     claim, _ = store.claim(1, lease_us=LEASE)
     snapshot = take(store, claim)
     assert words(store, fight) == f"bare {snapshot.seal}"
-    assert snapshot.seals[str(fight)].words is None
+    assert snapshot.seals[fight].words is None
     assert words(store) == f"created {snapshot.seal}"
 
 
@@ -284,7 +284,7 @@ def test_entry_of_a_session_says_at_which_version_it_was_saved(store: Driver) ->
         for _ in range(2):  # a lost reply
             store.acknowledge_many([ack])
         assert words(store, fight) == f"v{version} {snapshot.seal}"
-        seals.append(snapshot.seals[str(fight)])
+        seals.append(snapshot.seals[fight])
     first, second = seals
     assert first.saved_version is None
     assert second.saved_version == 3
@@ -303,7 +303,7 @@ def test_core_that_is_laid_over_its_row_counts_as_a_sweep(store: Driver) -> None
     assert store.raw.hget(store.keys.servers, "sweeps") == b"5"
     assert words(store) == "laid 7"
     snapshot = take(store, claim)
-    assert (snapshot.head.sweeps, snapshot.seals["1"].has(LAID)) == (5, True)
+    assert (snapshot.head.sweeps, snapshot.seals[1].has(LAID)) == (5, True)
     store.cut_seals(claim, {"1": snapshot.seal})
     assert words(store) == f"laid {snapshot.seal}", "nothing is saved by that"
     later = take(store, claim)

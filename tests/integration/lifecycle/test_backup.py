@@ -142,7 +142,7 @@ def test_old_snapshot_is_fenced_by_the_row(
     hot.update(1, gold="new")
     saved = orchestrator.backup_full_state(1)
     with database.transaction(engine) as connection:
-        (outcome,) = groups.save(connection, [decode(old)], {})
+        (outcome,) = groups.save(connection, [decode(1, old)], {})
     assert outcome.characters == {1: Unknown(saved.version or 0, row(engine)["seal"])}
     assert row(engine)["extra"]["gold"] == "new"
 

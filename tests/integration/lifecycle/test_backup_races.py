@@ -80,7 +80,7 @@ def test_crash_after_commit_is_healed(
     hot = orchestrator.hot
     hot.create(1, **full_core())
     claim, _ = hot.claim(1, lease_us=0)  # a lease that ends at once
-    snapshot = decode(hot.snapshot(claim))
+    snapshot = decode(1, hot.snapshot(claim))
     with database.transaction(engine) as connection:
         groups.save(connection, [snapshot], {})
     assert hot.requeue(10).dirty == 1

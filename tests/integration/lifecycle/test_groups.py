@@ -14,10 +14,9 @@ from statesync.errors import SessionNotLoaded
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import groups
-from statesync.lifecycle.groups import Group, GroupResult
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.restore import Restore
-from statesync.lifecycle.snapshots import Snapshot, decode, read_logs
+from statesync.lifecycle.snapshots import GroupResult, Snapshot, decode, read_logs
 from statesync.state.fields import TIE_FIELD
 from tests.conftest import FullCore
 from tests.rewind import Rewind, lost_cores, lost_sessions
@@ -44,16 +43,15 @@ def fight(hot: HotStore, full_core: FullCore) -> UUID:
     return hot.open_session("combat", PARTY, {"round": "1"}, state="combat")
 
 
-def take(game: GameStateOrchestrator) -> Group:
+def take(game: GameStateOrchestrator) -> Snapshot:
     """Take a snapshot, as a worker does before it is stopped."""
     claim, _ = game.hot.claim(1, lease_us=LEASE)
-    raw = game.hot.snapshot(claim, lease_us=LEASE)
-    snapshot = Snapshot(1, raw, decode(raw))
+    snapshot = decode(1, game.hot.snapshot(claim, lease_us=LEASE))
     read_logs(game.hot, game.engine, game.sessions, [snapshot])
-    return snapshot.group
+    return snapshot
 
 
-def commit(game: GameStateOrchestrator, *todo: Group) -> list[GroupResult]:
+def commit(game: GameStateOrchestrator, *todo: Snapshot) -> list[GroupResult]:
     with database.transaction(game.engine) as connection:
         return groups.save(connection, todo, game.sessions)
 

@@ -270,7 +270,7 @@ def test_snapshot_that_is_sent_twice_has_one_seal(saved: HotStore, raw: Any, key
     assert isinstance(first, Plain)
     assert isinstance(second, RawSnapshot)
     assert second.cores[1]["version"] == str(first.version + 1)
-    assert second.seals["1"].words == (first.entry,)
+    assert second.seals[1].words == (first.entry,)
     assert raw.hget(keys.seals, 1) == f"{first.entry} {first.head.seal}".encode()
 
 

@@ -97,8 +97,7 @@ def test_row_that_another_worker_makes_meanwhile(
 
 def take(orchestrator: GameStateOrchestrator, anchor: int) -> Snapshot:
     claim, _ = orchestrator.hot.claim(anchor, lease_us=LEASE)
-    raw = orchestrator.hot.snapshot(claim, lease_us=LEASE)
-    return Snapshot(anchor, raw, decode(raw))
+    return decode(anchor, orchestrator.hot.snapshot(claim, lease_us=LEASE))
 
 
 def test_group_is_acknowledged_under_the_claim_of_its_snapshot(
@@ -106,7 +105,7 @@ def test_group_is_acknowledged_under_the_claim_of_its_snapshot(
 ) -> None:
     snapshot = take(orchestrator, 3)
     with database.transaction(engine) as connection:
-        (result,) = groups.save(connection, [snapshot.group], orchestrator.sessions)
+        (result,) = groups.save(connection, [snapshot], orchestrator.sessions)
     ack = acknowledgement(snapshot, result, ())
     assert [char_id for char_id, _ in ack.claims] == [3, 1, 2]
 
@@ -117,7 +116,7 @@ def test_group_is_not_acknowledged_under_the_claim_of_a_deleted_one(
     snapshot = take(orchestrator, 3)
     with database.transaction(engine) as connection:
         connection.execute(text("UPDATE characters SET deleted_at = now() WHERE id = 3"))
-        (result,) = groups.save(connection, [snapshot.group], orchestrator.sessions)
+        (result,) = groups.save(connection, [snapshot], orchestrator.sessions)
     ack = acknowledgement(snapshot, result, ())
     assert [char_id for char_id, _ in ack.claims] == [1, 2, 3]
     assert [bool(token) for _, token in ack.claims] == [True, True, False]
@@ -156,7 +155,7 @@ def test_session_that_ended_keeps_its_time_whenever_it_is_saved(
     ends = []
     for _ in range(2):
         with database.transaction(engine) as connection:
-            groups.save(connection, [snapshot.group], orchestrator.sessions)
+            groups.save(connection, [snapshot], orchestrator.sessions)
             durable.digests.invalidate(connection, [fight])
         ends += rows(engine, "SELECT closed_at FROM sessions")
         snapshot = take(orchestrator, 1)

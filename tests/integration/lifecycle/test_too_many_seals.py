@@ -14,9 +14,8 @@ from statesync.errors import DatabaseUnavailable
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import groups
-from statesync.lifecycle.groups import Group
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.snapshots import decode
+from statesync.lifecycle.snapshots import Snapshot, decode
 from statesync.settings import Settings
 from statesync.state.seals import FULL_BYTES
 from tests.conftest import FullCore
@@ -27,13 +26,13 @@ LEASE = 60_000_000
 PARTY = [1, 2]
 
 
-def in_doubt(hot: HotStore, char_id: int = 1) -> list[Group]:
+def in_doubt(hot: HotStore, char_id: int = 1) -> list[Snapshot]:
     """Take snapshots, of which nobody hears again, until there is no room for another seal."""
     taken = []
     while len(hot.run(hot.commands.read_seals([str(char_id)]))[str(char_id)].words or ()) < 40:
         claim, _ = hot.claim(char_id, lease_us=LEASE)
         try:
-            taken.append(decode(hot.snapshot(claim, lease_us=LEASE)))
+            taken.append(decode(char_id, hot.snapshot(claim, lease_us=LEASE)))
         except AssertionError:  # full
             break
     return taken

@@ -7,8 +7,7 @@ from uuid import UUID, uuid4
 from statesync.durable.results import Behind, Busy, HeldBack
 from statesync.durable.rows import core_rows
 from statesync.hot.commands.backup import Head, RawSnapshot
-from statesync.lifecycle.groups import Group, GroupResult
-from statesync.lifecycle.snapshots import Snapshot, add
+from statesync.lifecycle.snapshots import GroupResult, Snapshot, add
 from statesync.lifecycle.tries import merge
 from statesync.state.characters import Character
 from statesync.state.references import SessionRef
@@ -47,8 +46,8 @@ def test_same_id_of_another_type_is_another_session() -> None:
 def snapshot(**versions: int) -> Snapshot:
     """Make a snapshot of characters, named ``c1``, ``c2``, …, at versions."""
     characters = {int(name[1:]): version for name, version in versions.items()}
-    group = Group({i: core_rows(Character(i, version=v), 0) for i, v in characters.items()})
-    return Snapshot(min(characters), RawSnapshot(HEAD, {}, {}, {}, {}, {}, {}), group)
+    rows = {i: core_rows(Character(i, version=v), 0) for i, v in characters.items()}
+    return Snapshot(min(characters), RawSnapshot(HEAD, {}, {}, {}, {}, {}, {}), rows)
 
 
 def test_of_two_snapshots_that_overlap_the_later_one_stays() -> None:
@@ -64,7 +63,7 @@ def test_size_is_that_of_characters_and_sessions() -> None:
     cores: dict[int, dict[str, str]] = {1: {"gold": "123"}, 2: {}}
     sessions = {SessionRef("combat", "a"): (5, {"round": "12345"})}
     raw = RawSnapshot(HEAD, {}, cores, sessions, {}, {}, {})
-    assert Snapshot(1, raw, Group({})).bytes() == 7 + 10
+    assert Snapshot(1, raw, {}).bytes() == 7 + 10
 
 
 def test_busy_is_one_of_which_any_row_is_locked() -> None:
