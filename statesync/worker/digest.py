@@ -7,6 +7,9 @@ trouble itself is told once when it begins and once when it ends. At the level D
 from __future__ import annotations
 
 import logging
+import math
+import re
+import time
 from typing import Any
 
 from celery.app import trace
@@ -19,6 +22,8 @@ from statesync.worker.logs import is_idle
 
 __all__ = ["broker_answers", "set_up_digest"]
 
+log = logging.getLogger(__name__)
+
 _LOST = vars(consumer)["CONNECTION_RETRY"]
 _NOT_CONNECTED = vars(consumer)["CONNECTION_ERROR"]
 _RESULTS_LOST = vars(redis)["E_LOST"].strip()
@@ -29,18 +34,30 @@ _EVENTS_LOST = "Failed to capture events: '%s', trying again in %s seconds."
 _BEAT_FAILED = "Message Error: %s\n%s"
 _OF_A_TASK = (trace.LOG_RECEIVED, trace.LOG_FAILURE.strip(), trace.LOG_RETRY)
 _EXPIRED = "Discarding revoked task: %s[%s]"
+_NOT_ACKNOWLEDGED = ("Couldn't ack %r, reason:%r", "Couldn't reject %r, reason: %r")
+_TASK_LOST = "Task handler raised error: %r"
+_LOST_IN_CHILD = "Exception raised outside body"
+"""The same as a process of the pool says it."""
+_AWAY = re.compile("ConnectionError|TimeoutError|OperationalError")
+_QUIET_SECONDS = 60
 _CANCELLING = "worker_cancel_long_running_tasks_on_connection_loss"
 """Celery explains this setting whenever the broker goes away; ours is chosen."""
 _LOGGERS = (
     *("celery.app.trace", "celery.worker.strategy", "celery.beat", "celery.backends.redis"),
     *("celery.worker.consumer.consumer", "celery.worker.consumer.connection", "py.warnings"),
-    *("celery.worker.request", "flower.events", "kombu.mixins"),
+    *("celery.worker.request", "flower.events", "kombu.mixins", "celery.redirected"),
 )
 
 _broker = Outages()
 """What the main process of a worker, beat or Flower knows of the broker."""
 _MESSAGES = "messages"
 """What a broker refuses."""
+
+
+class _Results:
+    """What this process has told of the results' server; nothing tells that it is back."""
+
+    told_at = -math.inf
 
 
 def set_up_digest() -> None:
@@ -69,6 +86,11 @@ def _look_for_outage(record: logging.LogRecord) -> None:
         _broker_failed(args[1])
     elif record.msg in (_BEAT_LOST, _BEAT_FAILED, _EVENTS_LOST):
         _broker_failed(args[0])
+    elif record.msg in _NOT_ACKNOWLEDGED:
+        _broker_failed(args[1])
+    elif _is_result_lost(record) and time.monotonic() > _Results.told_at + _QUIET_SECONDS:
+        _Results.told_at = time.monotonic()
+        log.warning("results are not kept, and who waits for one waits in vain: %r", args[0])
     elif record.msg == _CONNECTED:
         broker_answers()
 
@@ -77,9 +99,18 @@ def _broker_failed(error: object) -> None:
     _broker.failed(_MESSAGES, BrokerUnavailable(f"the broker: {error}"))
 
 
+def _is_result_lost(record: logging.LogRecord) -> bool:
+    """Return whether a task has done its work, and its result has nowhere to go."""
+    args: Any = record.args
+    return record.msg == _TASK_LOST and bool(_AWAY.search(repr(args[0])))
+
+
 def _is_told_elsewhere(record: logging.LogRecord) -> bool:
     if record.name == "py.warnings":
-        return _CANCELLING in record.getMessage()
+        text = record.getMessage()
+        return _CANCELLING in text or _LOST_IN_CHILD in text
+    if record.name == "celery.redirected":  # a traceback that Python prints, piece by piece
+        return not re.search(r"\w", record.getMessage())
     if record.msg == _EXPIRED and isinstance(record.args, tuple):
         return str(record.args[0]).startswith("statesync.")
     data = record.__dict__.get("data")
@@ -88,7 +119,8 @@ def _is_told_elsewhere(record: logging.LogRecord) -> bool:
             return is_idle()
         is_expected = data.get("description") in (None, "raised expected")
         return record.msg in _OF_A_TASK and is_expected
-    return record.msg in (
+    return _is_result_lost(record) or record.msg in (
+        *_NOT_ACKNOWLEDGED,
         *(_LOST, _NOT_CONNECTED, _RESULTS_LOST),
         *(_BEAT_LOST, _BEAT_SENDS, _BEAT_FAILED, _EVENTS_LOST),
     )

@@ -13,6 +13,7 @@ from celery.app import trace
 from celery.worker import request
 from celery.worker.consumer import connection
 from flower import events
+from kombu import message as kombu_message
 from kombu import mixins
 
 from statesync.worker import digest
@@ -88,6 +89,27 @@ def test_a_task_is_told_of_when_it_has_ended(caplog: pytest.LogCaptureFixture) -
     ]
 
 
+def test_results_that_have_nowhere_to_go_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    says("py.warnings", 30, "%s", f"RuntimeWarning: {digest._LOST_IN_CHILD}: …\nTraceback …")
+    for _ in range(3):
+        says("celery.worker.request", 40, digest._TASK_LOST, ConnectionError("away"))
+    says("celery.worker.request", 40, digest._TASK_LOST, ValueError("a defect"))
+    assert [r.levelname for r in caplog.records] == ["WARNING", "ERROR"]
+    assert "results are not kept" in caplog.messages[0]
+
+
+def test_what_is_not_acknowledged_is_the_brokers_outage(caplog: pytest.LogCaptureFixture) -> None:
+    for text in digest._NOT_ACKNOWLEDGED:
+        says("celery.worker.request", 50, text, "4-2", "away")
+    assert caplog.messages == ["trouble begins: the broker: away"]
+
+
+def test_what_python_prints_has_words(caplog: pytest.LogCaptureFixture) -> None:
+    for text in ("Traceback (most recent call last):", "  ", "^", "KeyError"):
+        says("celery.redirected", 30, text)
+    assert caplog.messages == ["Traceback (most recent call last):", "KeyError"]
+
+
 def test_tasks_of_others_are_left_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
     data = {"id": "1", "name": "game.mail"}
     logging.getLogger("celery.worker.strategy").info(trace.LOG_RECEIVED, data, extra={"data": data})
@@ -105,7 +127,9 @@ def test_at_debug_all_is_told(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_lines_are_those_of_celery_and_flower() -> None:
     sources = {
         celery_beat: (digest._BEAT_SENDS, "beat: Connection error: %s. ", r"Message Error: %s\n%s"),
-        request: (digest._EXPIRED,),
+        request: (digest._EXPIRED, digest._TASK_LOST),
+        kombu_message: digest._NOT_ACKNOWLEDGED,
+        trace: (digest._LOST_IN_CHILD,),
         connection: (digest._CONNECTED,),
         mixins: (digest._CONNECTED,),
         events: ("Failed to capture events: '%s', ", "trying again in %s seconds."),
