@@ -8,6 +8,7 @@ from functools import partial
 from importlib.metadata import version as version_of
 
 from statesync.errors import (
+    CorruptState,
     DatabaseForbidden,
     NotMigrated,
     RedisForbidden,
@@ -81,6 +82,8 @@ def _examine(
         found.append(checked(topic, str(error), fail="start it, or mend its URL"))
     except SettingsError as error:
         found.append(checked(topic, str(error), fail="mend the setting"))
+    except CorruptState as error:
+        found.append(checked(topic, str(error), fail="find who else writes there, and delete it"))
     except NotMigrated as error:
         found.append(checked(topic, str(error), fail="run `statesync migrate`"))
     except Exception as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from statesync.durable import migrate as migrations
 from statesync.durable.losses import Loss
-from statesync.errors import DatabaseWentBack, NotMigrated, ServerUnavailable
+from statesync.errors import CorruptState, DatabaseWentBack, NotMigrated, ServerUnavailable
 from statesync.hot.commands.operators import Status
 from statesync.hot.commands.troubles import Server, Trouble
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
@@ -81,7 +81,7 @@ def gather(
     found = Gathered()
     try:
         _ask_redis(found, orchestrator)
-    except ServerUnavailable as error:
+    except (ServerUnavailable, CorruptState) as error:
         found.problems.append(str(error))
     if found.hot:
         max_age = late_seconds(settings) if max_age_seconds is None else max_age_seconds

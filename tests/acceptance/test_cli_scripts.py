@@ -101,6 +101,17 @@ def test_what_workers_report_of_a_server_fails(settings: Settings, hot: HotStore
     assert examine(settings, "troubles")["troubles"]["status"] == "ok"
 
 
+def test_a_key_that_another_writer_took(settings: Settings, hot: HotStore, raw: Any) -> None:
+    hot.create(1, state="exploration")
+    raw.set(hot.keys.troubles, "x")
+    found = run_json(settings, "status", status=1)
+    assert found["dirty"] == 1
+    assert any("statesync:trouble" in problem for problem in found["problems"])
+    check = examine(settings, "troubles", status=1)["troubles"]
+    assert "statesync:trouble" in check["found"]
+    assert "who else writes there" in check["do"]
+
+
 def test_advice_of_the_doctor_about_a_right(settings: Settings, hot: HotStore) -> None:
     error = "PostgreSQL at db: permission denied: GRANT UPDATE ON sessions TO game"
     hot.note_trouble(Server.POSTGRESQL, Work.BACKUP, error, keep_ms=60_000)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 
@@ -45,13 +45,17 @@ class Trouble(NamedTuple):
     """What it refuses."""
 
 
+_Ms = Annotated[int, msgspec.Meta(ge=0, lt=253_402_300_800_000)]
+"""Unix ms before the year 10,000: later ones are no dates."""
+
+
 class _Note(msgspec.Struct):
     """A note as ``note_trouble.lua`` writes it."""
 
     error: str
-    since_ms: int
-    last_ms: int
-    until_ms: int
+    since_ms: _Ms
+    last_ms: _Ms
+    until_ms: _Ms
 
 
 _read_note = msgspec.json.Decoder(_Note).decode

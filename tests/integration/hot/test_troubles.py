@@ -83,7 +83,13 @@ def test_a_note_without_news_has_ended(store: Driver) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("x", "{}"), (b"\xff:backup", "{}"), ("redis:sweep", "[1]"), ("redis:sweep", "zz")],
+    [
+        ("x", "{}"),
+        (b"\xff:backup", "{}"),
+        ("redis:sweep", "[1]"),
+        ("redis:sweep", "zz"),
+        ("redis:scrub", f'{{"error":"","since_ms":0,"last_ms":0,"until_ms":{10**17}}}'),
+    ],
 )
 def test_what_others_put_there_is_skipped_and_written_over(
     store: Driver, name: str | bytes, value: str
