@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +12,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from statesync import GameStateOrchestrator, Settings
-from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
 from statesync.hot.keys import Keys
-from tests.acceptance.command_line import STATESYNC
 from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.axe import violations
 from tests.conftest import FullCore
@@ -27,7 +23,7 @@ from tests.rewind import Rewind
 
 pytestmark = pytest.mark.slow
 
-OPERATOR = ("olga", "an operator's password")
+OPERATOR = ("statesync", "an operator's password")
 HOSTILE = "Hero \u202e\x1b[31m<script>document.title='owned'</script>"
 LOOKS = [(390, "light"), (390, "dark"), (1400, "light"), (1400, "dark")]
 WAIT_MS = 1000 * WAIT_SECONDS
@@ -57,30 +53,13 @@ class Site:
 def site(
     settings: Settings, embedded: Servers, stack: Stack, raw: Any, rewind: Rewind
 ) -> Iterator[Site]:
-    own = replace(settings, sync_seconds=2, web_operator=":".join(OPERATOR))
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    serve = Child(
-        "serve",
-        [*STATESYNC, "serve", "--port", str(port)],
-        embedded.folder / "serve.log",
-        env=os.environ | own.to_env(),
-        cwd=embedded.folder,
-    )
-
-    def is_ready() -> bool:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{url}/ready") as answer:  # noqa: S310
-            return bool(answer.status == 200)
-        return False
-
+    own, port = replace(settings, sync_seconds=2), free_port()
     with contextlib.ExitStack() as exits:
         running = Stack(embedded, own, exits)
         running.start_worker("page-worker")
-        exits.callback(serve.stop)
-        serve.start()
-        serve.wait_ready(is_ready)
+        running.start_serve(port, OPERATOR[1], flower_url="http://127.0.0.1:5555")
         orchestrator = exits.enter_context(GameStateOrchestrator.from_settings(own))
-        yield Site(url, orchestrator, raw, rewind, running)
+        yield Site(f"http://127.0.0.1:{port}", orchestrator, raw, rewind, running)
 
 
 @contextlib.contextmanager
@@ -157,7 +136,7 @@ def test_an_operator_repairs_a_character_by_keyboard_alone(chromium: Browser, si
         assert page.title() == "Character 7 · statesync"
         tab_to(page, "Actions")
         page.keyboard.press("Enter")
-        expect(page.get_by_role("row", name="olga retry")).to_contain_text("marked")
+        expect(page.get_by_role("row", name="statesync retry")).to_contain_text("marked")
 
 
 @pytest.fixture

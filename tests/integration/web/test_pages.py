@@ -125,7 +125,9 @@ def test_reason_field_and_attempts(
     assert "1 character cannot be saved" in text
     assert "7 stats is not valid JSON" in text
     assert "Log in as an operator" in text
-    assert "In quarantine: stats : is not valid JSON" in visitor.text("/character?id=7")
+    text = visitor.text("/character?id=7")
+    assert "In quarantine: stats : is not valid JSON" in text
+    assert "stats {no JSON - not known" in text
 
 
 def test_odd_entries_are_escaped_and_can_be_discarded(
