@@ -177,7 +177,8 @@ def test_rows_tell_whom_a_task_was_about_and_what_became_of_it(
         ("statesync.backup_full_state", "(8,)", "character 8: quarantined (stats)", "SUCCESS"),
         ("statesync.restore_full_state", "(9,)", "character 9: live", "SUCCESS"),
     ]
-    wait_until(lambda: reloaded() == {*expected})
+    wait_until(lambda: [line.count("SUCCESS") for line in map(str, reloaded())] == [1] * 4)
+    assert shown() == {*expected}
     assert "secret" not in visitor.content()
     search = visitor.locator("input[type=search]")
     search.fill("result:quarantined")
