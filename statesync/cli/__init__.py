@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from importlib import import_module
@@ -10,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from statesync import logs
 from statesync.errors import InvalidInput, SettingsError, StatesyncError
 
 __all__ = ["main"]
@@ -75,6 +77,7 @@ def main() -> NoReturn:
     """Run the command line; an error ends it with one line, never with a traceback."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a letter that the terminal lacks
+    logs.configure("text", logging.WARNING, text=logging.Formatter())
     # A shell that starts us in the background makes us ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
