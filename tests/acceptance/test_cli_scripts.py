@@ -228,6 +228,7 @@ def test_what_is_shown_without_postgresql(
     orchestrator: GameStateOrchestrator,
 ) -> None:
     hot.create(1, state="exploration")
+    hot.heartbeat()
     set_aside(hot, raw, 2)
     orchestrator.backup_full_state(2)
     assert [entry["name"] for entry in run_json(unreachable, "quarantine", "list")] == ["2"]
