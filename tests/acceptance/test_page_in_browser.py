@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from statesync import GameStateOrchestrator, Settings
+from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
 from statesync.hot.keys import Keys
@@ -38,6 +39,7 @@ class Site:
     raw: Any
     rewind: Rewind
     stack: Stack
+    serve: Child
 
     @property
     def keys(self) -> Keys:
@@ -57,9 +59,9 @@ def site(
     with contextlib.ExitStack() as exits:
         running = Stack(embedded, own, exits)
         running.start_worker("page-worker")
-        running.start_serve(port, OPERATOR[1], flower_url="http://127.0.0.1:5555")
+        serve = running.start_serve(port, OPERATOR[1], flower_url="http://127.0.0.1:5555")
         orchestrator = exits.enter_context(GameStateOrchestrator.from_settings(own))
-        yield Site(f"http://127.0.0.1:{port}", orchestrator, raw, rewind, running)
+        yield Site(f"http://127.0.0.1:{port}", orchestrator, raw, rewind, running, serve)
 
 
 @contextlib.contextmanager
@@ -104,9 +106,12 @@ def test_an_operator_repairs_a_character_by_keyboard_alone(chromium: Browser, si
         page.goto(site.url)
         quarantined = page.locator("dl.cards > div", has_text="In quarantine").locator("dd")
         expect(quarantined).to_have_text("0")
+        link = page.get_by_role("link", name="In quarantine")
+        link.focus()
         site.poison(7)
-        # The page is live: nobody loads it again.
+        # The page is live: nobody loads it again, and the focus stays where it was.
         expect(quarantined).to_have_text("1", timeout=WAIT_MS)
+        expect(link).to_be_focused()
         tab_to(page, "Log in")
         page.keyboard.press("Enter")
         page.wait_for_url("**/login")
@@ -212,4 +217,14 @@ def test_the_page_works_without_scripts(chromium: Browser, troubled: Site) -> No
     page.get_by_role("link", name="Overview").click()
     page.get_by_role("link", name="Reload").click()
     expect(page.get_by_role("main")).to_contain_text("Oldest unsaved change")
+    context.close()
+
+
+def test_a_page_whose_server_is_gone_says_so(chromium: Browser, site: Site) -> None:
+    context = chromium.new_context()
+    page = context.new_page()
+    page.goto(site.url)
+    expect(page.get_by_role("status")).to_have_text("Live")
+    site.serve.stop()
+    expect(page.get_by_role("status")).to_contain_text("Not live", timeout=WAIT_MS)
     context.close()
