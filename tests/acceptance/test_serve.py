@@ -27,6 +27,18 @@ from tests.databases import Databases
 from tests.integration.web.scrape import Scrape
 from tests.ports import free_port
 
+STRANGERS = (
+    "GET / HTTP/1.1\nHost: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\n\n",
+    "GET / HTTP/1.1\nHost: 127.0.0.1\nForwarded: for=127.0.0.1\n\n",
+    "GET / HTTP/1.1\nHost: rebound.example\n\n",
+    "GET / HTTP/1.1\nHost: 127.0.0.1\nHost: rebound.example\n\n",
+    "GET http://127.0.0.1/ HTTP/1.1\nHost: rebound.example\n\n",
+    "GET / HTTP/1.0\nHost: 127.0.0.1\n\n",
+    "GET / HTTP/1.0\n\n",
+    "GET /static/../actions HTTP/1.1\nHost: rebound.example\nConnection: close\n\n",
+)
+"""They come from this machine's address, and from elsewhere."""
+
 
 class Serve:
     """A running process, and what it answers."""
@@ -45,6 +57,13 @@ class Serve:
         except URLError:
             assert self.process.poll() is None
             return 0, ""
+
+    def status_of(self, request: str) -> int:
+        """Return the status of the answer to a request as it goes over the wire."""
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(request.replace("\n", "\r\n").encode())
+            return int(connection.makefile().readline().split()[1])
 
     def scrape(self) -> Scrape:
         """Return the metrics."""
@@ -92,6 +111,8 @@ def test_it_answers_and_ends(settings: Settings, stack: Stack) -> None:
             settings.queue(name): 0 for name in ("restore", "sync", "backup")
         }
         assert serve.get("/")[0] == 200
+        for stranger in STRANGERS:
+            assert serve.status_of(stranger) in (400, 401, 404), stranger
         assert serve.end(signal.SIGINT) == 0
         assert serve.process.stdout and serve.process.stderr
         assert serve.process.stdout.read().startswith(f"{serve.url}/\n")
