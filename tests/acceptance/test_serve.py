@@ -31,7 +31,6 @@ STRANGERS = (
     "GET / HTTP/1.1\nHost: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\n\n",
     "GET / HTTP/1.1\nHost: 127.0.0.1\nForwarded: for=127.0.0.1\n\n",
     "GET / HTTP/1.1\nHost: rebound.example\n\n",
-    "GET / HTTP/1.1\nHost: 127.0.0.1\nHost: rebound.example\n\n",
     "GET http://127.0.0.1/ HTTP/1.1\nHost: rebound.example\n\n",
     "GET / HTTP/1.0\nHost: 127.0.0.1\n\n",
     "GET / HTTP/1.0\n\n",
