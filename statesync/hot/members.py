@@ -32,15 +32,17 @@ class Members:
 
     def __init__(self, names: Iterable[str], first: int = 0) -> None:
         self.names = frozenset(names) | ({str(first)} if first else set())
-        self.characters: list[int] = [first]
+        characters: list[int] = []
         self.sessions: list[SessionRef] = []
         self.ties: list[str] = []
-        if len(self.names) == 1 and first:  # most characters are alone
-            return
-        characters = sorted(int(name) for name in self.names if name.isdigit())
-        self.characters = sorted(characters, key=lambda char_id: char_id != first)
-        self.sessions = sorted(filter(None, map(SessionRef.from_member, self.names)))
-        self.ties = sorted(n for n in self.names if ":" not in n and not n.isdigit())
+        for name in sorted(self.names):
+            if name.isdigit():
+                characters.append(int(name))
+            elif ref := SessionRef.from_member(name):
+                self.sessions.append(ref)
+            else:
+                self.ties.append(name)
+        self.characters = sorted(characters, key=lambda char_id: (char_id != first, char_id))
 
     @property
     def is_alone(self) -> bool:
@@ -78,15 +80,16 @@ def _named_members(char_id: int, key: str, field: str, raw: bytes) -> set[str]:
     if field == "participants":
         return set(map(str, read_participants(session_of(key), char_id, raw)))
     text = raw.decode(errors="backslashreplace")
-    session_type = reference_fields().get(field)
-    name = SessionRef(session_type, text).member if session_type else text
-    if not _is_member(name):
-        reason = UUID_EXPECTED if session_type else "must name a tie or one of its members"
-        raise corrupt(char_id, key, field or TIE_FIELD, reason)
-    ref = SessionRef.from_member(name)
+    if session_type := reference_fields().get(field):
+        if not is_session_uuid(text):
+            raise corrupt(char_id, key, field, UUID_EXPECTED)
+        return {SessionRef(session_type, text).member}
+    if not _is_member(text):
+        raise corrupt(char_id, key, field or TIE_FIELD, "must name a tie or one of its members")
+    ref = SessionRef.from_member(text)
     if ref and ref.session_type not in session_types():
         raise UnknownSessionType(ref.label)
-    return {name}
+    return {text}
 
 
 def _is_member(name: str) -> bool:

@@ -22,9 +22,8 @@ from statesync.errors import (
     StatesyncError,
     UnknownSessionType,
 )
-from statesync.hot.command import packed
+from statesync.hot.command import SCRIPT_MEMBERS, packed
 from statesync.hot.commands.backup import (
-    SNAPSHOT_MEMBERS,
     Later,
     Plain,
     RawSnapshot,
@@ -305,7 +304,7 @@ class _Batch:
             Withdrawn(raw.seal, [*raw.claims.values()], [ref.id for ref in raw.sessions])
             for raw in (snapshot.raw for snapshot in snapshots if not snapshot.in_doubt)
         ]
-        parts = packed(withdrawn, lambda one: len(one.claims), SNAPSHOT_MEMBERS)
+        parts = packed(withdrawn, lambda one: len(one.claims), SCRIPT_MEMBERS)
         for reply in self.hot.run_many([self.commands.withdraw(part) for part in parts]):
             unwrap(reply)
 

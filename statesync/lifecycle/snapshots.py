@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -153,7 +154,7 @@ class Snapshot:
     def bytes(self) -> int:
         """Return how many bytes Redis held of the group, without the logs."""
         hashes = [*self.raw.cores.values(), *(fields for _, fields in self.raw.sessions.values())]
-        return sum(sum(map(len, one)) + sum(map(len, one.values())) for one in hashes)
+        return sum(len("".join(chain.from_iterable(one.items()))) for one in hashes)
 
     def members(self) -> list[int | UUID]:
         """Return the characters and sessions in it."""

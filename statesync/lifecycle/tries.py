@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from statesync.errors import StatesyncError
 from statesync.hot.command import packed
@@ -35,7 +35,7 @@ def try_snapshots(
         untried = {i: names for i, names in untried.items() if i in pending}
         merged = merge(untried) if any(untried.values()) else untried
         tries = [(pending[i], names) for i, names in merged.items()]
-        parts = packed(tries, lambda one_try: len(one_try[1]) or 1, SNAPSHOT_MEMBERS)
+        parts = packed(tries, lambda one_try: _work(one_try[1]), SNAPSHOT_MEMBERS)
         replies = hot.run_many(
             [hot.commands.try_snapshots(part, lease_us=pending.lease_us) for part in parts]
         )
@@ -46,6 +46,11 @@ def try_snapshots(
                 known[claim.char_id] = untried[claim.char_id] = result.members
             else:
                 yield claim, result
+
+
+def _work(names: Collection[str]) -> int:
+    """Return how much work a snapshot is, beside that of a character that is alone."""
+    return len(names) * 3 // 2 or 1
 
 
 def merge(known: Mapping[int, frozenset[str]]) -> dict[int, frozenset[str]]:
