@@ -21,6 +21,7 @@ from celery.signals import (
     worker_process_shutdown,
     worker_shutdown,
 )
+from celery.utils.log import get_multiprocessing_logger
 
 from statesync import logs, tracing
 from statesync.errors import ServerUnavailable
@@ -115,7 +116,9 @@ def shape_lines(logger: logging.Logger, **_: object) -> None:
     # Only a process that logs for Celery pays for its imports.
     from statesync.worker.digest import set_up_digest
 
-    for handler in logger.handlers:
+    # Celery gives the logger of the pool handlers of its own, and does not tell of them.
+    of_pool = get_multiprocessing_logger()
+    for handler in (*logger.handlers, *(of_pool.handlers if of_pool else ())):
         handler.setFormatter(logs.formatter(settings().log_format, handler.formatter, task_fields))
     set_up_digest()
 

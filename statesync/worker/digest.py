@@ -40,8 +40,15 @@ _LOST_IN_CHILD = "Exception raised outside body"
 """The same as a process of the pool says it."""
 _AWAY = re.compile("ConnectionError|TimeoutError|OperationalError")
 _QUIET_SECONDS = 60
+_REJECTED = trace.LOG_REJECTED.strip()
 _CANCELLING = "worker_cancel_long_running_tasks_on_connection_loss"
 """Celery explains this setting whenever the broker goes away; ours is chosen."""
+_OUTAGES = (
+    *_NOT_ACKNOWLEDGED,
+    *(_LOST, _NOT_CONNECTED, _RESULTS_LOST),
+    *(_BEAT_LOST, _BEAT_SENDS, _BEAT_FAILED, _EVENTS_LOST),
+)
+"""What is said at each try, and each time that beat sends a message."""
 _LOGGERS = (
     *("celery.app.trace", "celery.worker.strategy", "celery.beat", "celery.backends.redis"),
     *("celery.worker.consumer.consumer", "celery.worker.consumer.connection", "py.warnings"),
@@ -112,15 +119,21 @@ def _is_told_elsewhere(record: logging.LogRecord) -> bool:
     if record.name == "celery.redirected":  # a traceback that Python prints, piece by piece
         return not re.search(r"\w", record.getMessage())
     if record.msg == _EXPIRED and isinstance(record.args, tuple):
-        return str(record.args[0]).startswith("statesync.")
+        return _is_ours(record.args[0])
     data = record.__dict__.get("data")
-    if isinstance(data, dict) and str(data.get("name")).startswith("statesync."):
-        if record.msg == trace.LOG_SUCCESS:
-            return is_idle()
-        is_expected = data.get("description") in (None, "raised expected")
-        return record.msg in _OF_A_TASK and is_expected
-    return _is_result_lost(record) or record.msg in (
-        *_NOT_ACKNOWLEDGED,
-        *(_LOST, _NOT_CONNECTED, _RESULTS_LOST),
-        *(_BEAT_LOST, _BEAT_SENDS, _BEAT_FAILED, _EVENTS_LOST),
-    )
+    if isinstance(data, dict) and _is_ours(data.get("name")):
+        return _is_end_told_elsewhere(record, data)
+    return _is_result_lost(record) or record.msg in _OUTAGES
+
+
+def _is_ours(task: object) -> bool:
+    return str(task).startswith("statesync.")
+
+
+def _is_end_told_elsewhere(record: logging.LogRecord, data: dict[str, object]) -> bool:
+    """Return whether a line on one of our tasks is not the one that tells of its end."""
+    if record.msg == trace.LOG_SUCCESS:
+        return is_idle()
+    if record.msg == _REJECTED:  # a retry that cannot be sent
+        return bool(_AWAY.search(str(data.get("exc"))))
+    return record.msg in _OF_A_TASK and data.get("description") in (None, "raised expected")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +17,7 @@ from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers
 from statesync.hot.store import HotStore
 from tests.acceptance.conftest import WAIT_SECONDS, Game, wait_until
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.usefixtures("celery_setup"), pytest.mark.slow]
 
@@ -71,6 +75,42 @@ def test_what_is_saved_refused_and_damaged(
     assert (login["char_id"], login["task"]) == (1, "statesync.restore_full_state")
     (wrong,) = (e for e in found if "not a character id" in e.get("error", ""))
     assert (wrong["level"], wrong["task"]) == ("warning", "statesync.restore_full_state")
+
+
+@pytest.mark.parametrize("settings", ["json"], indirect=True)
+def test_beat_flower_and_the_web_server_log_alike(game: Game, settings: Settings) -> None:
+    pytest.importorskip("uvicorn", reason="the extra statesync[web] is not installed")
+    beat = game.stack.start_beat()
+    flower = game.stack.start_flower(free_port(), "x")
+    port = free_port()
+    log = game.stack.servers.folder / "serve.log"
+    command = [sys.executable, "-c", "from statesync.cli import main; main()", "serve"]
+    env = {**os.environ, **settings.to_env()}
+    serve = Child("serve", [*command, "--port", str(port)], log, env=env)
+    serve.start()
+    try:
+        serve.wait_ready(lambda: b"http://" in log.read_bytes())
+        wait_until(lambda: knock(port))
+        wait_for(serve, "Invalid HTTP request")
+        wait_for(beat, "beat: Starting")
+        for child in (serve, beat, flower):
+            shown = [line for line in child.log.read_text().splitlines() if line.startswith("{")]
+            assert shown, child.log
+            assert all({"time", "level", "message"} <= json.loads(line).keys() for line in shown)
+        assert all(line.startswith("{") for line in flower.log.read_text().splitlines())
+    finally:
+        serve.stop()
+
+
+def knock(port: int) -> bool:
+    """Send to a web server what is no HTTP; False if it does not listen yet."""
+    try:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"\x1b[2J\r\n\r\n")
+            connection.recv(1000)
+    except OSError:
+        return False
+    return True
 
 
 def test_a_database_that_is_away_is_two_lines_of_each_process(

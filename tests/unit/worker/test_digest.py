@@ -104,6 +104,15 @@ def test_what_is_not_acknowledged_is_the_brokers_outage(caplog: pytest.LogCaptur
     assert caplog.messages == ["trouble begins: the broker: away"]
 
 
+@pytest.mark.parametrize(("error", "is_told"), [("OperationalError('away')", 0), ("KeyError()", 1)])
+def test_a_retry_that_cannot_be_sent_is_the_brokers_outage(
+    caplog: pytest.LogCaptureFixture, error: str, is_told: int
+) -> None:
+    data = {**ABOUT, "description": "rejected", "exc": f"Reject({error}, requeue=False)"}
+    logging.getLogger("celery.app.trace").warning(digest._REJECTED, data, extra={"data": data})
+    assert len(caplog.messages) == is_told
+
+
 def test_what_python_prints_has_words(caplog: pytest.LogCaptureFixture) -> None:
     for text in ("Traceback (most recent call last):", "  ", "^", "KeyError"):
         says("celery.redirected", 30, text)
