@@ -21,7 +21,7 @@ def test_a_master_that_is_a_replica_for_a_while_does_not_end_the_worker(
     save_first(game, raw, settings)
     raw.execute_command("REPLICAOF", "127.0.0.1", "1")
     try:
-        game.wait_for_log("read only replica")
+        game.wait_for_log("trouble begins: the broker")
     finally:
         raw.execute_command("REPLICAOF", "NO", "ONE")
     assert game.worker.running
