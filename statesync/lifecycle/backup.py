@@ -97,7 +97,7 @@ class Backup:
         self.hot = hot
         self.engine = engine
         self.types = types
-        self.planner = planner
+        self.lost = Lost(hot, engine, types, planner)
         self.lease_us = lease_us
         self.batch_size = min(batch_size, _TRANSACTION_CHARACTERS)
 
@@ -138,17 +138,15 @@ class _Batch:
         clean: Collection[int],
         deleting: Collection[int],
     ) -> None:
-        self.hot, self.engine, self.types = backup.hot, backup.engine, backup.types
-        self.lost = Lost(self.hot, self.engine, self.types, backup.planner)
-        self.commands = backup.hot.commands
+        self.backup = backup
         self.commit = Commit(
             backup.engine,
             backup.types,
             backup.batch_size,
-            key_prefix=self.hot.keys.prefix,
+            key_prefix=backup.hot.keys.prefix,
             deleting=deleting,
         )
-        self.pending = Pending(self.hot, claims, clean, lease_us=backup.lease_us)
+        self.pending = Pending(backup.hot, claims, clean, lease_us=backup.lease_us)
         self.deleting = deleting
         self.plain_outcomes: dict[BackupOutcome, dict[int, int]] = {}
         """By outcome: the versions that PostgreSQL holds, of those that were plain."""
@@ -169,10 +167,10 @@ class _Batch:
             if not self.pending or (round_number > 0 and all_locked):
                 break
             grown = self.look_at_holders(refused)
-            joining = self.lost.settle(refused, self.pending)
+            joining = self.backup.lost.settle(refused, self.pending)
             self.known_members |= joining
             round_number += not (grown or joining)
-            reconcile(self.hot, self.engine, refused, self.pending)
+            reconcile(self.backup.hot, self.backup.engine, refused, self.pending)
             self.withdraw(refused)
             for snapshot in refused:
                 self.refuse_played_on(snapshot)
@@ -183,7 +181,7 @@ class _Batch:
             if snapshot.is_busy:
                 self.pending.give_back(snapshot.characters, _LOCKED)
         self.pending.give_back(list(self.pending))
-        self.hot.run_many(self.pending.count())
+        self.backup.hot.run_many(self.pending.count())
         if self.unknown_types:
             tell_left_to_others(self.unknown_types)
 
@@ -196,9 +194,9 @@ class _Batch:
             failpoint("snapshot")
             self.under_way += self.save_plain()
             snapshots = self.under_way
-            self.lost.look_at_corrupt(snapshots)
-            look_at_gone(self.hot, self.engine, snapshots)
-            read_logs(self.hot, self.engine, self.types, snapshots)
+            self.backup.lost.look_at_corrupt(snapshots)
+            look_at_gone(self.backup.hot, self.backup.engine, snapshots)
+            read_logs(self.backup.hot, self.backup.engine, self.backup.types, snapshots)
             self.commit.run(snapshots, wait=wait)
             self.acknowledge(snapshots)
             failpoint("acknowledged")
@@ -209,15 +207,15 @@ class _Batch:
 
     def save_plain(self) -> list[Snapshot]:
         """Save the plain snapshots in columns; return those that are left, as groups of one."""
-        saved = self.plain.commit(self.engine)
+        saved = self.plain.commit(self.backup.engine)
         outcomes = self.plain.outcomes(saved)
         for outcome, versions in outcomes.items():
             self.plain_outcomes.setdefault(outcome, {}).update(versions)
             self.pending.drop_counted(versions)
         if outcomes:
             counts: dict[str, int] = {o: len(found) for o, found in outcomes.items()}
-            counting = self.commands.count(counts, self.plain.observed)
-            acknowledge(self.hot, self.plain.acknowledgements(saved), [counting])
+            counting = self.backup.hot.commands.count(counts, self.plain.observed)
+            acknowledge(self.backup.hot, self.plain.acknowledgements(saved), [counting])
             failpoint("acknowledged")
         left: dict[int | UUID, Snapshot] = {}
         for plain in self.plain.left:
@@ -234,7 +232,7 @@ class _Batch:
         grown = False
         for snapshot in refused:
             if reasons := reasons_for_both(snapshot):
-                tie_holders(self.hot, snapshot)
+                tie_holders(self.backup.hot, snapshot)
                 first = next(iter(reasons.values()))
                 for char_id in snapshot.characters:
                     self.pending.quarantine([char_id], reasons.get(char_id, first))
@@ -257,7 +255,7 @@ class _Batch:
         snapshots: dict[int | UUID, Snapshot] = {}
         plain: list[Plain] = []
         lost_claims, later = [], []
-        tries = try_snapshots(self.hot, self.pending, self.known_members, char_ids)
+        tries = try_snapshots(self.backup.hot, self.pending, self.known_members, char_ids)
         for claim, reply in tries:
             if isinstance(reply, Plain) and not self.deleting:
                 plain.append(reply)
@@ -268,7 +266,9 @@ class _Batch:
             elif isinstance(reply, Later):
                 later.append(claim.char_id)
             elif isinstance(reply, SealsFull):
-                make_room(self.hot, self.engine, self.pending, claim, self.members(claim))
+                make_room(
+                    self.backup.hot, self.backup.engine, self.pending, claim, self.members(claim)
+                )
                 later.append(claim.char_id)
             elif isinstance(reply, LeaseLost):  # not raised: it would keep all this alive
                 lost_claims.append(claim.char_id)
@@ -305,7 +305,9 @@ class _Batch:
             for raw in (snapshot.raw for snapshot in snapshots if not snapshot.in_doubt)
         ]
         parts = packed(withdrawn, lambda one: len(one.claims), SCRIPT_MEMBERS)
-        for reply in self.hot.run_many([self.commands.withdraw(part) for part in parts]):
+        for reply in self.backup.hot.run_many(
+            [self.backup.hot.commands.withdraw(part) for part in parts]
+        ):
             unwrap(reply)
 
     def abandon(self) -> None:
@@ -322,7 +324,9 @@ class _Batch:
         refs = [(item, ref) for item in snapshots for ref in unknown_sessions(item.raw)]
         if not refs:
             return list(snapshots)
-        peeks = self.hot.run_many([self.commands.peek_session(*ref) for _, ref in refs])
+        peeks = self.backup.hot.run_many(
+            [self.backup.hot.commands.peek_session(*ref) for _, ref in refs]
+        )
         left: dict[Snapshot, SessionRef] = {}
         for (item, ref), peek in zip(refs, peeks, strict=True):
             if isinstance(peek, StatesyncError) or peek >= 0:
@@ -348,7 +352,7 @@ class _Batch:
             if not snapshot.corrupt and snapshot.result and snapshot.result.saved:
                 self.report_saved(snapshot, snapshot.result)
                 acks.append(acknowledgement(snapshot, snapshot.result, self.deleting))
-        acknowledge(self.hot, acks, self.pending.count(self.commit.take_observed()))
+        acknowledge(self.backup.hot, acks, self.pending.count(self.commit.take_observed()))
         for snapshot in snapshots:
             self.quarantine_deleted(snapshot)
 
@@ -370,7 +374,7 @@ class _Batch:
         If it has gone from Redis meanwhile, the others are saved in the next round.
         """
         char_id = snapshot.played_on
-        if char_id is not None and self.hot.peek(char_id) is not None:
+        if char_id is not None and self.backup.hot.peek(char_id) is not None:
             snapshot.corrupt = CorruptState(char_id, "", _PLAYED_ON)
 
     def quarantine_deleted(self, snapshot: Snapshot) -> None:
@@ -381,7 +385,7 @@ class _Batch:
             if snapshot.saved and claim and report and report.outcome is BackupOutcome.DELETED:
                 of_line = {"char_id": char_id, "outcome": report.outcome, "error": _PLAYED_ON}
                 log.error("character %d is quarantined: %s", char_id, _PLAYED_ON, extra=of_line)
-                self.hot.quarantine(claim, error=_PLAYED_ON, field="")
+                self.backup.hot.quarantine(claim, error=_PLAYED_ON, field="")
                 del self.pending[char_id]
                 self.pending.reports[char_id] = replace(report, error=_PLAYED_ON)
 
