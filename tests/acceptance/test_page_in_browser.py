@@ -20,6 +20,7 @@ from tests.acceptance.conftest import WAIT_SECONDS, wait_until
 from tests.axe import violations
 from tests.conftest import FullCore
 from tests.ports import free_port
+from tests.realms import in_schemas
 from tests.rewind import Rewind
 
 pytestmark = pytest.mark.slow
@@ -205,6 +206,25 @@ def test_axe_finds_nothing_on_any_page(
                 if take and (name, width, scheme) in PICTURES:
                     page.screenshot(path=FOLDER / f"{name}-{width}.png", full_page=width > 700)
     assert found == []
+
+
+def test_axe_finds_nothing_on_the_page_of_realms(
+    chromium: Browser, settings: Settings, embedded: Servers, stack: Stack
+) -> None:
+    port = free_port()
+    with contextlib.ExitStack() as exits:
+        fleet = Stack(embedded, in_schemas(settings, "eu", "us"), exits)
+        fleet.start_serve(port, OPERATOR[1])
+        for width, scheme in LOOKS:
+            with looking(chromium, width, scheme) as page:
+                page.goto(f"http://127.0.0.1:{port}")
+                expect(page.get_by_role("rowheader", name="eu")).to_be_visible()
+                assert violations(page) == []
+                page.get_by_label("Realm", exact=True).select_option("us")
+                page.get_by_role("button", name="Go").click()
+                expect(page.get_by_role("heading", level=1)).to_have_text("Realm us")
+                assert violations(page) == []
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_the_page_works_without_scripts(chromium: Browser, troubled: Site) -> None:

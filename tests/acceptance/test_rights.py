@@ -17,11 +17,15 @@ from statesync.embedded.servers import Servers
 from statesync.errors import DatabaseForbidden
 from statesync.hot.keys import Keys
 from statesync.hot.rights import COMMANDS, channels, key_patterns
+from statesync.lifecycle.realms import Realms
 from statesync.observe.broker_rights import COMMANDS as BROKER_COMMANDS
+from statesync.web.app import make_app
+from statesync.web.watch import Watch
 from tests.acceptance.command_line import run_json
 from tests.acceptance.documented import block
 from tests.acceptance.whole_life import live_whole_life
 from tests.conftest import NewDatabase
+from tests.integration.web.visitors import OPERATOR, Visitor
 
 PAGE = "rights.md"
 USERS = {"statesync": "change-4", "statesync-messages": "change-5"}
@@ -97,6 +101,27 @@ def test_the_whole_life_with_no_more_rights_than_the_page_gives(
 ) -> None:
     raw.execute_command("ACL", "LOG", "RESET")
     live_whole_life(embedded, as_users(as_role(settings, migrated, "statesync_worker")))
+    assert raw.execute_command("ACL", "LOG") == []
+
+
+@pytest.mark.usefixtures("stack", "users")
+def test_the_operators_page_needs_no_more(settings: Settings, migrated: str, raw: Any) -> None:
+    raw.execute_command("ACL", "LOG", "RESET")
+    own = as_users(as_role(settings, migrated, "statesync_worker"))
+    with Realms(replace(own, web_operator=":".join(OPERATOR))) as realms:
+        orchestrator = realms.orchestrator()
+        orchestrator.hot.create(7, state="exploration")
+        orchestrator.hot.create(8, state="exploration")
+        orchestrator.hot.update_together({7: {"gold": "1"}, 8: {"gold": "2"}})
+        raw.hset(orchestrator.hot.keys.core(7), "stats", "{no JSON")
+        orchestrator.backup_full_state(7)
+        visitor = Visitor(make_app(realms, Watch(realms)))
+        visitor.app.state.watch.look("redis", "postgresql")
+        visitor.log_in(*OPERATOR)
+        for page in ("/", "/quarantine", "/conflicts", "/character?id=7", "/losses", "/actions"):
+            assert "does not answer" not in visitor.text(page)
+        done = visitor.act("/quarantine/retry", name="7")
+        assert "marked" in visitor.text(done.headers["location"])
     assert raw.execute_command("ACL", "LOG") == []
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 
-from statesync.durable import database, migrate
+from statesync.durable import database
 from statesync.errors import DatabaseUnavailable
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
@@ -18,6 +17,7 @@ from statesync.settings import Settings
 from tests.conftest import FullCore
 from tests.integration.web.conftest import MakeApp
 from tests.integration.web.visitors import OPERATOR, Visitor
+from tests.realms import in_schemas
 from tests.rewind import Rewind
 
 HOSTILE = "\u202eevil\x1b[31m<script>alert(1)</script>'\"&"
@@ -207,14 +207,7 @@ def test_the_loss_that_it_comes_from(visitor: Visitor, conflict: int) -> None:
 
 @pytest.fixture
 def fleet(web_settings: Settings) -> Settings:
-    """Two realms, each in a schema of the test's database."""
-    url = f"{web_settings.database_url}&options=-csearch_path%3D{{realm}}"
-    made = replace(web_settings, realms="eu,us", database_url=url)
-    for one in made.each_realm():
-        engine = database.connect(one)
-        migrate.upgrade(engine, realm=one.realm)
-        engine.dispose()
-    return made
+    return in_schemas(web_settings, "eu", "us")
 
 
 def test_each_figure_is_of_its_realm(fleet: Settings, new_app: MakeApp, raw: Any) -> None:
