@@ -51,7 +51,8 @@ def analyze(root: Path, *words: str) -> str:
 
 @needs_systemd
 def test_systemd_accepts_the_units(root: Path) -> None:
-    assert analyze(root, "verify", "--man=no", "statesync.target", *NAMES) == ""
+    # Other releases may have something to say of the targets that the test makes.
+    assert "statesync" not in analyze(root, "verify", "--man=no", "statesync.target", *NAMES)
 
 
 @needs_systemd
