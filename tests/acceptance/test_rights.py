@@ -22,7 +22,9 @@ from statesync.observe.broker_rights import COMMANDS as BROKER_COMMANDS
 from statesync.web.app import make_app
 from statesync.web.watch import Watch
 from tests.acceptance.command_line import run_json
+from tests.acceptance.conftest import wait_until
 from tests.acceptance.documented import block
+from tests.acceptance.serving import serving, up
 from tests.acceptance.whole_life import live_whole_life
 from tests.conftest import NewDatabase
 from tests.integration.web.visitors import OPERATOR, Visitor
@@ -123,6 +125,18 @@ def test_the_operators_page_needs_no_more(settings: Settings, migrated: str, raw
         done = visitor.act("/quarantine/retry", name="7")
         assert "marked" in visitor.text(done.headers["location"])
     assert raw.execute_command("ACL", "LOG") == []
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stack", "users")
+def test_what_serve_looks_at_needs_no_more(settings: Settings, migrated: str, raw: Any) -> None:
+    raw.execute_command("ACL", "LOG", "RESET")
+    with serving(as_users(as_role(settings, migrated, "statesync_worker"))) as serve:
+        wait_until(lambda: {*up(serve).values()} == {1})
+        wait_until(lambda: serve.scrape().by("check_failed", "check"))
+        failed = serve.scrape().by("check_failed", "check")
+    assert raw.execute_command("ACL", "LOG") == []
+    assert {check for check, is_failed in failed.items() if is_failed} == {"workers", "beat"}
 
 
 def test_the_page_has_the_rules_of_the_package() -> None:
