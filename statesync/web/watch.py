@@ -8,6 +8,7 @@ server, and no server that is away takes them away.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -118,7 +119,7 @@ class Watch:
         self._points: dict[str, deque[Point]] = {
             realm: deque(maxlen=round(KEPT_SECONDS / LOOK_SECONDS)) for realm in realms.names
         }
-        self._looked_at = 0.0
+        self._looked_at = -math.inf
         self._stopped = threading.Event()
 
     @property
@@ -158,15 +159,29 @@ class Watch:
             self._stopped.wait(kind.seconds)
 
     def _look_at(self, kind: _Kind) -> None:
+        """Look at the realms in turn, and keep none waiting for servers that are away.
+
+        What answered comes first. Once the time is over, those that do not answer wait for the
+        next round, in which they go on.
+        """
         ask = kind.begin(self._realms)
-        for realm in self.realm_names:
-            if not self._stopped.is_set():
-                answers = self._ask(kind, ask, realm)
-                self._answers[realm].update(answers)
-                self._looked_at = time.monotonic()
-                redis = answers.get("redis")
-                if redis and redis.value:
-                    self._add_point(realm, redis.value, redis.at)
+        ends_at = time.monotonic() + kind.seconds
+        for realm in sorted(self.realm_names, key=lambda realm: self._last(kind, realm)):
+            if self._stopped.is_set():
+                return
+            answers = self._ask(kind, ask, realm)
+            self._answers[realm].update(answers)
+            self._looked_at = time.monotonic()
+            redis = answers.get("redis")
+            if redis and redis.value:
+                self._add_point(realm, redis.value, redis.at)
+            if answers[kind.name].error and self._looked_at > ends_at:
+                return
+
+    def _last(self, kind: _Kind, realm: str) -> tuple[bool, float]:
+        """Return whether a realm did not answer the last time, and when that was."""
+        before = self._answers[realm].get(kind.name, Answer())
+        return bool(before.error), before.at
 
     def _ask(self, kind: _Kind, ask: _Ask, realm: str) -> dict[str, Answer[Any]]:
         try:
@@ -176,8 +191,7 @@ class Watch:
             reason = str(error)
         except Exception as error:  # the watch goes on
             reason = f"{type(error).__name__}: {error}"
-            before = self._answers[realm].get(kind.name)
-            if before is None or before.error != reason:
+            if self._answers[realm].get(kind.name, Answer()).error != reason:
                 log.exception("the watch cannot look at %s of realm %r", kind.name, realm)
         return {name: Answer(None, reason, time.time()) for name in kind.fields}
 
@@ -250,8 +264,8 @@ class _Checks:
 
     def ask(self, realm: str) -> dict[str, Any]:
         """Make the checks of a realm."""
-        if realm == self.realms.names[0]:
-            self.shared = self.run(realm, checks.OF_ALL_REALMS)
+        if not self.shared:
+            self.shared = self.run(self.realms.names[0], checks.OF_ALL_REALMS)
         known = {check.group for check in (*self.shared, *self.unasked)}
         found = self.run(realm, [group for group in Group if group not in known])
         self.unasked += [check for check in found if check.topic is Topic.WORKERS]

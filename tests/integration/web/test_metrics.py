@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from statesync import durable
 from statesync.durable.losses import Loss, Side
+from statesync.embedded.servers import Servers
 from statesync.hot.commands.troubles import Server, Work
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
@@ -23,6 +24,7 @@ from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import scheduled_sweep
 from statesync.observe import workers
 from statesync.settings import Settings
+from statesync.web import watch
 from statesync.web.catalog import METRICS
 from tests.conftest import FullCore
 from tests.integration.web.conftest import MakeApp
@@ -336,6 +338,33 @@ def test_realms_have_their_own_figures(settings: Settings, new_app: MakeApp) -> 
     dirty = [seen.get("dirty_characters", realm=realm) for realm in ("eu", "us", "")]
     assert dirty == [0, 1, None]
     assert {dict(labels)["realm"] for _, labels in seen.values} == {"eu", "us"}
+
+
+def test_servers_that_are_away_keep_no_realm_waiting(
+    settings: Settings, new_app: MakeApp, embedded: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three = replace(
+        settings,
+        realms="gone1,gone2,valkey",
+        redis_url=f"unix://{embedded.sockets}/{{realm}}.sock?db=0",
+        database_url=f"{settings.database_url}&options=-csearch_path%3D{{realm}}",
+    )
+    redis = next(kind for kind in watch._KINDS if kind.name == "redis")
+    monkeypatch.setattr(watch, "_KINDS", (replace(redis, seconds=-1),))
+    app = new_app(three)
+    for _ in three.realm_names:
+        app.state.watch.look()
+    asked = [app.state.watch.latest(realm).redis.at for realm in three.realm_names]
+    assert all(asked), "each one in the end"
+    for again in (1, 0):
+        seen = scrape(app)
+        assert seen.get("up", realm="valkey", server="redis") == 1
+        now = [app.state.watch.latest(realm).redis.at for realm in three.realm_names]
+        assert [after > before for before, after in zip(asked, now, strict=True)] == [
+            *(place == again for place in range(2)),
+            True,
+        ]
+        asked = now
 
 
 def test_metrics_name_no_character_and_no_secret(
