@@ -21,7 +21,6 @@ from tests.acceptance.conftest import wait_until
 from tests.acceptance.serving import serving, up
 from tests.databases import Databases
 
-
 STRANGERS = (
     "GET / HTTP/1.1\nHost: 127.0.0.1\nX-Forwarded-For: 127.0.0.1\n\n",
     "GET / HTTP/1.1\nHost: 127.0.0.1\nForwarded: for=127.0.0.1\n\n",
