@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.staticfiles import StaticFiles
 
 from statesync.durable import database
-from statesync.errors import StatesyncError
+from statesync.errors import InvalidInput, StatesyncError
 from statesync.web import (
     character,
     conflicts,
@@ -35,7 +35,12 @@ def _tell_trouble(request: Request, error: Exception) -> Response:
     return render(request, "trouble.html", status_code=503, why=str(error))
 
 
+def _tell_mistake(request: Request, error: Exception) -> Response:
+    return render(request, "refused.html", status_code=404, why=str(error))
+
+
 exception_handlers = {
+    InvalidInput: _tell_mistake,
     HTTPException: _tell_refusal,
     StatesyncError: _tell_trouble,
     database.Rejected: _tell_trouble,

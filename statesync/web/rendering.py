@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from statesync.lifecycle.realms import Realms
 from statesync.state.fields import printable
 from statesync.web.access import is_direct
 
@@ -37,7 +38,7 @@ def render(
         "is_reader": is_reader,
         "path": request.scope["path"],
         "realm_names": [name for name in state.realms.names if name] if is_reader else [],
-        "realm": realm_of(request) if is_reader else "",
+        "realm": _realm_shown(request) if is_reader else "",
         "flower_url": state.flower_url,
         "link": lambda path, **query: link(request, path, **query),
     }
@@ -46,15 +47,31 @@ def render(
 
 
 def realm_of(request: Request) -> str:
-    """Return the realm that a request is about: the first one if it names none that there is."""
+    """Return the realm that a request is about; a page that names none is about the first one.
+
+    Raises InvalidInput if there is no such realm, or if a form has to name one.
+    """
+    realms: Realms = request.app.state.realms
+    named = _named_realm(request)
+    if not named and request.method in ("GET", "HEAD"):
+        return realms.names[0]
+    return realms.settings(named).realm
+
+
+def _named_realm(request: Request) -> str:
+    return request.state.form.get("realm") or request.query_params.get("realm", "")
+
+
+def _realm_shown(request: Request) -> str:
+    """Return the realm that a page is shown in, also one that says that there is no such realm."""
     names: list[str] = request.app.state.realms.names
-    named = request.state.form.get("realm") or request.query_params.get("realm", "")
+    named = _named_realm(request)
     return named if named in names else names[0]
 
 
 def link(request: Request, path: str, **query: object) -> str:
     """Return the link to a page in the same realm."""
-    realm = realm_of(request)
+    realm = _realm_shown(request)
     given = {name: value for name, value in query.items() if value is not None}
     words = urlencode(({"realm": realm} if realm else {}) | given)
     return f"{path}?{words}" if words else path

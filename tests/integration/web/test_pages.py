@@ -233,9 +233,17 @@ def test_each_figure_is_of_its_realm(fleet: Settings, new_app: MakeApp, raw: Any
     assert "There are none." in visitor.text("/actions?realm=eu")
 
 
-def test_a_realm_that_is_not_there_is_the_first(fleet: Settings, new_app: MakeApp) -> None:
+def test_a_realm_that_is_not_there_is_no_other_one(fleet: Settings, new_app: MakeApp) -> None:
     visitor = Visitor(new_app(fleet))
-    assert "Realm eu" in visitor.text("/?realm=<b>")
+    visitor.log_in(*OPERATOR)
+    for page in ("/", "/quarantine", "/character"):
+        answer = visitor.get(f"{page}?realm=<b>&id=1")
+        assert answer.status_code == 404
+        assert "there is no realm &#39;&lt;b&gt;&#39;" in answer.text
+    token = visitor.csrf_token("/quarantine?realm=eu")
+    for realm in ({"realm": "<b>"}, {"realm": ""}, {}):
+        form = {"csrf_token": token, "name": "2", **realm}
+        assert visitor.post("/quarantine/discard", **form).status_code == 404
 
 
 def test_a_page_that_is_not_there(visitor: Visitor) -> None:
