@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -14,7 +15,7 @@ from statesync.errors import SettingsError
 from statesync.sentinels import SentinelUrl, is_sentinel
 from statesync.settings import PREFIX, Settings
 
-__all__ = ["is_rabbitmq", "reach", "reach_broker", "sender_settings"]
+__all__ = ["is_rabbitmq", "reach", "reach_broker", "reach_results", "sender_settings"]
 
 _RABBITMQ = ("amqp://", "amqps://", "pyamqp://")
 _CERTIFICATES = {
@@ -47,7 +48,7 @@ def is_rabbitmq(url: str) -> bool:
 def sender_settings(settings: Settings, *, seconds: int) -> dict[str, Any]:
     """Return the settings of a Celery application that sends tasks by name."""
     broker_url, broker = reach_broker(settings, seconds=seconds)
-    result_url, results = reach(settings.result_url, seconds=seconds)
+    result_url, results = reach_results(settings, seconds=seconds)
     return {
         "broker_url": broker_url,
         "broker_transport_options": broker,
@@ -93,6 +94,16 @@ def reach_broker(settings: Settings, *, seconds: int) -> tuple[str, dict[str, An
     if given:
         _check_options(url, given)
     return url, options | given
+
+
+def reach_results(settings: Settings, *, seconds: int) -> tuple[str, dict[str, Any]]:
+    """Return what ``reach`` does of the results; of several URLs only the first has the login.
+
+    Celery reads it there alone, and there alone it masks it in what workers tell of their settings.
+    """
+    url, options = reach(settings.result_url, seconds=seconds)
+    first, *others = url.split(";") if is_sentinel(url) else [url]
+    return ";".join((first, *(re.sub(r"//[^/]*@", "//", other) for other in others))), options
 
 
 def _check_options(url: str, given: dict[str, Any]) -> None:

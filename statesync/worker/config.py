@@ -8,7 +8,7 @@ from kombu import Exchange, Queue
 
 from statesync.errors import InvalidInput
 from statesync.settings import Settings
-from statesync.worker.brokers import is_rabbitmq, reach, reach_broker
+from statesync.worker.brokers import is_rabbitmq, reach_broker, reach_results
 from statesync.worker.names import QueueName, TaskName, of_realm, queues_of
 from statesync.worker.rows import about
 from statesync.worker.turns import Turns
@@ -132,7 +132,7 @@ def _connections(settings: Settings) -> CelerySettings:
         "health_check_interval": 25,
     }
     broker_url, broker = reach_broker(settings, seconds=_ANSWER_SECONDS)
-    result_url, results = reach(settings.result_url, seconds=_ANSWER_SECONDS)
+    result_url, results = reach_results(settings, seconds=_ANSWER_SECONDS)
     return {
         "broker_url": broker_url,
         "result_backend": result_url,

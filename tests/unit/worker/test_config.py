@@ -51,11 +51,27 @@ def test_option_that_the_broker_does_not_have_is_refused(url: str) -> None:
 
 def test_each_sentinel_has_a_url_and_the_results_know_the_master() -> None:
     config = celery_settings(Settings(redis_url="sentinel://:p@a:1,b/game/0?sentinel_password=q"))
-    for name, db in (("broker_url", 1), ("result_backend", 2)):
-        assert config[name] == f"sentinel://:p@a:1/{db};sentinel://:p@b:26379/{db}"
+    assert config["broker_url"] == "sentinel://:p@a:1/1;sentinel://:p@b:26379/1"
+    assert config["result_backend"] == "sentinel://:p@a:1/2;sentinel://b:26379/2"
     for name in ("broker_transport_options", "result_backend_transport_options"):
         assert config[name]["master_name"] == "game"
         assert config[name]["sentinel_kwargs"]["password"] == "q"
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        {"redis_url": "redis://bob:hunter2@h/0"},
+        {"redis_url": "sentinel://bob:hunter2@h,i,j/game/0?sentinel_password=hunter3"},
+        {"broker_url": "amqp://bob:hunter2@h/v", "result_url": "rpc://"},
+    ],
+)
+def test_workers_tell_no_password(urls: dict[str, Any]) -> None:
+    """They are asked by Flower and by ``celery inspect conf``."""
+    with Celery("worker", set_as_current=False) as asked:
+        asked.conf.update(celery_settings(Settings(**urls)))
+        assert "hunter" not in repr(asked.conf.table())
+        assert "hunter" not in asked.bugreport()
 
 
 @pytest.mark.parametrize("url", ["redis://h/2", "sentinel://h:1/game/2"])
