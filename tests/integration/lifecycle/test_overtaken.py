@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +15,7 @@ from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import backup, groups
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.snapshots import Snapshot
 from tests.conftest import FullCore
 from tests.rewind import Rewind
 
@@ -181,3 +183,21 @@ def test_shorter_log_is_compared_from_its_beginning(
     assert sorted(lost) == [(1, "b"), (2, "c"), (3, "d")]
     owners = rows(engine, "SELECT DISTINCT character_id, version FROM state_conflicts")
     assert owners == rows(engine, "SELECT 1, version FROM sessions"), "whose it was, and when"
+
+
+def test_backup_whose_claim_is_lost_leaves_nothing_for_the_garbage_collector(
+    orchestrator: GameStateOrchestrator, saved: HotStore, full_core: FullCore
+) -> None:
+    """A traceback would keep the whole batch alive: workers look for garbage once in many."""
+    saved.create(3, **full_core(3))
+    new, old = (saved.claim(char_id, lease_us=10**8).claim for char_id in (3, 1))
+    saved.claim(1, lease_us=10**8)
+    gc.collect()
+    gc.disable()
+    try:
+        counts = orchestrator.backup_claims([new, old]).counts()
+        left = [one for one in gc.get_objects() if isinstance(one, Snapshot)]
+    finally:
+        gc.enable()
+    assert counts == {"superseded": 1, "saved": 1}
+    assert left == []
