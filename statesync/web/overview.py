@@ -23,7 +23,8 @@ _SERVERS = {
     "postgresql": ("PostgreSQL", Topic.POSTGRESQL),
     "broker": ("the broker", Topic.BROKER),
 }
-
+_LISTED = 50
+"""Of realms."""
 _PAGES = {
     Topic.QUARANTINE: "/quarantine",
     Topic.CONFLICTS: "/conflicts",
@@ -87,9 +88,6 @@ def _show_realms(request: Request, watch: Watch) -> Response:
         lines.append((realm, problems, status, _is_late(sample, settings), settings.sync_seconds))
     lines.sort(key=lambda line: (not line[3], -_failed(line[1]), -len(line[1]), line[0]))
     return render(request, "realms.html", lines=lines, shown=lines[:_LISTED])
-
-
-_LISTED = 50
 
 
 def _failed(problems: list[Problem]) -> int:
