@@ -77,6 +77,6 @@ def serving(settings: Settings, *options: str) -> Iterator[Serve]:
             process.kill()
 
 
-def up(serve: Serve) -> dict[str, float]:
+def up(serve: Serve, realm: str = "") -> dict[str, float]:
     """Return which servers answer."""
-    return serve.scrape().by("up", "server")
+    return serve.scrape().by("up", "server", realm)

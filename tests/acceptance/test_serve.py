@@ -10,14 +10,14 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from statesync import Settings
+from statesync import GameStateOrchestrator, Settings
 from statesync.cli import serve as serve_command
 from statesync.embedded.child import Child
 from statesync.embedded.servers import Servers
 from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from tests.acceptance.command_line import run
-from tests.acceptance.conftest import wait_until
+from tests.acceptance.conftest import TOPOLOGIES, wait_until
 from tests.acceptance.serving import serving, up
 from tests.databases import Databases
 
@@ -48,6 +48,25 @@ def test_it_answers_and_ends(settings: Settings, stack: Stack) -> None:
         assert serve.process.stdout and serve.process.stderr
         assert serve.process.stdout.read().startswith(f"{serve.url}/\n")
         assert serve.process.stderr.read() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stack")
+@pytest.mark.parametrize("topology", TOPOLOGIES, indirect=True)
+def test_other_servers_are_looked_at_too(
+    settings: Settings, orchestrator: GameStateOrchestrator
+) -> None:
+    orchestrator.hot.create(1, state="exploration")
+    orchestrator.backup_full_state(1)
+    orchestrator.hot.update(1, state="combat")
+    with serving(settings) as serve:
+        wait_until(lambda: {*up(serve, settings.realm).values()} == {1})
+        seen = serve.scrape()
+    values = [
+        seen.get(name, realm=settings.realm)
+        for name in ("dirty_characters", "change_to_durable_seconds_count", "commit_seconds_count")
+    ]
+    assert values == [1, 1, 1]
 
 
 def test_a_port_that_is_taken_is_named(settings: Settings) -> None:
