@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from statesync.embedded.child import Child
+from statesync.settings import Settings
 from tests.acceptance.conftest import wait_until
 from tests.acceptance.world import ROOT, World, world
 
@@ -47,7 +48,8 @@ class Before:
 
     def start(self, name: str, *words: str) -> Child:
         """Start ``python -m`` with words, as the earlier code: it refuses later settings."""
-        known = {k: v for k, v in self.world.settings.to_env().items() if v}
+        defaults = Settings().to_env()
+        known = {k: v for k, v in self.world.settings.to_env().items() if v != defaults[k]}
         child = Child(
             name,
             [sys.executable, "-m", *words],
