@@ -52,13 +52,13 @@ def test_news_leave_when_it_began(store: Driver) -> None:
 def test_of_several_kinds_of_work_the_first_says_since_when_and_the_last_why(
     store: Driver,
 ) -> None:
-    for work, error in ((Work.RESTORE, "new"), (Work.SWEEP, "old")):
+    for work, error in ((Work.SWEEP, "old"), (Work.RESTORE, "new")):
         store.note_trouble(Server.POSTGRESQL, work, error, keep_ms=KEEP)
     age(store, "postgresql:sweep", 9000)
     trouble = store.troubles()[Server.POSTGRESQL]
     assert trouble.works == {"restore", "sweep"}
     assert trouble.error == "new"
-    assert trouble.last_ms - trouble.since_ms >= 8999
+    assert trouble.last_ms - trouble.since_ms >= 9000
 
 
 def test_a_success_ends_the_notes_of_its_own_kind_alone(store: Driver) -> None:
