@@ -84,6 +84,10 @@ class Outages:
             with self._lock:
                 self._end([(server, work) for server in self._outages])
 
+    def is_refused(self, work: str) -> bool:
+        """Return whether some server refuses this work."""
+        return any(work in outage.works for outage in list(self._outages.values()))
+
     def keep(self, known: dict[Server, Trouble]) -> None:
         """Take in what all workers know: what they do not know any more has ended.
 
@@ -147,6 +151,10 @@ class Troubles:
             self._noted.discard(work)
             with suppress(StatesyncError):  # then it ends by itself
                 self._hot.end_troubles(work)
+
+    def is_refused(self, work: Work) -> bool:
+        """Return whether some server refuses this work of this process."""
+        return self._outages.is_refused(work)
 
     def keep(self, known: dict[Server, Trouble]) -> None:
         """Take in the notes of all workers."""

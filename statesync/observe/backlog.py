@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from statesync.hot.commands.operators import Status
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.observe.check import Check, Topic, checked
+from statesync.observe.check import Check, Topic, checked, counted
 from statesync.settings import Settings
 
 __all__ = ["LATE_INTERVALS", "check_backlog", "count_unsaved", "late_seconds"]
@@ -57,7 +57,11 @@ def check_backlog(orchestrator: GameStateOrchestrator, settings: Settings) -> It
     )
     yield checked(
         Topic.QUARANTINE,
-        f"{status.quarantined} characters cannot be saved as they are",
+        counted(
+            status.quarantined,
+            "character cannot be saved as it is",
+            "characters cannot be saved as they are",
+        ),
         warn="see which, and why: `statesync quarantine list`" * bool(status.quarantined),
     )
 
@@ -70,4 +74,6 @@ def _growth(hot: HotStore, before: Status) -> str:
     seconds = time.monotonic() - began_at
     saved = sum(now.counters.get(name, 0) - before.counters.get(name, 0) for name in _SAVES)
     growth = count_unsaved(now) - count_unsaved(before)
-    return f"{growth / seconds:+,.0f} characters a second, {saved / seconds:,.0f} are saved"
+    if not saved:
+        return f"nothing was saved within {seconds:.0f} s"
+    return f"{saved / seconds:,.0f} are saved a second, and {growth / seconds:+,.0f} wait"

@@ -10,7 +10,7 @@ from statesync.errors import StatesyncError
 from statesync.hot.commands.health import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.broker_rights import lacking_rights
-from statesync.observe.check import Check, Topic, checked
+from statesync.observe.check import Check, Topic, checked, counted
 from statesync.observe.queues import count_if_there, count_messages
 from statesync.settings import Settings
 from statesync.urls import database_of, without_secrets
@@ -134,7 +134,8 @@ def _check_rights(channel: Any, queue: str) -> Check:
     if lacking is None:
         found = "not told by this Redis, which is older than 7"
     else:
-        found = f"{len(lacking)} commands are missing" if lacking else "all that Celery needs"
+        missing = f"{counted(len(lacking), 'command is', 'commands are')} missing"
+        found = missing if lacking else "all that Celery needs"
     user = channel.client.connection_pool.connection_kwargs.get("username") or "default"
     advice = f"ACL SETUSER {user} {' '.join(lacking)}" if lacking else ""
     return checked(Topic.RIGHTS_IN_BROKER, found, fail=advice)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Check", "CheckStatus", "Group", "Topic", "checked"]
+__all__ = ["Check", "CheckStatus", "Group", "Topic", "checked", "counted"]
 
 
 class CheckStatus(StrEnum):
@@ -179,6 +179,11 @@ class Check:
             "do": self.do,
             "runbook": self.runbook,
         }
+
+
+def counted(number: int, one: str, more: str) -> str:
+    """Return a number, and of what: one of it, or more of it."""
+    return f"{number} {one if number == 1 else more}"
 
 
 def checked(

@@ -57,7 +57,10 @@ def run(
     The workers of ``fleet`` are asked if a check is about them; give the same fleet to the calls
     of all realms.
     """
-    asks = _ASKS | {Group.WORKERS: partial(check_workers, fleet)}
+    asks = _ASKS | {
+        Group.WORKERS: partial(check_workers, fleet),
+        Group.BEAT: partial(check_beat, fleet),
+    }
     return [
         check
         for group in Group
@@ -118,7 +121,6 @@ _ASKS: dict[Group, Ask] = {
     Group.CLOCKS: check_clocks,
     Group.BROKER: check_broker,
     Group.RESULTS: check_results,
-    Group.BEAT: check_beat,
     Group.FLOWER: check_flower,
     Group.VERSIONS: _check_versions,
 }

@@ -9,7 +9,7 @@ from statesync.durable import migrate as migrations
 from statesync.durable.limits import different_limits
 from statesync.durable.rights import missing_grants
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.observe.check import Check, Topic, checked
+from statesync.observe.check import Check, Topic, checked, counted
 from statesync.settings import Settings
 
 __all__ = ["check_postgresql"]
@@ -40,5 +40,6 @@ def check_postgresql(orchestrator: GameStateOrchestrator, settings: Settings) ->
     yield checked(Topic.MIGRATIONS, found, fail=advice)
     with database.transaction(orchestrator.engine) as connection:
         grants = missing_grants(connection)
-    found = f"{len(grants)} are missing" if grants else "all that a worker needs"
+    missing = f"{counted(len(grants), 'grant is', 'grants are')} missing"
+    found = missing if grants else "all that a worker needs"
     yield checked(Topic.RIGHTS, found, fail="; ".join(grants))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from statesync.hot.commands.health import Examined
+from statesync.hot.commands.health import Examined, unwritten
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.broker import server_name
-from statesync.observe.check import Check, CheckStatus, Topic, checked
+from statesync.observe.check import Check, CheckStatus, Topic, checked, counted
 from statesync.settings import Settings
 
 __all__ = ["check_redis", "refusals"]
@@ -58,7 +58,11 @@ def _rights_in_redis(hot: HotStore) -> Check:
     if not lacking:
         return checked(Topic.RIGHTS_IN_REDIS, found)
     advice = f"ACL SETUSER {hot.user} {' '.join(lacking)}"
-    return checked(Topic.RIGHTS_IN_REDIS, f"{len(lacking)} commands are missing", fail=advice)
+    return checked(
+        Topic.RIGHTS_IN_REDIS,
+        f"{counted(len(lacking), 'command is', 'commands are')} missing",
+        fail=advice,
+    )
 
 
 def _eviction(info: dict[str, str]) -> Check:
@@ -111,17 +115,15 @@ def _version_of_redis(info: dict[str, str]) -> Check:
 
 
 def _persistence(info: dict[str, str]) -> Check:
-    look = "look into the server's log, and at its disk"
-    if info.get("aof_last_write_status", "ok") != "ok":
-        found = "the append-only file cannot be written: no change is taken"
-        return checked(Topic.PERSISTENCE, found, fail=look)
-    if info.get("rdb_last_bgsave_status", "ok") != "ok":
-        found = "the last snapshot could not be written: mostly, no change is taken then"
-        return checked(Topic.PERSISTENCE, found, fail=look)
+    if failed := unwritten(info):
+        found = f"{failed}: Redis takes no changes, and the game stands still"
+        advice = "make room on its disk, or see in its log why; it goes on by itself then"
+        return checked(Topic.PERSISTENCE, found, fail=advice)
     if info.get("aof_enabled") != "1":
         advice = "CONFIG SET appendonly yes: a restart of Redis forgets what is not saved yet"
         return checked(Topic.PERSISTENCE, "the append-only file is off", warn=advice)
     if info.get("aof_last_bgrewrite_status", "ok") != "ok":
         found = "the append-only file could not be rewritten: it grows"
-        return checked(Topic.PERSISTENCE, found, warn=look)
+        advice = "look into the server's log, and at its disk"
+        return checked(Topic.PERSISTENCE, found, warn=advice)
     return checked(Topic.PERSISTENCE, "the append-only file is on")

@@ -16,7 +16,9 @@ from statesync.lifecycle.servers import losses
 from statesync.lifecycle.unknown_types import count_unknown_types
 from statesync.observe import queues
 from statesync.observe.backlog import count_unsaved, late_seconds
+from statesync.observe.beat import is_dead, why_no_sweep
 from statesync.observe.broker import problem_of
+from statesync.observe.check import counted
 from statesync.observe.losses import loss_as_json
 from statesync.observe.redis import refusals
 from statesync.observe.troubles import describe_trouble
@@ -35,6 +37,8 @@ class Gathered:
     """What Redis tells."""
     sweep_ms: int | None = None
     """Since the last sweep of the schedule came in; None if there was none yet."""
+    refusals: list[str] = field(default_factory=list)
+    """Why Redis takes no changes now."""
     troubles: dict[Server, Trouble] = field(default_factory=dict)
     """Servers that refuse the work of workers."""
     unknown_types: dict[str, int] = field(default_factory=dict)
@@ -86,16 +90,18 @@ def gather(
     if found.hot:
         max_age = late_seconds(settings) if max_age_seconds is None else max_age_seconds
         found.problems += _lateness(found.hot, max_age)
-        found.problems += _dead_schedule(found.hot, found.sweep_ms, settings)
         if max_quarantined is not None and found.hot.quarantined > max_quarantined:
             found.problems.append(
-                f"{found.hot.quarantined} characters are in quarantine: `statesync quarantine list`"
+                f"{counted(found.hot.quarantined, 'character is', 'characters are')} in "
+                "quarantine: `statesync quarantine list`"
             )
     _ask_postgresql(found, orchestrator)
     try:
         found.queues = queues.count(settings)
     except Exception as error:  # each transport of a broker has its own
         found.problems.append(problem_of(error, "the broker", settings.broker_url))
+    if found.hot:
+        found.problems += _dead_schedule(found, found.hot, settings)
     return found
 
 
@@ -104,7 +110,8 @@ def _ask_redis(found: Gathered, orchestrator: GameStateOrchestrator) -> None:
     found.hot = hot.status()
     examined = hot.examine([])
     found.sweep_ms = examined.heartbeat_ms
-    found.problems += refusals(examined)
+    found.refusals = refusals(examined)
+    found.problems += found.refusals
     found.unknown_types = count_unknown_types(hot)
     found.troubles = hot.troubles()
     found.problems += [describe_trouble(*trouble) for trouble in sorted(found.troubles.items())]
@@ -119,14 +126,16 @@ def _lateness(status: Status, max_age_seconds: float) -> list[str]:
     return [f"{age}, more than {max_age_seconds:g} s: see `statesync doctor`"]
 
 
-def _dead_schedule(status: Status, sweep_ms: int | None, settings: Settings) -> list[str]:
+def _dead_schedule(found: Gathered, status: Status, settings: Settings) -> list[str]:
     """Tell of a schedule without sweeps if something waits for one."""
-    is_dead = sweep_ms is None or sweep_ms / 1000 > late_seconds(settings)
-    if not (is_dead and count_unsaved(status)):
+    sweep_ms = found.sweep_ms
+    if not (is_dead(sweep_ms, settings) and count_unsaved(status)):
         return []
     since = "has come in yet" if sweep_ms is None else f"came in for {sweep_ms / 1000:.0f} s"
-    advice = f"start beat, and a worker on {settings.queue(QueueName.SYNC)}"
-    return [f"{count_unsaved(status)} characters are unsaved, and no sweep {since}: {advice}"]
+    waiting = found.queues.get(settings.queue(QueueName.SYNC))
+    why, advice = why_no_sweep(found.refusals, waiting, settings)
+    unsaved = counted(count_unsaved(status), "character is", "characters are")
+    return [f"{unsaved} unsaved, and no sweep {since}: {why}; {advice}"]
 
 
 def _ask_postgresql(found: Gathered, orchestrator: GameStateOrchestrator) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from statesync.hot.commands.troubles import Server, Trouble
+from statesync.hot.commands.troubles import Server, Trouble, Work
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.troubles import SERVER_NAMES
 from statesync.observe.check import Check, Topic, checked
@@ -13,13 +13,20 @@ from statesync.settings import Settings
 
 __all__ = ["check_troubles", "describe_trouble"]
 
+_WORDS = {
+    Work.BACKUP: "saves",
+    Work.RESTORE: "loads",
+    Work.SWEEP: "sweeps",
+    Work.CLAIM: "claims of sweeps",
+    Work.SCRUB: "scrubs",
+}
 _IS_FULL = ("No space left", "out of memory", "cannot save to its disk")
 _LACKS_RIGHT = ("permission", "GRANT ", "ACL SETUSER")
 
 
 def describe_trouble(server: Server, trouble: Trouble) -> str:
     """Say in one line what a server refuses, why, and since when; the reason is not escaped."""
-    works = ", ".join(sorted(trouble.works))
+    works = ", ".join(words for work, words in _WORDS.items() if work in trouble.works)
     since, last = (
         datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
         for ms in (trouble.since_ms, trouble.last_ms)

@@ -9,6 +9,7 @@ from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.unknown_types import count_unknown_types
 from statesync.observe.check import Check, Topic, checked
+from statesync.observe.queues import count_messages
 from statesync.settings import Settings
 from statesync.state.session_types import names
 from statesync.worker.names import SESSION_TYPES, queues_of
@@ -25,6 +26,7 @@ class Fleet:
 
     def __init__(self, all_settings: Sequence[Settings]) -> None:
         self._expected = {queue for settings in all_settings for queue in queues_of(settings)}
+        self._is_broker_away = False
 
     @cached_property
     def queues(self) -> dict[str, set[str]]:
@@ -55,6 +57,22 @@ class Fleet:
             for answer in answers
             for worker, types in answer.items()
         }
+
+    def waiting(self, queue: str) -> int | None:
+        """Return how many messages wait in a queue; None if the broker does not answer.
+
+        Such a broker is not asked again.
+        """
+        if self._is_broker_away:
+            return None
+        from statesync.worker.app import app
+
+        try:
+            with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
+                return count_messages(connection, queue)
+        except Exception:  # each transport has its own; the check of the broker tells
+            self._is_broker_away = True
+            return None
 
 
 def check_workers(

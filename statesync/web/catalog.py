@@ -107,8 +107,12 @@ def _up(sample: Sample, _: Settings) -> Iterator[Value]:
 
 
 def _troubles(sample: Sample, _: Settings) -> Iterator[Value]:
+    """Yield what workers have noted. If Redis takes no changes, they cannot: it tells itself."""
     if sample.troubles.is_up and sample.troubles.value is not None:
-        yield from (((server,), server in sample.troubles.value) for server in Server)
+        refusing = set(sample.troubles.value)
+        if sample.figures.value and sample.figures.value.unwritten:
+            refusing.add(Server.REDIS)
+        yield from (((server,), server in refusing) for server in Server)
 
 
 def _recent_losses(sample: Sample, _: Settings) -> Iterator[Value]:
@@ -280,7 +284,7 @@ METRICS = (
     Metric(
         "statesync_trouble",
         Kind.GAUGE,
-        "Whether workers report that this server refuses their work now.",
+        "Whether this server refuses work now, as workers report, or Redis if its disk fails.",
         _troubles,
         ("server",),
     ),

@@ -26,10 +26,20 @@ _AS_EVER = frozenset(
 """What becomes of most claims of a sweep, whose own line counts them."""
 
 
-def note(request: Any, result: Mapping[str, Any], work: Work, *, is_of_a_sweep: bool) -> None:
-    """Have the line at the end of a task tell its result."""
+def note(
+    request: Any,
+    result: Mapping[str, Any],
+    work: Work,
+    *,
+    is_of_a_sweep: bool,
+    is_vain: bool = False,
+) -> None:
+    """Have the line at the end of a task tell its result.
+
+    A sweep in vain, of what cannot be saved now, has none: it would look like success.
+    """
     if "left" in result:
-        is_idle = not (result["requeued"] or result["claimed"] or result["comparing"])
+        is_idle = is_vain or not (result["requeued"] or result["claimed"] or result["comparing"])
     else:
         is_idle = is_of_a_sweep and result.get("outcome") in _AS_EVER
     setattr(request, _NOTED, (is_idle, _fields(result, work)))

@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from statesync.hot.commands.troubles import Work
 from statesync.hot.store import unwrap
 from statesync.lifecycle.scrub import scrub_pages
 from statesync.lifecycle.sweep import catch_up, scheduled_sweep
-from statesync.lifecycle.troubles import TROUBLE
+from statesync.lifecycle.troubles import REFUSALS, TROUBLE
 from statesync.state.outcomes import BackupOutcome, RestoreOutcome
 from statesync.worker.app import app, realms, troubles
 from statesync.worker.logs import note
@@ -78,7 +78,9 @@ class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
         """Tell why: a server's trouble once, what is wrong with the message each time."""
         tracing.failed(exc)
         if isinstance(exc, TROUBLE):
-            troubles(kwargs.get("realm", "")).failed(self._work, exc)
+            is_claim = self._work is Work.SWEEP and isinstance(exc, REFUSALS)
+            work = Work.CLAIM if is_claim else self._work
+            troubles(kwargs.get("realm", "")).failed(work, exc)
         elif isinstance(exc, _EXPECTED):
             log.warning("%s: %s", self.name, exc, extra={"error": str(exc)})
 
@@ -93,9 +95,11 @@ class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
     ) -> None:
         """Tell what was done, and if the servers did their part."""
         is_of_a_sweep = len(args) > 1 or "token" in kwargs
-        note(self.request, retval, self._work, is_of_a_sweep=is_of_a_sweep)
-        if self._work in (Work.SWEEP, Work.SCRUB) or _DONE & {retval.get("outcome"), *retval}:
-            troubles(kwargs.get("realm", "")).succeeded(self._work)
+        known = troubles(kwargs.get("realm", ""))
+        is_vain = self._work is Work.SWEEP and known.is_refused(Work.BACKUP)
+        note(self.request, retval, self._work, is_of_a_sweep=is_of_a_sweep, is_vain=is_vain)
+        for work in _proven(self._work, retval):
+            known.succeeded(work)
 
     @property
     def _work(self) -> Work:
@@ -106,6 +110,14 @@ class _Task(Task):  # type: ignore[type-arg]  # it takes none when it runs
         if self.request.called_directly:
             return super().__call__(*args, **kwargs)
         return Told(TaskName(self.name), self.run(*args, **kwargs))
+
+
+def _proven(work: Work, result: Json) -> Iterator[Work]:
+    """Yield the kinds of work for which all servers had to do their part."""
+    if work in (Work.SWEEP, Work.SCRUB) or _DONE & {result.get("outcome"), *result}:
+        yield work
+    if work is Work.SWEEP and result["claimed"]:
+        yield Work.CLAIM
 
 
 @app.task(

@@ -15,6 +15,7 @@ import pytest
 from statesync import GameStateOrchestrator, Settings
 from statesync.hot.commands.troubles import Server, Work
 from statesync.hot.store import HotStore
+from statesync.worker.names import QueueName
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.test_doctor import examine
 
@@ -72,8 +73,11 @@ def test_status_fails_if_something_is_unsaved_and_nobody_sweeps(
     assert run_json(settings, "status")["sweep_ms"] is None
     raw.sadd(hot.keys.dirty, 1)
     (problem,) = run_json(settings, "status", status=1)["problems"]
-    assert problem == "1 characters are unsaved, and no sweep has come in yet: start beat, " + (
-        "and a worker on sync"
+    queue = settings.queue(QueueName.SYNC)
+    assert problem == (
+        "1 character is unsaved, and no sweep has come in yet: no message waits in the queue "
+        f"{queue}, so beat sends none; start `celery -A statesync beat`; if it runs, see what "
+        "Redis or the broker refuses"
     )
     hot.heartbeat()
     found = run_json(settings, "status")
@@ -90,7 +94,7 @@ def test_what_workers_report_of_a_server_fails(settings: Settings, hot: HotStore
         hot.note_trouble(Server.POSTGRESQL, work, error, keep_ms=60_000)
     found = run_json(settings, "status", status=1)
     assert found["troubles"]["postgresql"]["works"] == ["backup", "sweep"]
-    assert "PostgreSQL refuses backup, sweep since 20" in found["problems"][0]
+    assert "PostgreSQL refuses saves, sweeps since 20" in found["problems"][0]
     shown = run(settings, "status", status=1)
     assert r"No space left on device\x1b[2J" in shown
     check = examine(settings, "troubles", status=1)["troubles postgresql"]
@@ -136,7 +140,7 @@ def test_backlog_against_the_promise(
     make_older(hot, raw, 1, seconds=150)
     found = examine(settings, "backlog")["backlog"]
     assert found["status"] == "warn"
-    assert found["found"].endswith("; +0 characters a second, 0 are saved")
+    assert found["found"].endswith("; nothing was saved within 1 s")
     make_older(hot, raw, 1, seconds=200)
     found = examine(settings, "backlog", status=1)["backlog"]
     assert (found["status"], found["group"]) == ("fail", "backlog")

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import pytest
 import redis
+from kombu import Connection
 from sqlalchemy import Engine
 
 from statesync import Settings
@@ -24,6 +25,7 @@ from statesync.embedded.stack import Stack
 from statesync.hot.store import HotStore
 from statesync.lifecycle import servers
 from statesync.observe.broker_rights import COMMANDS, lacking_rights
+from statesync.worker.names import QueueName
 from tests.acceptance.command_line import STATESYNC, run, run_json
 from tests.acceptance.conftest import Game, wait_until
 from tests.conftest import NewDatabase
@@ -121,6 +123,30 @@ def test_no_worker(stack: Stack, settings: Settings) -> None:
     is_failed = {name for name, status in statuses(found).items() if status == "fail"}
     assert is_failed == {"queue restore", "queue sync", "queue backup", "beat"}
     assert "-Q restore" in found["queue restore"]["do"]
+    assert "beat sends none" in found["beat"]["found"]
+    assert found["beat"]["do"].startswith("start `celery -A statesync beat`")
+
+
+def test_beat_without_a_worker(stack: Stack, settings: Settings, hot: HotStore) -> None:
+    queue = settings.queue(QueueName.SYNC)
+    hot.create(1)
+    with Connection(settings.broker_url) as connection:
+        broker: Any = connection.default_channel
+        broker = broker.client
+        broker.lpush(queue, "a slice")
+        try:
+            found = examine(settings, "beat", status=1)["beat"]
+            (problem,) = run_json(settings, "status", status=1)["problems"]
+        finally:
+            broker.delete(queue)
+    assert f"1 message waits in the queue {queue}, so beat runs" in found["found"]
+    assert found["do"] == f"start `celery -A statesync worker -Q {queue}`"
+    assert found["do"] in problem
+
+
+def test_beat_behind_a_broker_that_is_away(settings: Settings) -> None:
+    away = replace(settings, broker_url=f"redis://127.0.0.1:{free_port()}/1")
+    assert "see what the check of the broker" in examine(away, "beat", status=1)["beat"]["do"]
 
 
 def test_eviction_and_persistence(settings: Settings, configured: Any) -> None:
@@ -135,7 +161,7 @@ def test_eviction_and_persistence(settings: Settings, configured: Any) -> None:
     assert "noeviction" in found["eviction"]["do"]
 
 
-def test_a_snapshot_that_cannot_be_written(settings: Settings, raw: Any) -> None:
+def test_a_snapshot_that_cannot_be_written(settings: Settings, hot: HotStore, raw: Any) -> None:
     def is_idle() -> bool:
         told = raw.info("persistence")
         return not (told["rdb_bgsave_in_progress"] or told["aof_rewrite_in_progress"])
@@ -146,14 +172,22 @@ def test_a_snapshot_that_cannot_be_written(settings: Settings, raw: Any) -> None
         wait_until(is_idle)
 
     snapshot = Path(*(raw.config_get(name)[name] for name in ("dir", "dbfilename")))
+    hot.create(1)
+    assert hot.figures().unwritten == ""
     snapshot.unlink(missing_ok=True)
     snapshot.mkdir()  # as a disk that is full, for a server that runs as root
     try:
         save()
         found = examine(settings, "redis", status=1)["persistence"]
         assert "the last snapshot could not be written" in found["found"]
-        (problem,) = run_json(settings, "status", status=1)["problems"]
+        assert hot.figures().unwritten in found["found"]
+        assert "the game stands still" in found["found"]
+        problem, no_sweep = run_json(settings, "status", status=1)["problems"]
         assert problem == f"Redis: {found['found']}"
+        beat = examine(settings, "beat", status=1)["beat"]
+        for told in (no_sweep, beat["found"]):
+            assert "Redis takes no changes" in told
+            assert "start" not in told.replace("restart nothing", ""), "beat is not to blame"
     finally:
         snapshot.rmdir()
         save()

@@ -79,7 +79,7 @@ def test_full_disk_of_postgresql(
     assert "No space left on device" in found["found"]
     assert "make room on it" in found["do"]
     problems = run_json(settings, "status", status=1)["problems"]
-    assert any("PostgreSQL refuses backup" in problem for problem in problems)
+    assert any("PostgreSQL refuses saves" in problem for problem in problems)
     assert hot.troubles()[Server.POSTGRESQL].works == {Work.BACKUP}
     assert hot.status().quarantined == 0, "it is no character's fault"
 

@@ -4,7 +4,7 @@
 -- KEYS: 1 heartbeat, 2 scrubbed, 3 histograms
 -- ARGV: none
 -- Returns: ms since the last sweep of the schedule, and since the end of the last scrub, or "" for each;
---          what INFO says of the memory; then field, number, … of the histograms
+--          what INFO says of the memory and of persistence; then field, number, … of the histograms
 -- Errors: none
 local heartbeat, scrubbed, histograms = KEYS[1], KEYS[2], KEYS[3]
 local now = now_ms()
@@ -15,6 +15,6 @@ local function age_of(key)
   return at_ms and math.abs(at_ms) < math.huge and integer(math.max(0, now - at_ms)) or ''
 end
 
-local reply = {age_of(heartbeat), age_of(scrubbed), redis.call('INFO', 'memory')}
+local reply = {age_of(heartbeat), age_of(scrubbed), redis.call('INFO', 'memory') .. redis.call('INFO', 'persistence')}
 for i, part in ipairs(redis.pcall('HGETALL', histograms)) do reply[3 + i] = part end
 return reply

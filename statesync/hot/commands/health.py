@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from statesync.hot.command import Command, Raw, load_script, pairs
@@ -17,6 +17,7 @@ __all__ = [
     "figures",
     "heartbeat",
     "note_scrub",
+    "unwritten",
 ]
 
 _NUMBER = re.compile(rb"[0-9]{1,18}")
@@ -87,6 +88,8 @@ class Figures(NamedTuple):
     used_bytes: int
     limit_bytes: int
     """What the memory may grow to: ``maxmemory``, or what the machine has; 0 if it is not told."""
+    unwritten: str
+    """What Redis cannot write to its disk, as ``unwritten`` tells it."""
     histograms: dict[str, int]
     """As ``Histogram.read`` takes them."""
 
@@ -95,7 +98,7 @@ _figures = load_script("figures")
 
 
 def figures(keys: Keys, /) -> Command[Figures]:
-    """Read the age of the last sweep and scrub, the memory, and the histograms."""
+    """Read the age of the last sweep and scrub, memory and disk, and the histograms."""
 
     def parse(reply: Raw) -> Figures:
         sweep_ms, scrub_ms, raw_info, *fields = reply
@@ -105,6 +108,7 @@ def figures(keys: Keys, /) -> Command[Figures]:
             int(scrub_ms) if scrub_ms else None,
             int(info["used_memory"]),
             int(info.get("maxmemory", 0)) or int(info.get("total_system_memory", 0)),
+            unwritten(info),
             {
                 name.decode(errors="replace"): int(number)
                 for name, number in pairs(fields).items()
@@ -114,6 +118,18 @@ def figures(keys: Keys, /) -> Command[Figures]:
 
     script_keys = (keys.heartbeat, keys.scrubbed, keys.histograms)
     return Command(_figures, script_keys, (), parse, repeatable=True)
+
+
+def unwritten(info: Mapping[str, str]) -> str:
+    """Return what Redis could not write to its disk, for which it takes no changes; "" if nothing.
+
+    A snapshot that failed does that unless ``stop-writes-on-bgsave-error`` is off.
+    """
+    if info.get("aof_last_write_status", "ok") != "ok":
+        return "the append-only file cannot be written"
+    if info.get("rdb_last_bgsave_status", "ok") != "ok":
+        return "the last snapshot could not be written"
+    return ""
 
 
 def _server_info(raw: bytes) -> dict[str, str]:

@@ -31,6 +31,8 @@ class Work(StrEnum):
     BACKUP = "backup"
     RESTORE = "restore"
     SWEEP = "sweep"
+    CLAIM = "claim"
+    """What a sweep does if it finds something: only then it meets a right that is missing."""
     SCRUB = "scrub"
 
 

@@ -44,7 +44,9 @@ def test_an_outage_is_two_lines(troubles: Troubles, said: pytest.LogCaptureFixtu
         troubles.failed(Work.BACKUP, DatabaseUnavailable("PostgreSQL at db: it is starting up"))
     troubles.succeeded(Work.SWEEP)
     assert len(said.records) == 1, "backups are still refused"
+    assert (troubles.is_refused(Work.SWEEP), troubles.is_refused(Work.BACKUP)) == (False, True)
     troubles.succeeded(Work.BACKUP)
+    assert not troubles.is_refused(Work.BACKUP)
     troubles.succeeded(Work.BACKUP)
     begin, end = lines(said)
     assert begin == (

@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,7 @@ def sample(realm: str) -> Sample:
     return Sample(
         realm,
         redis=Answer(Status(1, 2, 3, 4, 5000, {"saved": 6}, False, False, False), "", NOW),
-        figures=Answer(Figures(7000, None, 8, 9, {"batch_characters 5": 1}), "", NOW),
+        figures=Answer(Figures(7000, None, 8, 9, "", {"batch_characters 5": 1}), "", NOW),
         troubles=Answer({}, "", NOW),
         postgresql=Answer([], "", NOW),
         broker=Answer({"restore": 1, "sync": 2, "backup": 3}, "", NOW),
@@ -75,7 +77,11 @@ def sample(realm: str) -> Sample:
     )
 
 
-def exposition(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+def exposition(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    sample: Callable[[str], Sample] = sample,
+) -> str:
     monkeypatch.setattr(Watch, "latest", lambda _, realm: sample(realm))
     registry = CollectorRegistry(auto_describe=False)
     with Realms(settings) as realms:
@@ -94,6 +100,21 @@ def test_every_metric_has_a_value_if_everything_is_known(monkeypatch: pytest.Mon
     assert 'statesync_queue_workers{queue="sync",realm=""} 1.0' in text
     assert 'statesync_queue_workers{queue="backup",realm=""} 0.0' in text
     assert 'statesync_workers{realm=""} 1.0' in text
+
+
+def test_redis_that_takes_no_changes_is_told_though_no_worker_can_note_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(realm: str) -> Sample:
+        known = sample(realm)
+        assert known.figures.value
+        figures = known.figures.value._replace(unwritten="the append-only file")
+        return replace(known, figures=Answer(figures, "", NOW))
+
+    assert 'statesync_trouble{realm="",server="redis"} 0.0' in exposition(Settings(), monkeypatch)
+    text = exposition(Settings(), monkeypatch, full)
+    assert 'statesync_trouble{realm="",server="redis"} 1.0' in text
+    assert 'statesync_trouble{realm="",server="postgresql"} 0.0' in text
 
 
 def test_promtool_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

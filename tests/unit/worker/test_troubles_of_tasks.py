@@ -20,12 +20,16 @@ class Told:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Work]] = []
+        self.refused: set[Work] = set()
 
     def failed(self, work: Work, _: Exception) -> None:
         self.calls.append(("failed", work))
 
     def succeeded(self, work: Work) -> None:
         self.calls.append(("succeeded", work))
+
+    def is_refused(self, work: Work) -> bool:
+        return work in self.refused
 
 
 @pytest.fixture
@@ -35,14 +39,46 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     return made
 
 
-@pytest.mark.parametrize("error", [AWAY, NotMigrated("run `statesync migrate`")])
+@pytest.mark.parametrize(
+    ("task", "error", "work"),
+    [
+        (tasks.sync_slice, AWAY, Work.SWEEP),
+        (tasks.sync_slice, NotMigrated("run `statesync migrate`"), Work.CLAIM),
+        (tasks.backup_batch, NotMigrated("run `statesync migrate`"), Work.BACKUP),
+    ],
+)
 @pytest.mark.parametrize("hook", ["on_failure", "on_retry"])
 def test_a_server_is_the_cause(
-    told: Told, hook: str, error: Exception, caplog: pytest.LogCaptureFixture
+    told: Told,
+    hook: str,
+    task: Any,
+    error: Exception,
+    work: Work,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    getattr(tasks.sync_slice, hook)(error, "1", (), {}, None)
-    assert told.calls == [("failed", Work.SWEEP)]
+    getattr(task, hook)(error, "1", (), {}, None)
+    assert told.calls == [("failed", work)]
     assert not caplog.messages, "whoever is told says it"
+
+
+def test_a_sweep_that_finds_nothing_does_not_tell_that_a_right_is_there(told: Told) -> None:
+    for claimed in (0, 3):
+        result = {"requeued": 0, "claimed": claimed, "left": 0, "comparing": False}
+        tasks.sync_slice.on_success(result, "1", (), {})
+    sweep, claim = ("succeeded", Work.SWEEP), ("succeeded", Work.CLAIM)
+    assert told.calls == [sweep, sweep, claim]
+
+
+def test_a_sweep_of_what_cannot_be_saved_is_no_line(told: Told) -> None:
+    told.refused.add(Work.BACKUP)
+    task = tasks.sync_slice
+    task.push_request(id="1", args=(), kwargs={})
+    try:
+        result = {"requeued": 0, "claimed": 80, "left": 400, "comparing": False}
+        task.on_success(result, "1", (), {})
+        assert vars(task.request)["statesync_noted"][0] is True
+    finally:
+        task.pop_request()
 
 
 def test_a_message_is_the_cause(told: Told, caplog: pytest.LogCaptureFixture) -> None:
