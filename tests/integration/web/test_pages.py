@@ -127,6 +127,7 @@ def test_reason_field_and_attempts(
     assert "Log in as an operator" in text
     text = visitor.text("/character?id=7")
     assert "In quarantine: stats : is not valid JSON" in text
+    assert "Unsaved changes yes, in quarantine" in text
     assert "stats {no JSON - not known" in text
 
 
