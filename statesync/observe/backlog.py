@@ -53,7 +53,7 @@ def check_backlog(orchestrator: GameStateOrchestrator, settings: Settings) -> It
         found,
         warn="if it grows, add workers, or see what slows PostgreSQL down" * is_late,
         fail="see what the checks of beat, workers, troubles and postgresql say; `statesync drain` "
-        "saves without workers" * (age > late_seconds(settings)),
+        "saves without workers and broker" * (age > late_seconds(settings)),
     )
     yield checked(
         Topic.QUARANTINE,

@@ -16,6 +16,7 @@ from statesync.state.fields import listed
 from statesync.state.receipts import RETENTION_SECONDS
 
 __all__ = [
+    "check_loss",
     "check_losses",
     "describe_left",
     "describe_loss",
@@ -31,7 +32,8 @@ _FOUND_BY = {
     "backup": "the save of a character showed",
 }
 _SETTLING = "the sweeps settle it; `statesync recover` does it at once"
-_LOADING = "`statesync restore --all-active` loads who was playing"
+_NAMELESS = " If Redis came up empty, what was not saved is lost, and nobody can name it."
+_LOADING = "if Redis came up empty, load who was playing: `statesync restore --all-active`"
 _LISTED = 20
 """More characters than this are counted, not listed; --json has all."""
 
@@ -59,8 +61,7 @@ def describe_loss(loss: Loss) -> str:
         (loss.postgresql_sweeps, "PostgreSQL", "Redis"),
     ):
         found += f"; {name} counts {pair[1]} sweeps, {other} remembers {pair[0]}" if pair else ""
-    advice = f" If Redis was empty: {_LOADING}." if loss.counts_anew else ""
-    return f"{found}. {_costs(loss)}{advice}"
+    return f"{found}. {_costs(loss)}{_NAMELESS if loss.counts_anew else ''}"
 
 
 def _costs(loss: Loss) -> str:
@@ -75,7 +76,7 @@ def _costs(loss: Loss) -> str:
     if not loss.recovered_at:
         so_far = f"Characters so far {costs}. " if costs else ""
         return f"{so_far}Not settled yet: who is affected is not known before that."
-    return f"Characters {costs}." if costs else "No character is known to be affected."
+    return f"Characters {costs}." if costs else "No character is known to have lost anything."
 
 
 def describe_not_live(characters: Sequence[NotLive]) -> list[str]:
@@ -123,7 +124,14 @@ def check_losses(orchestrator: GameStateOrchestrator, _: Settings) -> Iterator[C
     elif not recent:
         yield checked(Topic.LOSSES, "no server went back in time in the last seven days")
     for loss in recent:
-        yield checked(Topic.LOSSES, _found(loss), warn=_advice(loss))
+        yield check_loss(loss)
+
+
+def check_loss(loss: Loss) -> Check:
+    """Warn of a loss if it leaves something to do."""
+    advice = _advice(loss)
+    done = "" if advice else " Nothing is left to do; this is shown for seven days."
+    return checked(Topic.LOSSES, f"{_found(loss)}{done}", warn=advice)
 
 
 def _found(loss: Loss) -> str:
@@ -144,4 +152,6 @@ def _advice(loss: Loss) -> str:
     needed = [what for what, characters in advice.items() if characters]
     if not loss.recovered_at:
         needed.insert(0, _SETTLING)
-    return "; ".join(needed) or "nothing is left to do; this is shown for seven days"
+    if loss.counts_anew:
+        needed.append(_LOADING)
+    return "; ".join(needed)

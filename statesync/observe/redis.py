@@ -18,6 +18,8 @@ _SAMPLE = 200
 _SAMPLE_PAGES = 50
 """How many pages of keys are read to find them."""
 _MIB = 2**20
+_HOUR = 60
+"""In minutes."""
 _TIGHT = 0.8
 """From this share of its memory on, Redis counts as almost full."""
 _OLDEST_REDIS = (6, 2)
@@ -86,8 +88,9 @@ def _memory(examined: Examined) -> Check:
     if limit:
         found += f", {used / limit:.0%} of {of_what}"
     if examined.before:
-        growth, hours = used - examined.before.used_bytes, examined.before.age_ms / 3_600_000
-        found += f"; {round(growth / _MIB):+,d} MiB in the last {hours:.1f} hours"
+        growth, minutes = used - examined.before.used_bytes, examined.before.age_ms / 60_000
+        since = f"{minutes / 60:.1f} hours" if minutes >= _HOUR else f"{minutes:.0f} minutes"
+        found += f"; {round(growth / _MIB):+,d} MiB in the last {since}"
     is_tight = limit and used >= _TIGHT * limit
     advice = "give it more, or log out who does not play: when it is full, it takes no changes"
     if limit and used >= limit:

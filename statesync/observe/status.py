@@ -78,6 +78,8 @@ def gather(
 ) -> Gathered:
     """Ask all servers of a realm. One that is away is a problem, and the others are asked.
 
+    Causes come before what follows from them.
+
     It is a problem, too, if the oldest unsaved change is older than ``max_age_seconds``, by default
     three intervals; if something is unsaved, and no sweep came in for so long; or if more
     characters than ``max_quarantined`` are in quarantine.
@@ -87,21 +89,19 @@ def gather(
         _ask_redis(found, orchestrator)
     except (ServerUnavailable, CorruptState) as error:
         found.problems.append(str(error))
-    if found.hot:
-        max_age = late_seconds(settings) if max_age_seconds is None else max_age_seconds
-        found.problems += _lateness(found.hot, max_age)
-        if max_quarantined is not None and found.hot.quarantined > max_quarantined:
-            found.problems.append(
-                f"{counted(found.hot.quarantined, 'character is', 'characters are')} in "
-                "quarantine: `statesync quarantine list`"
-            )
     _ask_postgresql(found, orchestrator)
     try:
         found.queues = queues.count(settings)
     except Exception as error:  # each transport of a broker has its own
         found.problems.append(problem_of(error, "the broker", settings.broker_url))
+    found.problems += [describe_trouble(*trouble) for trouble in sorted(found.troubles.items())]
     if found.hot:
+        max_age = late_seconds(settings) if max_age_seconds is None else max_age_seconds
+        found.problems += _lateness(found.hot, max_age)
         found.problems += _dead_schedule(found, found.hot, settings)
+        if max_quarantined is not None and found.hot.quarantined > max_quarantined:
+            quarantined = counted(found.hot.quarantined, "character is", "characters are")
+            found.problems.append(f"{quarantined} in quarantine: `statesync quarantine list`")
     return found
 
 
@@ -114,7 +114,6 @@ def _ask_redis(found: Gathered, orchestrator: GameStateOrchestrator) -> None:
     found.problems += found.refusals
     found.unknown_types = count_unknown_types(hot)
     found.troubles = hot.troubles()
-    found.problems += [describe_trouble(*trouble) for trouble in sorted(found.troubles.items())]
     if found.hot.recovering:
         found.problems.append(str(DatabaseWentBack()))
 

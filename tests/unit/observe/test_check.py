@@ -13,7 +13,7 @@ def test_each_topic_is_in_one_group_and_each_group_is_a_topic() -> None:
     assert sorted(grouped) == sorted(Topic)
     for group in Group:
         assert checked(Topic(group), "").group == group, "what fails as a whole fails as itself"
-    assert {*checks._ASKS, Group.WORKERS} == {*Group}
+    assert {*checks._ASKS, Group.WORKERS, Group.BEAT} == {*Group}
 
 
 @pytest.mark.parametrize(
