@@ -32,7 +32,8 @@ _FOUND_BY = {
     "backup": "the save of a character showed",
 }
 _SETTLING = "the sweeps settle it; `statesync recover` does it at once"
-_NAMELESS = " If Redis came up empty, what was not saved is lost, and nobody can name it."
+_UNKNOWN = "No character is known to have lost anything."
+_NAMELESS = "If Redis came up empty, what was not saved is lost, and nobody can name it."
 _LOADING = "if Redis came up empty, load who was playing: `statesync restore --all-active`"
 _LISTED = 20
 """More characters than this are counted, not listed; --json has all."""
@@ -61,7 +62,7 @@ def describe_loss(loss: Loss) -> str:
         (loss.postgresql_sweeps, "PostgreSQL", "Redis"),
     ):
         found += f"; {name} counts {pair[1]} sweeps, {other} remembers {pair[0]}" if pair else ""
-    return f"{found}. {_costs(loss)}{_NAMELESS if loss.counts_anew else ''}"
+    return f"{found}. {_costs(loss)}"
 
 
 def _costs(loss: Loss) -> str:
@@ -76,7 +77,10 @@ def _costs(loss: Loss) -> str:
     if not loss.recovered_at:
         so_far = f"Characters so far {costs}. " if costs else ""
         return f"{so_far}Not settled yet: who is affected is not known before that."
-    return f"Characters {costs}." if costs else "No character is known to have lost anything."
+    told = [f"Characters {costs}."] if costs else []
+    if loss.counts_anew:
+        told.append(_NAMELESS)
+    return " ".join(told) or _UNKNOWN
 
 
 def describe_not_live(characters: Sequence[NotLive]) -> list[str]:

@@ -72,6 +72,7 @@ def show_overview(request: Request) -> Response:
             now=now,
             limit=settings.sync_seconds,
         ),
+        watched_seconds=now - points[0].at if points else 0.0,
         size=(WIDTH, HEIGHT),
         is_late=_is_late(sample, settings),
         outcomes=_outcomes(status.counters if status else {}),

@@ -39,6 +39,7 @@ def test_what_is_unsaved_beside_the_promise(
     text = visitor.text("/")
     assert "unsaved changes 3 2 wait, 1 are with workers" in text
     assert "promise: 60 s" in text
+    assert "s: what was before that is not in the charts" in text
     assert "The first round of checks is not done yet." in text
 
 

@@ -40,4 +40,5 @@ def test_a_loss_that_leaves_something_to_do_is_a_warning(loss: Loss, todo: str) 
 def test_redis_that_may_have_come_up_empty() -> None:
     check = check_loss(replace(SETTLED, redis_sweeps=(9, 0)))
     assert "what was not saved is lost, and nobody can name it" in check.found
+    assert "No character is known" not in check.found
     assert "statesync restore --all-active" in check.do
