@@ -7,14 +7,16 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from statesync import logs
 from statesync.lifecycle.realms import Realms
 from statesync.settings import Settings
 from statesync.web.app import make_app
+from statesync.web.connections import BACKLOG, Connection, Seldom, raise_limit
 from statesync.web.watch import Watch
 
-__all__ = ["listen", "serve"]
+__all__ = ["configuration", "listen", "serve"]
 
 _ANSWER_SECONDS = 2.0
 """How long an operation on Redis waits: nobody plays here, and somebody looks at the page."""
@@ -37,22 +39,32 @@ def serve(
     logs.configure(settings.log_format)
     # It has two lines for each time that the revision of the tables is asked for.
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").addFilter(Seldom())
+    raise_limit()
     host, port = listening.getsockname()[:2]
     patience = {"answer_seconds": _ANSWER_SECONDS, "database_seconds": _DATABASE_SECONDS}
     with Realms(settings, **patience) as realms, Watch(realms) as watch:
         app = make_app(realms, watch)
-        config = uvicorn.Config(
-            app,
-            # Who asks is who is connected: a header may say anything.
-            proxy_headers=False,
-            server_header=False,
-            access_log=False,
-            log_config=None,
-            log_level="warning",
-            lifespan="off",
-            timeout_graceful_shutdown=_END_SECONDS,
-        )
         say(f"http://{f'[{host}]' if ':' in host else host}:{port}/")
         for note in app.state.access.notes():
             say(note)
-        uvicorn.Server(config).run(sockets=[listening])
+        uvicorn.Server(configuration(app)).run(sockets=[listening])
+
+
+def configuration(app: ASGIApp) -> uvicorn.Config:
+    """Return how uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        # Who asks is who is connected: a header may say anything.
+        proxy_headers=False,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+        # Its warnings are of strangers: one for each request that is none.
+        log_level="error",
+        lifespan="off",
+        http=Connection,
+        ws="none",
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=_END_SECONDS,
+    )
