@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-import math
+import re
 import secrets
 import threading
 import time
@@ -21,17 +21,27 @@ from starlette.requests import HTTPConnection
 
 from statesync.settings import Settings
 
-__all__ = ["COOKIE", "LOGIN_SECONDS", "Access", "Login", "Role", "is_direct", "is_same_origin"]
+__all__ = [
+    "COOKIE",
+    "DEVICE_COOKIE",
+    "DEVICE_SECONDS",
+    "LOGIN_SECONDS",
+    "Access",
+    "Login",
+    "Role",
+    "is_direct",
+    "is_same_origin",
+]
 
 COOKIE = "statesync_login"
+DEVICE_COOKIE = "statesync_device"
+DEVICE_SECONDS = 90 * 86_400
 LOGIN_SECONDS = 8 * 3600
 """A login ends after a shift, whether the page is used or not."""
 _KEPT_LOGINS = 1000
-"""If there are more, the oldest ends."""
-_TRIES = 10
-"""So many passwords may be tried at once from one address, and then one in each rest."""
-_REST_SECONDS = 6.0
-_KEPT_ADDRESSES = 10_000
+"""If there are more, the oldest ends; of devices, too."""
+_SITE_BITS = 64
+"""One site has all addresses of IPv6 that begin with so many bits."""
 
 
 class Role(StrEnum):
@@ -68,7 +78,7 @@ class Access:
             role: (text.partition(":")[0], _digest(text)) for role, text in given.items() if text
         }
         self._logins: dict[str, Login] = {}
-        self._tries: dict[str, tuple[float, float]] = {}
+        self._devices: dict[str, None] = {}
         self._lock = threading.Lock()
 
     @property
@@ -86,6 +96,7 @@ class Access:
             actors = "nobody: set STATESYNC_WEB_OPERATOR=name:password"
         return [
             f"reading: this machine, without a password; from elsewhere {readers}",
+            "a proxy on this machine has to send X-Forwarded-For: or it is taken for this machine",
             f"acting: {actors}",
         ]
 
@@ -120,65 +131,94 @@ class Access:
         with self._lock:
             self._logins.pop(token or "", None)
 
-    def may_try(self, address: str) -> bool:
-        """Count an attempt to log in from an address; False if there were too many."""
-        now = time.monotonic()
+    def new_device(self) -> str:
+        """Return the token of a browser that somebody has logged in with."""
+        token = secrets.token_urlsafe(32)
         with self._lock:
-            tried, at = self._tries.pop(address, (0.0, now))
-            tried = max(0.0, tried - (now - at) / _REST_SECONDS)
-            is_one_more = tried + 1 <= _TRIES
-            while len(self._tries) >= _KEPT_ADDRESSES:
-                del self._tries[next(iter(self._tries))]
-            self._tries[address] = (tried + is_one_more, now)
-        return is_one_more
+            while len(self._devices) >= _KEPT_LOGINS:
+                del self._devices[next(iter(self._devices))]
+            self._devices[token] = None
+        return token
 
-    def rest_seconds(self, address: str) -> int:
-        """Return after how many seconds an address may try again."""
+    def knows_device(self, token: str | None) -> bool:
+        """Return whether somebody has logged in with a browser since this process began."""
         with self._lock:
-            tried, at = self._tries.get(address, (0.0, 0.0))
-        waited = time.monotonic() - at
-        return max(1, math.ceil((tried + 1 - _TRIES) * _REST_SECONDS - waited))
+            return token in self._devices
+
+    def key_of_tries(self, address: str, device: str | None) -> str:
+        """Return what attempts to log in are counted by.
+
+        A browser that has logged in before counts by itself: nobody else at its address, which may
+        be that of a proxy, can use up its attempts.
+        """
+        return f"device {device}" if self.knows_device(device) else _site(address)
 
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
 
-_PROXY_HEADERS = ("forwarded", "via", "x-real-ip", "x-client-ip", "cf-connecting-ip")
+_PROXY_HEADERS = re.compile(
+    r"(x-)?forwarded.*|via|cdn-loop|(.*-)?client-ip|(.*-)?(real|connecting)-ip"
+    r"|x-(original|envoy|remote|scheme|proxy|amzn|azure|appengine|vercel|nf)\b.*|(cf|fly|fastly)-.*"
+)
+"""What proxies, and clouds before them, say of those who ask."""
 
 
 def is_direct(request: HTTPConnection) -> bool:
     """Return whether a request comes straight from a process of this machine.
 
-    What comes through a proxy on this machine does not, nor does the page of another site whose
-    name leads to 127.0.0.1 (DNS rebinding).
+    What comes through a proxy on this machine does not, as far as it can be told, nor does what
+    the page of another site asks for, also if its name leads to 127.0.0.1 (DNS rebinding).
     """
     # nginx, unless told otherwise, speaks HTTP/1.0 and says nothing of itself. No browser does so.
     if request.scope.get("http_version") == "1.0":
         return False
-    is_proxied = any(
-        name in _PROXY_HEADERS or name.startswith("x-forwarded") for name in request.headers
-    )
+    is_proxied = any(map(_PROXY_HEADERS.fullmatch, request.headers))
     peer = request.client.host if request.client else ""
-    return _is_loopback(peer) and not is_proxied and _is_loopback(_host_name(request))
+    is_here = _is_loopback(peer) and _is_loopback(_host_name(request))
+    return is_here and not is_proxied and not _is_asked_for_elsewhere(request)
+
+
+def _is_asked_for_elsewhere(request: HTTPConnection) -> bool:
+    """Return whether a page that is not of this machine asks; a link from there is no question."""
+    headers = request.headers
+    is_cross_site = headers.get("sec-fetch-site") == "cross-site"
+    if is_cross_site and headers.get("sec-fetch-mode") == "navigate":
+        return False
+    pages = [*headers.getlist("origin"), *headers.getlist("referer")]
+    return is_cross_site or not all(_is_loopback(_host_of(page)) for page in pages)
+
+
+def _host_of(url: str) -> str:
+    with suppress(ValueError):
+        return urlsplit(url).hostname or ""
+    return ""
 
 
 def _host_name(request: HTTPConnection) -> str:
     hosts = request.headers.getlist("host")
-    with suppress(ValueError):
-        if len(hosts) == 1:
-            return urlsplit(f"//{hosts[0]}").hostname or ""
-    return ""
+    return _host_of(f"//{hosts[0]}") if len(hosts) == 1 else ""
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+    address = _address(host)
+    return host == "localhost" or bool(address and address.is_loopback)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        mapped = getattr(address, "ipv4_mapped", None)
-        return (mapped or address).is_loopback
-    return False
+        address = ipaddress.ip_address(text)
+        return getattr(address, "ipv4_mapped", None) or address
+    return None
+
+
+def _site(address: str) -> str:
+    """Return whose address it is: of IPv6, who has one has all that begin alike."""
+    found = _address(address)
+    if found is None or found.version == 4:
+        return str(found or address)
+    return str(ipaddress.ip_network((int(found), _SITE_BITS), strict=False))
 
 
 def is_same_origin(request: HTTPConnection) -> bool:

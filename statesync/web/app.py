@@ -9,6 +9,7 @@ from statesync.lifecycle.realms import Realms
 from statesync.web import metrics, pages, probes
 from statesync.web.access import Access
 from statesync.web.guard import Guard
+from statesync.web.tries import Tries
 from statesync.web.watch import Watch
 
 __all__ = ["make_app"]
@@ -28,5 +29,6 @@ def make_app(realms: Realms, watch: Watch) -> Starlette:
     app.state.realms = realms
     app.state.watch = watch
     app.state.access = Access(settings)
+    app.state.tries = Tries()
     app.state.flower_url = settings.flower_url
     return app

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from statesync.web.access import COOKIE, LOGIN_SECONDS, Access
+from statesync.web.access import COOKIE, DEVICE_COOKIE, DEVICE_SECONDS, LOGIN_SECONDS, Access
 from statesync.web.guard import LOGIN, LOGOUT
 from statesync.web.rendering import render
+from statesync.web.tries import Tries
 
 __all__ = ["log_in", "log_out", "routes", "show_login"]
+
+log = logging.getLogger(__name__)
 
 _OWN_PATH = re.compile(r"/(?:[A-Za-z0-9][A-Za-z0-9/_.-]*)?(?:\?[A-Za-z0-9=&%_.+-]*)?")
 """A page of ours: a login leads nowhere else."""
@@ -25,32 +29,51 @@ def show_login(request: Request) -> Response:
 
 def log_in(request: Request) -> Response:
     """Log in, and go to the page that was asked for."""
-    access: Access = request.app.state.access
-    form = request.state.form
+    state, form = request.app.state, request.state.form
+    access: Access = state.access
+    tries: Tries = state.tries
     target = form.get("next", "/")
     next_page = target if _OWN_PATH.fullmatch(target) else "/"
-    address = request.client.host if request.client else ""
-    if not access.may_try(address):
-        wait = access.rest_seconds(address)
-        problem = f"Too many attempts from {address or 'there'}: wait {wait} s."
+    address = request.client.host if request.client else "nowhere"
+    device = request.cookies.get(DEVICE_COOKIE)
+    key = access.key_of_tries(address, device)
+    if not tries.may_try(key):
+        wait = tries.rest_seconds(key)
+        _tell_failure(tries, "too many attempts", address)
+        problem = f"Too many attempts from {address}: wait {wait} s."
         answer = render(request, "login.html", status_code=429, next=next_page, problem=problem)
         answer.headers["Retry-After"] = str(wait)
         return answer
     token = access.log_in(form.get("name", ""), form.get("password", ""))
-    if token is None:
+    login = access.login(token)
+    if token is None or login is None:
+        _tell_failure(tries, "wrong name or password", address)
         problem = "Name or password is wrong."
         return render(request, "login.html", status_code=403, next=next_page, problem=problem)
+    log.info("login: %s (%s) from %s", login.name, login.role, address)
     access.log_out(request.cookies.get(COOKIE))
     done = RedirectResponse(next_page, status_code=303)
-    done.set_cookie(
-        COOKIE,
-        token,
-        max_age=LOGIN_SECONDS,
+    _set_cookie(request, done, COOKIE, token, LOGIN_SECONDS)
+    if not access.knows_device(device):
+        _set_cookie(request, done, DEVICE_COOKIE, access.new_device(), DEVICE_SECONDS)
+    return done
+
+
+def _tell_failure(tries: Tries, why: str, address: str) -> None:
+    """Write a line, as seldom as one address may try: a stranger does not fill the disk."""
+    if tries.may_try(f"lines of {why}"):
+        log.warning("login refused: %s, from %s", why, address)
+
+
+def _set_cookie(request: Request, answer: Response, name: str, value: str, seconds: int) -> None:
+    answer.set_cookie(
+        name,
+        value,
+        max_age=seconds,
         httponly=True,
         samesite="strict",
         secure=_is_https(request),
     )
-    return done
 
 
 def _is_https(request: Request) -> bool:

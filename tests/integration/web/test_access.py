@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+import pytest
 from starlette.applications import Starlette
 
 from statesync.settings import Settings
@@ -28,8 +30,17 @@ STRANGERS = {
             "Forwarded": "for=127.0.0.1",
             "Via": "1.1 proxy",
             "X-Real-IP": "127.0.0.1",
+            "True-Client-IP": "127.0.0.1",
+            "X-Cluster-Client-IP": "127.0.0.1",
+            "Fastly-Client-IP": "127.0.0.1",
+            "CF-Connecting-IP": "127.0.0.1",
+            "X-Original-Host": "ops.example",
+            "X-Envoy-External-Address": "127.0.0.1",
         }.items()
     },
+    "a page of another site": {"headers": {"Origin": "https://evil.example"}},
+    "our page by another name": {"headers": {"Referer": "https://ops.example/"}},
+    "a script of another site": {"headers": {"Sec-Fetch-Site": "cross-site"}},
 }
 
 
@@ -49,6 +60,17 @@ def test_this_machine_reads_without_a_password(app: Starlette) -> None:
         for peer in ("127.0.0.1", "::1", "::ffff:127.0.0.1"):
             assert Visitor(app, peer=peer, base=base).get("/login").status_code == 200
             assert "Quarantine" in Visitor(app, peer=peer, base=base).get("/").text
+
+
+def test_a_link_from_elsewhere_leads_to_this_machine(app: Starlette) -> None:
+    flower = {"Sec-Fetch-Site": "same-site", "Referer": "http://localhost:5555/"}
+    dashboard = {
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "navigate",
+        "Referer": "http://grafana.example/",
+    }
+    for headers in (flower, dashboard, {"Sec-Fetch-Site": "none"}):
+        assert Visitor(app, headers=headers).get("/quarantine").status_code == 200, headers
 
 
 def test_a_proxy_that_says_nothing_of_itself_speaks_http_1_0(app: Starlette) -> None:
@@ -101,6 +123,45 @@ def test_guessing_is_slowed_down_for_one_address_alone(app: Starlette) -> None:
     assert 0 < int(answer.headers["retry-after"]) <= 6
     other = Visitor(app, peer="10.0.0.9", base="http://10.0.0.1:9180")
     assert other.log_in(*OPERATOR).status_code == 303
+
+
+def test_guessing_locks_nobody_out_who_has_logged_in_before(app: Starlette) -> None:
+    """Behind a proxy all have its address."""
+    olga, guesser = (Visitor(app, peer="10.0.0.1", base="http://ops.example") for _ in range(2))
+    assert olga.log_in(*OPERATOR).status_code == 303
+    olga.post("/logout", csrf_token=olga.csrf_token())
+    guesser.client.cookies.set("statesync_device", "guessed")
+    codes = [guesser.log_in(OPERATOR[0], f"guess {n}").status_code for n in range(10)]
+    assert codes == [403] * 9 + [429]
+    assert olga.log_in(*OPERATOR).status_code == 303
+    codes = [olga.log_in(OPERATOR[0], f"guess {n}").status_code for n in range(10)]
+    assert codes == [403] * 9 + [429], "a stolen cookie is no way around"
+
+
+def test_a_site_has_one_address_of_ipv6(app: Starlette) -> None:
+    def code(peer: str) -> int:
+        visitor = Visitor(app, peer=peer, base="http://10.0.0.1:9180")
+        status: int = visitor.log_in(OPERATOR[0], "guess").status_code
+        return status
+
+    assert [code(f"2001:db8::{n}:1") for n in range(11)] == [403] * 10 + [429]
+    assert code("2001:db8:0:1::1") == 403
+    assert [code("::ffff:10.0.0.7") for _ in range(10)] == [403] * 10
+    assert (code("10.0.0.7"), code("::ffff:10.0.0.8")) == (429, 403)
+
+
+def test_logins_are_told_in_the_log_and_guesses_seldom(
+    app: Starlette, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "statesync.web.logins"):
+        assert Visitor(app, peer="10.0.0.9").log_in(*OPERATOR).status_code == 303
+        for number in range(50):
+            Visitor(app, peer=f"10.0.1.{number}").log_in("my password", "a secret")
+    lines = [line for line in caplog.messages if line.startswith("login")]
+    assert lines == [
+        "login: olga (operator) from 10.0.0.9",
+        *(f"login refused: wrong name or password, from 10.0.1.{n}" for n in range(10)),
+    ]
 
 
 def test_a_login_leads_to_no_other_site(app: Starlette) -> None:
