@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,29 @@ def test_a_full_disk_is_noted_until_something_is_saved(hot: HotStore, engine: En
     assert hot.troubles(), "a login reads: it says nothing of a full disk"
     execute(engine, "DROP TRIGGER full_disk ON characters")
     assert back_up(hot, 1).get()["outcome"] == "saved"
+    assert hot.troubles() == {}
+
+
+def test_a_missing_right_is_noted_though_sweeps_that_find_nothing_go_well(
+    hot: HotStore, raw: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot.create(1)
+    rules = ("reset", "on", ">pw", "~*", "&*", "+@all", "-zadd")
+    raw.execute_command("ACL", "SETUSER", "worker", *rules)
+    url = settings.redis_url.replace("unix://", "unix://worker:pw@")
+    try:
+        with Realms(replace(settings, redis_url=url)) as realms:
+            monkeypatch.setattr(tasks, "realms", lambda: realms)
+            assert tasks.sync_dirty.apply().failed()
+            raw.srem(hot.keys.dirty, 1)
+            assert tasks.sync_dirty.apply().get()["claimed"] == 0
+            trouble = hot.troubles()[Server.REDIS]
+    finally:
+        raw.execute_command("ACL", "DELUSER", "worker")
+    assert "+zadd" in trouble.error
+    assert trouble.works == {Work.CLAIM}
+    done = {"requeued": 0, "claimed": 1, "left": 0, "comparing": False}
+    tasks.sync_dirty.on_success(done, "", (), {})
     assert hot.troubles() == {}
 
 
