@@ -24,7 +24,7 @@ from statesync.hot.trouble import tells_full
 from statesync.settings import Settings
 from statesync.state.fields import printable
 
-__all__ = ["REFUSALS", "SERVER_NAMES", "TROUBLE", "Outages", "Troubles"]
+__all__ = ["REFUSALS", "SERVER_NAMES", "TROUBLE", "Outages", "Troubles", "server_of"]
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Outages:
 
     def failed(self, work: str, error: StatesyncError) -> None:
         """Take in that an error, one of TROUBLE, ended some work."""
-        server = _server_of(error)
+        server = server_of(error)
         level = logging.ERROR if isinstance(error, REFUSALS) else logging.WARNING
         with self._lock:
             outage = self._outages.setdefault(server, _Outage())
@@ -142,7 +142,7 @@ class Troubles:
         self._noted.add(work)
         with suppress(StatesyncError):  # Redis' own trouble is told by whoever meets it
             text = printable(error)[:_ERROR_LENGTH]
-            self._hot.note_trouble(_server_of(error), work, text, keep_ms=self._keep_ms)
+            self._hot.note_trouble(server_of(error), work, text, keep_ms=self._keep_ms)
 
     def succeeded(self, work: Work) -> None:
         """Take in that some work was done, and remove the notes on servers that refused it."""
@@ -166,7 +166,8 @@ def _is_answering(error: RedisUnavailable) -> bool:
     return isinstance(error, RedisForbidden) or tells_full(error)
 
 
-def _server_of(error: StatesyncError) -> Server:
+def server_of(error: StatesyncError) -> Server:
+    """Return which server an error, one of TROUBLE, is of."""
     if isinstance(error, RedisUnavailable):
         return Server.REDIS
     return Server.BROKER if isinstance(error, BrokerUnavailable) else Server.POSTGRESQL

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from statesync.hot.commands.troubles import Server
+
 __all__ = ["Check", "CheckStatus", "Group", "Topic", "checked", "counted"]
 
 
@@ -153,6 +155,8 @@ class Check:
     do: str = ""
     subject: str = ""
     """Which of several it is about: a queue, a server."""
+    away: Server | None = None
+    """The server that did not answer, so nothing else is known."""
 
     @property
     def group(self) -> Group:
@@ -187,8 +191,14 @@ def counted(number: int, one: str, more: str) -> str:
 
 
 def checked(
-    topic: Topic, found: str, *, warn: str = "", fail: str = "", subject: str = ""
+    topic: Topic,
+    found: str,
+    *,
+    warn: str = "",
+    fail: str = "",
+    subject: str = "",
+    away: Server | None = None,
 ) -> Check:
     """Return a check that is ok unless one of ``warn`` and ``fail`` says what to do."""
     status = CheckStatus.FAIL if fail else CheckStatus.WARN if warn else CheckStatus.OK
-    return Check(topic, status, found, fail or warn, subject)
+    return Check(topic, status, found, fail or warn, subject, away)

@@ -15,8 +15,10 @@ from statesync.errors import (
     ServerUnavailable,
     SettingsError,
 )
+from statesync.hot.commands.troubles import Server
 from statesync.hot.rights import is_refusal
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
+from statesync.lifecycle.troubles import server_of
 from statesync.observe.backlog import check_backlog
 from statesync.observe.beat import check_beat
 from statesync.observe.broker import check_broker, check_results, problem_of
@@ -38,11 +40,11 @@ Ask = Callable[[GameStateOrchestrator, Settings], Iterator[Check]]
 OF_ALL_REALMS = (Group.BROKER, Group.RESULTS, Group.FLOWER, Group.VERSIONS)
 """What is the same in all realms: to check it in one of them is enough."""
 _CELERY = {
-    Group.BROKER: ("the broker", "broker_url"),
-    Group.WORKERS: ("the broker", "broker_url"),
-    Group.RESULTS: ("the results", "result_url"),
+    Group.BROKER: ("the broker", "broker_url", Server.BROKER),
+    Group.WORKERS: ("the broker", "broker_url", Server.BROKER),
+    Group.RESULTS: ("the results", "result_url", None),
 }
-"""What Celery connects to: its name, and the setting with its URL."""
+"""What Celery connects to: its name, the setting with its URL, and which server that is."""
 
 
 def run(
@@ -82,7 +84,8 @@ def _examine(
         advice = "give its user the login or the right, or mend its URL"
         found.append(checked(topic, str(error), fail=advice))
     except ServerUnavailable as error:
-        found.append(checked(topic, str(error), fail="start it, or mend its URL"))
+        advice = "start it, or mend its URL"
+        found.append(checked(topic, str(error), fail=advice, away=server_of(error)))
     except SettingsError as error:
         found.append(checked(topic, str(error), fail="mend the setting"))
     except CorruptState as error:
@@ -92,10 +95,10 @@ def _examine(
     except Exception as error:
         if group not in _CELERY:
             raise
-        what, url = _CELERY[group]
-        away = problem_of(error, what, getattr(settings, url))
+        what, url, server = _CELERY[group]
+        problem = problem_of(error, what, getattr(settings, url))
         advice = f"{_advice(error)}, or mend {PREFIX}{url.upper()}"
-        found.append(checked(topic, away, fail=advice))
+        found.append(checked(topic, problem, fail=advice, away=server))
     return found
 
 

@@ -34,7 +34,10 @@ _FOUND_BY = {
 _SETTLING = "the sweeps settle it; `statesync recover` does it at once"
 _UNKNOWN = "No character is known to have lost anything."
 _NAMELESS = "If Redis came up empty, what was not saved is lost, and nobody can name it."
-_LOADING = "if Redis came up empty, load who was playing: `statesync restore --all-active`"
+_LOADING = (
+    "if Redis came up empty, load who was playing: `statesync restore --all-active`; whom the game "
+    "created anew instead stands in `statesync conflicts list`"
+)
 _LISTED = 20
 """More characters than this are counted, not listed; --json has all."""
 

@@ -20,14 +20,21 @@ _OLDEST_POSTGRESQL = 12
 def check_postgresql(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
     """Check the version, the time limits, the tables and our rights."""
     with database.transaction(orchestrator.engine) as connection:
-        query = "SELECT current_setting('server_version'), pg_is_in_recovery()"
-        version, is_replica = connection.exec_driver_sql(query).one()
+        version, is_replica, read_only = connection.exec_driver_sql(
+            "SELECT current_setting('server_version'), pg_is_in_recovery(), "
+            "current_setting('transaction_read_only')"
+        ).one()
         limits = "; ".join(different_limits(connection, settings))
     advice = ""
     if int(version.split(".")[0]) < _OLDEST_POSTGRESQL:
         advice = f"PostgreSQL {_OLDEST_POSTGRESQL} or newer is needed"
     elif is_replica:
         advice = "it is a replica: point STATESYNC_DATABASE_URL at the primary"
+    elif read_only == "on":
+        advice = (
+            "it takes no writes: find who has set default_transaction_read_only, for the server, "
+            "the database or our role, and take it off"
+        )
     yield checked(Topic.POSTGRESQL, f"PostgreSQL {version}", fail=advice)
     yield checked(
         Topic.TIME_LIMITS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from starlette.requests import Request
@@ -14,9 +14,9 @@ from statesync.observe.check import Check, CheckStatus, Topic
 from statesync.settings import Settings
 from statesync.web.chart import HEIGHT, WIDTH, draw
 from statesync.web.rendering import realm_of, render
-from statesync.web.watch import Answer, Sample, Watch
+from statesync.web.watch import KEPT_SECONDS, SILENT_SECONDS, Answer, Point, Sample, Watch
 
-__all__ = ["Problem", "problems_of", "routes", "show_overview"]
+__all__ = ["Problem", "problems_of", "routes", "show_overview", "watched_seconds"]
 
 _SERVERS = {
     "redis": ("Redis", Topic.REDIS),
@@ -72,10 +72,10 @@ def show_overview(request: Request) -> Response:
             now=now,
             limit=settings.sync_seconds,
         ),
-        watched_seconds=now - points[0].at if points else 0.0,
+        watched_seconds=watched_seconds(points, now=now),
         size=(WIDTH, HEIGHT),
         is_late=_is_late(sample, settings),
-        outcomes=_outcomes(status.counters if status else {}),
+        counters=_counters(status.counters if status else {}),
     )
 
 
@@ -102,23 +102,33 @@ def problems_of(sample: Sample) -> list[Problem]:
     """
     away = [name for name in _SERVERS if _is_away(getattr(sample, name))]
     topics = {_SERVERS[name][1] for name in away}
-    errors = {getattr(sample, name).error for name in away}
-    others = [
-        _problem(check)
+    wrong = [
+        check
         for check in _checks(sample)
-        if not (check.status is CheckStatus.OK or check.topic in topics or check.found in errors)
+        if check.status is not CheckStatus.OK and check.topic not in topics
     ]
-    found = [*(_server_away(name, getattr(sample, name).error) for name in away), *others]
+    found = [_server_away(name, sample, wrong) for name in away]
+    found += [_problem(check) for check in wrong if check.away not in away]
     return sorted(found, key=lambda problem: problem.status is not CheckStatus.FAIL)
+
+
+def watched_seconds(points: Sequence[Point], *, now: float) -> float | None:
+    """Return for how long the charts have seen anything; None if that is their whole hour."""
+    seconds = now - points[0].at if points else 0.0
+    return seconds if seconds < KEPT_SECONDS - SILENT_SECONDS else None
 
 
 def _is_away(answer: Answer[Any]) -> bool:
     return bool(answer.at) and not answer.is_up
 
 
-def _server_away(name: str, error: str) -> Problem:
+def _server_away(name: str, sample: Sample, wrong: list[Check]) -> Problem:
+    """Return that a server is away, with the checks that could not be made without it."""
     server, topic = _SERVERS[name]
-    found = f"{server} does not answer: {error or 'it has been silent for a while'}"
+    error = getattr(sample, name).error.rstrip(".") or "it has been silent for a while"
+    found = f"{server} does not answer: {error}."
+    if unmade := ", ".join(check.name for check in wrong if check.away == name):
+        found += f" Not known until it does: {unmade}."
     return Problem(CheckStatus.FAIL, topic, found, "start it, or mend its URL", topic)
 
 
@@ -137,7 +147,7 @@ def _is_late(sample: Sample, settings: Settings) -> bool:
     return bool(status and (status.oldest_ms or 0) > 1000 * settings.sync_seconds)
 
 
-def _outcomes(counters: Mapping[str, int]) -> list[tuple[str, int]]:
+def _counters(counters: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted((name.replace("_", " "), number) for name, number in counters.items())
 
 

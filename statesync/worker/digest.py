@@ -41,18 +41,26 @@ _LOST_IN_CHILD = "Exception raised outside body"
 _AWAY = re.compile("ConnectionError|TimeoutError|OperationalError")
 _QUIET_SECONDS = 60
 _REJECTED = trace.LOG_REJECTED.strip()
+_TIMER_FAILED = "Error in timer: %r"
+"""What a worker sends by itself, such as its events, was refused."""
+_OF_BROKERS = ("redis.", "amqp.", "kombu.")
+"""Whose errors are those of a broker."""
+_OFTEN = "Frequent restarts detected: %r"
+_PREFETCH = "Temporarily reducing the prefetch count"
+"""How the line begins that each try to connect writes while a task runs."""
 _CANCELLING = "worker_cancel_long_running_tasks_on_connection_loss"
 """Celery explains this setting whenever the broker goes away; ours is chosen."""
 _OUTAGES = (
     *_NOT_ACKNOWLEDGED,
     *(_LOST, _NOT_CONNECTED, _RESULTS_LOST),
-    *(_BEAT_LOST, _BEAT_SENDS, _BEAT_FAILED, _EVENTS_LOST),
+    *(_BEAT_LOST, _BEAT_SENDS, _BEAT_FAILED, _EVENTS_LOST, _OFTEN),
 )
 """What is said at each try, and each time that beat sends a message."""
 _LOGGERS = (
     *("celery.app.trace", "celery.worker.strategy", "celery.beat", "celery.backends.redis"),
     *("celery.worker.consumer.consumer", "celery.worker.consumer.connection", "py.warnings"),
     *("celery.worker.request", "flower.events", "kombu.mixins", "celery.redirected"),
+    *("kombu.asynchronous.hub", "kombu.asynchronous.timer"),
 )
 
 _broker = Outages()
@@ -61,10 +69,8 @@ _MESSAGES = "messages"
 """What a broker refuses."""
 
 
-class _Results:
-    """What this process has told of the results' server; nothing tells that it is back."""
-
-    told_at = -math.inf
+_told_at: dict[str, float] = {}
+"""When this process has told what nothing tells the end of."""
 
 
 def set_up_digest() -> None:
@@ -95,15 +101,30 @@ def _look_for_outage(record: logging.LogRecord) -> None:
         _broker_failed(args[0])
     elif record.msg in _NOT_ACKNOWLEDGED:
         _broker_failed(args[1])
-    elif _is_result_lost(record) and time.monotonic() > _Results.told_at + _QUIET_SECONDS:
-        _Results.told_at = time.monotonic()
-        log.warning("results are not kept, and who waits for one waits in vain: %r", args[0])
+    elif _is_result_lost(record):
+        _tell_seldom("results are not kept, and who waits for one waits in vain: %r", args[0])
+    elif _is_timer_refused(record):
+        _tell_seldom("the broker refuses what this process sends: %s", args[0])
     elif record.msg == _CONNECTED:
         broker_answers()
 
 
 def _broker_failed(error: object) -> None:
     _broker.failed(_MESSAGES, BrokerUnavailable(f"the broker: {error}"))
+
+
+def _tell_seldom(message: str, error: object) -> None:
+    if time.monotonic() > _told_at.get(message, -math.inf) + _QUIET_SECONDS:
+        _told_at[message] = time.monotonic()
+        log.warning(message, error)
+
+
+def _is_timer_refused(record: logging.LogRecord) -> bool:
+    """Return whether a broker has refused what a worker sends by itself."""
+    if record.msg != _TIMER_FAILED or not isinstance(record.args, tuple):
+        return False
+    error = record.args[0]
+    return isinstance(error, OSError) or type(error).__module__.startswith(_OF_BROKERS)
 
 
 def _is_result_lost(record: logging.LogRecord) -> bool:
@@ -123,6 +144,8 @@ def _is_told_elsewhere(record: logging.LogRecord) -> bool:
     data = record.__dict__.get("data")
     if isinstance(data, dict) and _is_ours(data.get("name")):
         return _is_end_told_elsewhere(record, data)
+    if str(record.msg).startswith(_PREFETCH) or _is_timer_refused(record):
+        return True
     return _is_result_lost(record) or record.msg in _OUTAGES
 
 

@@ -268,6 +268,20 @@ def test_rights_that_are_missing(settings: Settings, engine: Engine) -> None:
     assert "start it" not in found["postgresql"]["do"]
 
 
+def test_a_database_that_takes_no_writes(settings: Settings, engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE ROLE frozen LOGIN SUPERUSER")
+        connection.exec_driver_sql("ALTER ROLE frozen SET default_transaction_read_only = on")
+    url = settings.database_url.replace("postgres@", "frozen@")
+    try:
+        found = examine(replace(settings, database_url=url), "postgresql", status=1)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP ROLE frozen")
+    assert found["postgresql"]["status"] == "fail"
+    assert "default_transaction_read_only" in found["postgresql"]["do"]
+
+
 def test_broker_and_state_on_one_database(settings: Settings) -> None:
     db = settings.redis_url.rpartition("=")[2]
     shared = replace(settings, broker_url=settings.broker_url.rpartition("=")[0] + f"={db}")

@@ -42,3 +42,4 @@ def test_redis_that_may_have_come_up_empty() -> None:
     assert "what was not saved is lost, and nobody can name it" in check.found
     assert "No character is known" not in check.found
     assert "statesync restore --all-active" in check.do
+    assert "statesync conflicts list" in check.do

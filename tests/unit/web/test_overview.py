@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 
+from statesync.hot.commands.troubles import Server
 from statesync.observe.check import Topic, checked
 from statesync.web.chart import HEIGHT, WIDTH, draw
-from statesync.web.overview import problems_of
+from statesync.web.overview import problems_of, watched_seconds
 from statesync.web.rendering import code, duration, utc
-from statesync.web.watch import Answer, Checked, Sample
+from statesync.web.watch import Answer, Checked, Point, Sample
 
 
 def up(value: object) -> Answer[object]:
@@ -43,15 +44,20 @@ def test_a_server_that_is_away_is_told_once_and_before_its_check() -> None:
     found = Checked(
         [
             checked(Topic.REDIS, "an old error", fail="start it"),
-            checked(Topic.CLOCKS, "refused", fail="start it"),
+            checked(Topic.CLOCKS, "an old error", fail="start it", away=Server.REDIS),
+            checked(Topic.BEAT, "an old error", fail="start it", away=Server.REDIS),
         ],
         {},
     )
     problems = problems_of(sample(redis=away("refused"), checks=up(found)))
-    assert [one.found for one in problems] == ["Redis does not answer: refused"]
+    assert [one.found for one in problems] == [
+        "Redis does not answer: refused. Not known until it does: clocks, beat."
+    ]
     late = Answer(object(), "", time.time() - 100)
     (silent,) = problems_of(sample(postgresql=late))
     assert "silent" in silent.found
+    again = problems_of(sample(redis=up(object()), checks=up(found)))
+    assert [one.name for one in again] == ["redis", "clocks", "beat"]
 
 
 def test_what_has_a_page_leads_there() -> None:
@@ -83,6 +89,12 @@ def test_a_chart_shows_the_highest_of_a_column_and_leaves_gaps() -> None:
     assert chart.line.count("L") < 240
     assert f"L{WIDTH} " in chart.line
     assert draw(minutes, now=NOW).line.count("M") > 2
+
+
+def test_charts_that_have_not_seen_the_whole_hour_say_so() -> None:
+    assert watched_seconds([], now=NOW) == 0
+    assert watched_seconds([Point(NOW - 60, 1, 0.0), Point(NOW, 1, 0.0)], now=NOW) == 60
+    assert watched_seconds([Point(NOW - 3595, 1, 0.0), Point(NOW, 1, 0.0)], now=NOW) is None
 
 
 def test_a_chart_of_a_million_ends_in_its_box() -> None:

@@ -6,15 +6,18 @@ import inspect
 import logging
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from celery import beat as celery_beat
 from celery.app import trace
 from celery.worker import request
-from celery.worker.consumer import connection
+from celery.worker.consumer import connection, consumer
 from flower import events
 from kombu import message as kombu_message
 from kombu import mixins
+from kombu.asynchronous import hub, timer
+from redis.exceptions import OutOfMemoryError
 
 from statesync.worker import digest
 from statesync.worker.digest import broker_answers, set_up_digest
@@ -29,6 +32,7 @@ def _digesting(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.INFO)
     yield
     broker_answers()
+    digest._told_at.clear()
     for name in digest._LOGGERS:
         logging.getLogger(name).filters.clear()
 
@@ -38,8 +42,8 @@ def says(logger: str, level: int, message: str, *args: Any, **extra: Any) -> Non
 
 
 def test_an_outage_of_the_broker_is_two_lines(caplog: pytest.LogCaptureFixture) -> None:
-    consumer = logging.getLogger("celery.worker.consumer.consumer")
-    consumer.warning(digest._LOST, exc_info=ConnectionError("reset"))
+    lost = logging.getLogger("celery.worker.consumer.consumer")
+    lost.warning(digest._LOST, exc_info=ConnectionError("reset"))
     for _ in range(5):
         says("celery.worker.consumer.consumer", 40, digest._NOT_CONNECTED, "redis://", "away", "")
     says("celery.backends.redis", 40, digest._RESULTS_LOST, 1, 20, "in 1 s")
@@ -98,6 +102,23 @@ def test_results_that_have_nowhere_to_go_are_told_once(caplog: pytest.LogCapture
     assert "results are not kept" in caplog.messages[0]
 
 
+def test_each_try_to_connect_is_no_line(caplog: pytest.LogCaptureFixture) -> None:
+    name = "celery.worker.consumer.consumer"
+    says(name, 20, f"{digest._PREFETCH} to 1 to avoid over-fetching")
+    says(name, 50, digest._OFTEN, RuntimeError("5 in 1s"))
+    assert not caplog.messages
+
+
+def test_what_a_worker_sends_by_itself_and_is_refused_names_the_broker(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    full = OutOfMemoryError("command not allowed when used memory > 'maxmemory'")
+    for error in (full, full, ConnectionError("away"), KeyError("a defect")):
+        says("kombu.asynchronous.hub", 40, digest._TIMER_FAILED, error)
+    assert caplog.messages == [f"the broker refuses what this process sends: {full}", ANY]
+    assert "a defect" in caplog.messages[1]
+
+
 def test_what_is_not_acknowledged_is_the_brokers_outage(caplog: pytest.LogCaptureFixture) -> None:
     for text in digest._NOT_ACKNOWLEDGED:
         says("celery.worker.request", 50, text, "4-2", "away")
@@ -140,6 +161,9 @@ def test_the_lines_are_those_of_celery_and_flower() -> None:
         kombu_message: digest._NOT_ACKNOWLEDGED,
         trace: (digest._LOST_IN_CHILD,),
         connection: (digest._CONNECTED,),
+        consumer: (digest._OFTEN, digest._PREFETCH),
+        hub: (digest._TIMER_FAILED,),
+        timer: (digest._TIMER_FAILED,),
         mixins: (digest._CONNECTED,),
         events: ("Failed to capture events: '%s', ", "trying again in %s seconds."),
     }
