@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from statesync.errors import InvalidCharId
 from statesync.hot.store import HotStore
 from statesync.observe.inspection import inspect
 from statesync.state.fields import parse_char_id
 from statesync.web.rendering import realm_of, render
+from statesync.web.threads import PageRoute
 
 __all__ = ["routes", "show_character"]
 
@@ -51,4 +51,4 @@ def _seconds(count: int | None, in_a_second: int) -> float | None:
     return None if count is None else count / in_a_second
 
 
-routes = [Route("/character", show_character, methods=["GET"])]
+routes = [PageRoute("/character", show_character, methods=["GET"])]

@@ -8,7 +8,6 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from statesync.errors import InvalidCharId
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
@@ -16,6 +15,7 @@ from statesync.observe import conflicts
 from statesync.observe.inspection import compare, inspect
 from statesync.state.fields import MAX_ID, TIE_FIELD, load_json, parse_char_id
 from statesync.web.rendering import realm_of, render
+from statesync.web.threads import PageRoute
 
 __all__ = ["routes", "show_conflict", "show_conflicts"]
 
@@ -96,6 +96,6 @@ def _id(text: str) -> int | None:
 
 
 routes = [
-    Route("/conflicts", show_conflicts, methods=["GET"]),
-    Route("/conflict", show_conflict, methods=["GET"]),
+    PageRoute("/conflicts", show_conflicts, methods=["GET"]),
+    PageRoute("/conflict", show_conflict, methods=["GET"]),
 ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from statesync.lifecycle.servers import losses
 from statesync.observe.losses import describe_loss
 from statesync.web.rendering import realm_of, render
+from statesync.web.threads import PageRoute
 
 __all__ = ["routes", "show_losses"]
 
@@ -31,4 +31,4 @@ def show_losses(request: Request) -> Response:
     return render(request, "losses.html", losses=found)
 
 
-routes = [Route("/losses", show_losses, methods=["GET"])]
+routes = [PageRoute("/losses", show_losses, methods=["GET"])]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
 
 from statesync.durable import actions, database
 from statesync.durable.actions import Action
@@ -15,6 +14,7 @@ from statesync.errors import NotMigrated, ServerUnavailable, StatesyncError
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state.fields import MAX_ID, printable
 from statesync.web.rendering import link, realm_of, render
+from statesync.web.threads import PageRoute
 
 __all__ = ["act", "done_before", "routes", "show_actions"]
 
@@ -79,4 +79,4 @@ def show_actions(request: Request) -> Response:
     return render(request, "actions.html", actions=found[:_LISTED], older=older)
 
 
-routes = [Route("/actions", show_actions, methods=["GET"])]
+routes = [PageRoute("/actions", show_actions, methods=["GET"])]

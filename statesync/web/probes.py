@@ -1,4 +1,7 @@
-"""Owns the probes: whether this process lives, and whether it can answer."""
+"""Owns the probes: whether this process lives, and whether it can answer.
+
+They wait for no thread: pages cannot hold them up.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,12 @@ from starlette.routing import Route
 __all__ = ["live", "ready", "routes"]
 
 
-def live(_: Request) -> PlainTextResponse:
+async def live(_: Request) -> PlainTextResponse:
     """Answer that this process lives."""
     return PlainTextResponse("live\n")
 
 
-def ready(request: Request) -> PlainTextResponse:
+async def ready(request: Request) -> PlainTextResponse:
     """Answer 200 if the watch has looked at a server lately, whatever it has found; else 503."""
     if request.app.state.watch.is_awake():
         return PlainTextResponse("ready\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from statesync.hot.commands.operators import QuarantineEntry
 from statesync.hot.store import HotStore
@@ -12,6 +11,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state.fields import parse_char_id
 from statesync.web.operations import act, done_before
 from statesync.web.rendering import realm_of, render
+from statesync.web.threads import PageRoute
 
 __all__ = ["discard", "retry", "routes", "show_quarantine"]
 
@@ -67,7 +67,7 @@ def discard(request: Request) -> Response:
 
 
 routes = [
-    Route(PAGE, show_quarantine, methods=["GET"]),
-    Route(f"{PAGE}/retry", retry, methods=["POST"]),
-    Route(f"{PAGE}/discard", discard, methods=["POST"]),
+    PageRoute(PAGE, show_quarantine, methods=["GET"]),
+    PageRoute(f"{PAGE}/retry", retry, methods=["POST"]),
+    PageRoute(f"{PAGE}/discard", discard, methods=["POST"]),
 ]

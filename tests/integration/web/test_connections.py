@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import resource
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import ExitStack
 
 import pytest
 import uvicorn
+from sqlalchemy import Engine
 from starlette.applications import Starlette
 
 from statesync.web import connections, server
@@ -21,6 +23,7 @@ from statesync.web.connections import Seldom, raise_limit
 BEGUN = b"GET /live HTTP/1.1\r\nHost: evil\r\nX: a"
 WHOLE = b"GET /live HTTP/1.1\r\nHost: evil\r\n\r\n"
 FORM = b"POST /login HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\nContent-Length: 9\r\n\r\na"
+OTHERS = ("/live", "/metrics", "/static/style.css", "/", "/login", "/runbooks", "/quarantine")
 Connect = Callable[[bytes], socket.socket]
 
 
@@ -144,3 +147,15 @@ def test_a_lack_of_descriptors_is_told_once(caplog: pytest.LogCaptureFixture) ->
         loop.close()
     assert caplog.text.count("out of system resource") == 1
     assert caplog.text.count("something else") == 3
+
+
+def test_a_frozen_postgresql_holds_up_nothing_else(connect: Connect, engine: Engine) -> None:
+    asked = [f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode() for path in OTHERS]
+    with engine.begin() as connection:
+        connection.exec_driver_sql("LOCK TABLE state_conflicts")
+        waiting = [
+            connect(b"GET /conflicts HTTP/1.1\r\nHost: localhost\r\n\r\n") for _ in range(41)
+        ]
+        assert {answer(connect(request)) for request in asked} == {b"HTTP/1.1 200"}
+        assert not select.select(waiting, [], [], 0)[0], "they wait until now"
+    assert {answer(connection) for connection in waiting} == {b"HTTP/1.1 200"}
