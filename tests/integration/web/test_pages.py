@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 from starlette.applications import Starlette
 
+from statesync import durable
 from statesync.durable import database
+from statesync.durable.losses import Loss, Side
 from statesync.errors import DatabaseUnavailable
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
@@ -205,6 +209,16 @@ def test_the_loss_that_it_comes_from(visitor: Visitor, conflict: int) -> None:
     text = visitor.text("/losses")
     assert "Redis went back in time" in text
     assert "Not settled yet." in text
+
+
+def test_an_empty_redis_leads_to_the_conflicts_that_came_of_it(
+    visitor: Visitor, engine: Engine, hot: HotStore
+) -> None:
+    now = datetime.now(UTC)
+    loss = Loss(side=Side.REDIS, found_at=now, recovered_at=now, redis_sweeps=(9, 0))
+    with engine.begin() as connection:
+        durable.losses.record(connection, hot.keys.prefix, loss)
+    assert "nobody can name it. What players have lost" in visitor.text("/losses")
 
 
 @pytest.fixture
