@@ -35,6 +35,7 @@ def pooled(pooler: PgBouncer, settings: Settings) -> Settings:
     return replace(settings, database_url=pooler.url(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooler", [""], ids=["strict"], indirect=True)
 def test_the_whole_life_of_characters(pooled: Settings, embedded: Servers) -> None:
     live_whole_life(embedded, pooled)

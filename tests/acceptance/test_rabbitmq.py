@@ -23,7 +23,10 @@ from tests.acceptance.test_contract import bare_write
 from tests.acceptance.test_doctor import examine
 from tests.rabbitmq import RabbitMQ
 
-pytestmark = pytest.mark.parametrize("topology", ["rabbitmq"], indirect=True)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.parametrize("topology", ["rabbitmq"], indirect=True),
+]
 
 
 def test_looking_at_queues_before_the_first_worker_changes_nothing(
@@ -132,7 +135,6 @@ def test_demo_on_a_broker_that_does_not_answer(settings: Settings) -> None:
     assert "STATESYNC_BROKER_URL" in run(None, "demo", "--broker", "localhost", status=2)
 
 
-@pytest.mark.slow
 def test_demo_holds_and_leaves_no_queue(settings: Settings, rabbitmq: RabbitMQ) -> None:
     shown = run(None, "demo", "--broker", rabbitmq.url, "--json")
     assert json.loads(shown.splitlines()[0])["held"] is True

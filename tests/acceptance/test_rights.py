@@ -97,6 +97,7 @@ def as_users(settings: Settings) -> Settings:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stack", "users")
 def test_the_whole_life_with_no_more_rights_than_the_page_gives(
     settings: Settings, migrated: str, embedded: Servers, raw: Any

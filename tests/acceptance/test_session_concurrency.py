@@ -116,6 +116,7 @@ def test_workers_killed_in_the_middle_of_saving_fights_lose_nothing(
     nothing_went_wrong(engine, hot)
 
 
+@pytest.mark.slow
 def test_four_direct_backups_of_one_fight_at_once(
     game: Game, bare: Bare, engine: Engine, hot: HotStore
 ) -> None:

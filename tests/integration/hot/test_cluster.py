@@ -180,6 +180,7 @@ def test_rights_by_the_tag_are_enough(store: Driver, redis_cluster: Cluster) -> 
             other.create(1, state="exploration")
 
 
+@pytest.mark.slow
 def test_slot_that_moves_at_once_is_followed_under_changes(redis_cluster: Cluster) -> None:
     """`CLUSTER MIGRATESLOTS`, as docs/realms.md advises: no change is lost, refused or doubled."""
     redis_cluster.flush()

@@ -65,6 +65,7 @@ def test_play_goes_on_after_the_master_is_killed(store: Driver, trio: Trio) -> N
     assert store.update(2, gold=2) == 2
 
 
+@pytest.mark.slow
 def test_connections_to_a_frozen_master_are_left(store: Driver, trio: Trio) -> None:
     port = trio.master()
     with trio.client(port) as client:
@@ -79,6 +80,7 @@ def test_connections_to_a_frozen_master_are_left(store: Driver, trio: Trio) -> N
         trio.servers[port].send(signal.SIGCONT)
 
 
+@pytest.mark.slow
 def test_master_that_becomes_a_replica_costs_no_call(store: Driver, trio: Trio) -> None:
     """Its connections are there still, and it refuses changes."""
     store.create(1, gold=1)
@@ -92,6 +94,7 @@ def test_master_that_becomes_a_replica_costs_no_call(store: Driver, trio: Trio) 
     assert store.get(1).fields["gold"] == "99"
 
 
+@pytest.mark.slow
 def test_sentinel_that_still_calls_a_replica_the_master_costs_no_call(
     store: Driver, trio: Trio
 ) -> None:
@@ -111,6 +114,7 @@ def test_sentinel_that_still_calls_a_replica_the_master_costs_no_call(
         assert store.create(2) == 1
 
 
+@pytest.mark.slow
 def test_frozen_sentinel_delays_a_call_and_fails_none(store: Driver, trio: Trio) -> None:
     first, *_ = trio.sentinels.values()
     first.send(signal.SIGSTOP)
@@ -122,6 +126,7 @@ def test_frozen_sentinel_delays_a_call_and_fails_none(store: Driver, trio: Trio)
         first.send(signal.SIGCONT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("face", [HotStore, AsyncHotStore])
 def test_no_master_is_told_without_passwords(trio: Trio, face: type) -> None:
     wrong = {
