@@ -11,21 +11,34 @@ local dirty, claimed, since, quarantine, stats, servers =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local refused = marks_error(1, 'set', 'zset', 'zset', 'hash', 'hash', 'hash')
 if refused then return refused end
--- What is in quarantine waits for people, not for a sweep. If the oldest 500 all do, the age of
--- the last of them is as good.
+-- What is in quarantine waits for people, not for a sweep. So first the oldest are looked at; if
+-- these are in quarantine, the oldest of 500 marks and 500 claims: of all, if there are no more.
+local MOST = 500
+local function oldest_of(names)
+  local oldest = math.huge
+  for _, name in ipairs(names) do
+    local at_ms = tonumber(redis.call('ZSCORE', since, name) or '')
+    local waits = at_ms and at_ms > -math.huge and redis.call('HEXISTS', quarantine, name) == 0
+    if waits then oldest = math.min(oldest, at_ms) end
+  end
+  return oldest
+end
+
 local function oldest_waiting()
-  local page, oldest = redis.call('HLEN', quarantine) == 0 and 1 or 50, ''
-  for first = 0, 500 - page, page do
+  local page = redis.call('HLEN', quarantine) == 0 and 1 or 50
+  for first = 0, MOST - page, page do
     -- Another writer's infinite score is no time.
     local found = redis.call(
       'ZRANGEBYSCORE', since, '(-inf', '(+inf', 'WITHSCORES', 'LIMIT', first, page)
     for i = 1, #found, 2 do
-      oldest = found[i + 1]
-      if redis.call('HEXISTS', quarantine, found[i]) == 0 then return oldest end
+      if redis.call('HEXISTS', quarantine, found[i]) == 0 then return found[i + 1] end
     end
     if #found < 2 * page then return '' end
   end
-  return oldest
+  local oldest = math.min(
+    oldest_of(redis.call('SRANDMEMBER', dirty, MOST)),
+    oldest_of(redis.call('ZRANGE', claimed, 0, MOST - 1)))
+  return oldest < math.huge and string.format('%.17g', oldest) or ''
 end
 
 local now = now_us()

@@ -329,6 +329,8 @@ def test_what_is_in_quarantine_is_not_the_oldest(store: Driver) -> None:
         store.raw.zadd(store.keys.since, dict.fromkeys(map(str, names), since_ms))
         if quarantined:
             store.raw.hset(store.keys.quarantine, mapping=dict.fromkeys(map(str, names), "{}"))
+        else:
+            store.raw.sadd(store.keys.dirty, *names)
 
     def oldest_hours() -> int | None:
         oldest_ms = store.status().oldest_ms
@@ -341,7 +343,12 @@ def test_what_is_in_quarantine_is_not_the_oldest(store: Driver) -> None:
     mark(list(range(100, 300)), hours=8, quarantined=True)
     assert oldest_hours() == 2, "behind some pages"
     mark(list(range(300, 1500)), hours=7, quarantined=True)
-    assert oldest_hours() == 7, "more are not looked at: an age that is too great is safe"
+    assert oldest_hours() == 2, "behind more than are looked at: found by its mark"
+    store.raw.srem(store.keys.dirty, 2)
+    store.raw.zadd(store.keys.claimed, {"2": 1})
+    assert oldest_hours() == 2, "or by its claim"
+    store.raw.zrem(store.keys.claimed, 2)
+    assert oldest_hours() is None, "nothing waits"
 
 
 def test_quarantine_pages_retry_and_discard(store: Driver) -> None:
