@@ -28,6 +28,7 @@ def make_app(realms: Realms, watch: Watch) -> Starlette:
     )
     app.state.realms = realms
     app.state.watch = watch
+    app.state.metrics = metrics.Metrics(realms, watch)
     app.state.access = Access(settings)
     app.state.tries = Tries()
     app.state.flower_url = settings.flower_url

@@ -10,7 +10,7 @@ from statesync.hot.store import HotStore
 from statesync.observe.inspection import inspect
 from statesync.state.fields import parse_char_id
 from statesync.web.rendering import realm_of, render
-from statesync.web.threads import PageRoute
+from statesync.web.threads import ThreadedRoute
 
 __all__ = ["routes", "show_character"]
 
@@ -51,4 +51,4 @@ def _seconds(count: int | None, in_a_second: int) -> float | None:
     return None if count is None else count / in_a_second
 
 
-routes = [PageRoute("/character", show_character, methods=["GET"])]
+routes = [ThreadedRoute("/character", show_character, methods=["GET"])]

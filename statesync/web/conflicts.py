@@ -15,7 +15,7 @@ from statesync.observe import conflicts
 from statesync.observe.inspection import compare, inspect
 from statesync.state.fields import MAX_ID, TIE_FIELD, load_json, parse_char_id
 from statesync.web.rendering import realm_of, render
-from statesync.web.threads import PageRoute
+from statesync.web.threads import ThreadedRoute
 
 __all__ = ["routes", "show_conflict", "show_conflicts"]
 
@@ -96,6 +96,6 @@ def _id(text: str) -> int | None:
 
 
 routes = [
-    PageRoute("/conflicts", show_conflicts, methods=["GET"]),
-    PageRoute("/conflict", show_conflict, methods=["GET"]),
+    ThreadedRoute("/conflicts", show_conflicts, methods=["GET"]),
+    ThreadedRoute("/conflict", show_conflict, methods=["GET"]),
 ]

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from statesync.lifecycle.servers import losses
 from statesync.observe.losses import describe_loss
 from statesync.web.rendering import realm_of, render
-from statesync.web.threads import PageRoute
+from statesync.web.threads import ThreadedRoute
 
 __all__ = ["routes", "show_losses"]
 
@@ -31,4 +31,4 @@ def show_losses(request: Request) -> Response:
     return render(request, "losses.html", losses=found)
 
 
-routes = [PageRoute("/losses", show_losses, methods=["GET"])]
+routes = [ThreadedRoute("/losses", show_losses, methods=["GET"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
@@ -15,14 +16,17 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from statesync.hot.histograms import Distribution
 from statesync.lifecycle.realms import Realms
 from statesync.web.catalog import METRICS, Kind
+from statesync.web.threads import ThreadedRoute
 from statesync.web.watch import Watch
 
-__all__ = ["Collector", "routes", "show_metrics"]
+__all__ = ["Collector", "Metrics", "routes", "show_metrics"]
+
+KEPT_SECONDS = 2.0
+"""How long an answer is given to all: with many realms it takes a second to make."""
 
 _FAMILIES = {
     Kind.GAUGE: GaugeMetricFamily,
@@ -65,13 +69,29 @@ def _le(bound: float) -> str:
     return "+Inf" if math.isinf(bound) else str(float(bound))
 
 
+class Metrics:
+    """What `/metrics` answers. It is made once in a while: whoever asks may be anybody."""
+
+    def __init__(self, realms: Realms, watch: Watch, *, kept_seconds: float = KEPT_SECONDS) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(Collector(realms, watch))
+        self._kept_seconds = kept_seconds
+        self._made: dict[str, tuple[float, bytes]] = {}
+
+    def answer(self, accept: str) -> Response:
+        """Return all metrics, in the format that is asked for."""
+        encode, content_type = choose_encoder(accept)
+        made_at, body = self._made.get(content_type, (-math.inf, b""))
+        if time.monotonic() - made_at >= self._kept_seconds:
+            body = encode(self._registry)
+            self._made[content_type] = (time.monotonic(), body)
+        return Response(body, headers={"Content-Type": content_type})
+
+
 def show_metrics(request: Request) -> Response:
-    """Answer with all metrics, in the format that is asked for."""
-    state = request.app.state
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector(state.realms, state.watch))
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
-    return Response(encode(registry), headers={"Content-Type": content_type})
+    """Answer with all metrics."""
+    metrics: Metrics = request.app.state.metrics
+    return metrics.answer(request.headers.get("accept", ""))
 
 
-routes = [Route("/metrics", show_metrics, methods=["GET"])]
+routes = [ThreadedRoute("/metrics", show_metrics, methods=["GET"], at_once=1)]

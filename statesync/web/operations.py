@@ -14,7 +14,7 @@ from statesync.errors import NotMigrated, ServerUnavailable, StatesyncError
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state.fields import MAX_ID, printable
 from statesync.web.rendering import link, realm_of, render
-from statesync.web.threads import PageRoute
+from statesync.web.threads import ThreadedRoute
 
 __all__ = ["act", "done_before", "routes", "show_actions"]
 
@@ -79,4 +79,4 @@ def show_actions(request: Request) -> Response:
     return render(request, "actions.html", actions=found[:_LISTED], older=older)
 
 
-routes = [PageRoute("/actions", show_actions, methods=["GET"])]
+routes = [ThreadedRoute("/actions", show_actions, methods=["GET"])]

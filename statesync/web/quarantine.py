@@ -11,7 +11,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state.fields import parse_char_id
 from statesync.web.operations import act, done_before
 from statesync.web.rendering import realm_of, render
-from statesync.web.threads import PageRoute
+from statesync.web.threads import ThreadedRoute
 
 __all__ = ["discard", "retry", "routes", "show_quarantine"]
 
@@ -67,7 +67,7 @@ def discard(request: Request) -> Response:
 
 
 routes = [
-    PageRoute(PAGE, show_quarantine, methods=["GET"]),
-    PageRoute(f"{PAGE}/retry", retry, methods=["POST"]),
-    PageRoute(f"{PAGE}/discard", discard, methods=["POST"]),
+    ThreadedRoute(PAGE, show_quarantine, methods=["GET"]),
+    ThreadedRoute(f"{PAGE}/retry", retry, methods=["POST"]),
+    ThreadedRoute(f"{PAGE}/discard", discard, methods=["POST"]),
 ]

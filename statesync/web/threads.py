@@ -1,4 +1,4 @@
-"""Owns the threads of the pages: what waits for a server that is frozen holds up nothing else."""
+"""Owns the threads in which requests wait: a server that is frozen holds up nothing else."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-__all__ = ["PageRoute"]
+__all__ = ["ThreadedRoute"]
 
 _AT_ONCE = 3
 """Pages of a route that are made at once: all together they use the connections of a pool."""
 
 
-class PageRoute(Route):
-    """A route of pages that ask servers. It has threads of its own; further requests wait."""
+class ThreadedRoute(Route):
+    """A route of what asks servers, or takes long. It has threads of its own; others wait."""
 
     def __init__(
-        self, path: str, handler: Callable[[Request], Response], *, methods: Sequence[str]
+        self,
+        path: str,
+        handler: Callable[[Request], Response],
+        *,
+        methods: Sequence[str],
+        at_once: int = _AT_ONCE,
     ) -> None:
-        limiter = CapacityLimiter(_AT_ONCE)
+        limiter = CapacityLimiter(at_once)
 
         async def answer(request: Request) -> Response:
             return await to_thread.run_sync(handler, request, limiter=limiter)

@@ -220,13 +220,15 @@ end
 write_words(seals, new_words)
 
 -- Counts how long the changes of characters were not durable, by the server's clock. If others have
--- put something else there, it is left alone.
+-- put something else there, it is left alone. What another writer's time makes ten years is no wait: it
+-- would spoil the sum for ever.
+local LONGEST_MS = 10 * 366 * 86400000
 local function count_waits(char_ids)
   local now, infinite, bounds, counts, sum = now_ms(), math.huge, args.bounds, {}, 0
   local low, high = -1, -1 -- of the last bucket: many of a batch fall into the same one
   for _, score in ipairs(redis.call('ZMSCORE', since, unpack(char_ids))) do
     local wait = score and now - score
-    if wait and wait ~= infinite and wait ~= -infinite then
+    if wait and math.abs(wait) < LONGEST_MS then
       if wait < 0 then wait = 0 end -- the clock has gone back
       if wait <= low or wait > high then
         local i = 1

@@ -136,10 +136,8 @@ def test_what_is_not_saved_or_not_ours_is_not_counted(store: Driver, is_lost: bo
     assert counts(store) == {}
 
 
-@pytest.mark.parametrize(("since", "counted"), [("inf", 0), ("-inf", 0), (1e300, 1), (-1e300, 1)])
-def test_a_time_that_is_none_is_not_counted_and_harms_no_save(
-    store: Driver, since: float, counted: int
-) -> None:
+@pytest.mark.parametrize("since", ["inf", "-inf", 1e300, -1e300, -9.2e18, 0])
+def test_a_time_that_is_none_is_not_counted_and_harms_no_save(store: Driver, since: float) -> None:
     for char_id in (1, 2):
         store.create(char_id, gold=1)
     claim, _ = store.claim(1, lease_us=LEASE)
@@ -149,9 +147,9 @@ def test_a_time_that_is_none_is_not_counted_and_harms_no_save(
         claim, snapshot_version=2, durable_version=2, at_ms=snapshot.at_ms, seal=snapshot.seal
     )
     assert store.sync_state(1).token is None
-    assert sum(counts(store).values()) == counted
+    assert counts(store) == {}
     save(store, 2)
-    assert sum(counts(store).values()) == counted + 1
+    assert sum(counts(store).values()) == 1
 
 
 def test_a_histogram_that_is_none_harms_no_save_and_no_count(store: Driver) -> None:

@@ -13,6 +13,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.realms import Realms
 from statesync.settings import Settings
 from statesync.web.app import make_app
+from statesync.web.metrics import Metrics
 from statesync.web.watch import Watch
 from tests.integration.web.visitors import OPERATOR, VIEWER, Visitor
 
@@ -33,7 +34,9 @@ def new_app() -> Iterator[MakeApp]:
     def make(settings: Settings) -> Starlette:
         realms = Realms(settings, answer_seconds=2.0)
         opened.append(realms)
-        return make_app(realms, Watch(realms))
+        made = make_app(realms, Watch(realms))
+        made.state.metrics = Metrics(realms, made.state.watch, kept_seconds=0)
+        return made
 
     yield make
     for realms in opened:

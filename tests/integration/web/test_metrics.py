@@ -26,9 +26,11 @@ from statesync.observe import workers
 from statesync.settings import Settings
 from statesync.web import watch
 from statesync.web.catalog import METRICS
+from statesync.web.metrics import Metrics
 from tests.conftest import FullCore
 from tests.integration.web.conftest import MakeApp
 from tests.integration.web.scrape import Scrape, scrape
+from tests.integration.web.visitors import Visitor
 
 LEASE_US = 60_000_000
 
@@ -388,3 +390,14 @@ def test_every_metric_has_its_name_and_help_even_before_the_first_look(app: Star
         assert f"# HELP {metric.name} {metric.help}\n" in seen.text
         assert f"# TYPE {metric.name} {metric.kind}\n" in seen.text
     assert seen.by("up", "server") == {"redis": 0, "postgresql": 0, "broker": 0}
+
+
+def test_many_who_ask_are_given_the_same(app: Starlette) -> None:
+    """With many realms it takes a second to make, and whoever asks may be anybody."""
+    state = app.state
+    state.metrics = Metrics(state.realms, state.watch, kept_seconds=3600)
+    before = Visitor(app).get("/metrics").text
+    state.watch.look("redis")
+    assert Visitor(app).get("/metrics").text == before
+    state.metrics = Metrics(state.realms, state.watch)
+    assert Visitor(app).get("/metrics").text != before
