@@ -38,13 +38,19 @@ _LOADING = (
     "if Redis came up empty, load who was playing: `statesync restore --all-active`; whom the game "
     "created anew instead stands in `statesync conflicts list`"
 )
+_LOADED_FOR = timedelta(days=1)
+"""For so long: a day later, who was playing then has logged in again, or has gone."""
 _LISTED = 20
 """More characters than this are counted, not listed; --json has all."""
 
 
 def is_recent(loss: Loss) -> bool:
     """Return whether a loss was found within the last seven days."""
-    return datetime.now(UTC) - loss.found_at < _RECENT
+    return _age(loss) < _RECENT
+
+
+def _age(loss: Loss) -> timedelta:
+    return datetime.now(UTC) - loss.found_at
 
 
 def loss_as_json(loss: Loss) -> dict[str, Any]:
@@ -159,6 +165,6 @@ def _advice(loss: Loss) -> str:
     needed = [what for what, characters in advice.items() if characters]
     if not loss.recovered_at:
         needed.insert(0, _SETTLING)
-    if loss.counts_anew:
+    if loss.counts_anew and _age(loss) < _LOADED_FOR:
         needed.append(_LOADING)
     return "; ".join(needed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from msgspec.structs import replace
@@ -43,3 +43,10 @@ def test_redis_that_may_have_come_up_empty() -> None:
     assert "No character is known" not in check.found
     assert "statesync restore --all-active" in check.do
     assert "statesync conflicts list" in check.do
+
+
+def test_a_day_later_nobody_is_to_be_loaded() -> None:
+    found_at = NOW - timedelta(hours=25)
+    check = check_loss(replace(SETTLED, found_at=found_at, redis_sweeps=(9, 0)))
+    assert (check.status, check.do) == (CheckStatus.OK, "")
+    assert "nobody can name it" in check.found
