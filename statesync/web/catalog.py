@@ -101,9 +101,9 @@ def _setting(read: Callable[[Settings], float]) -> Callable[[Sample, Settings], 
 
 
 def _up(sample: Sample, _: Settings) -> Iterator[Value]:
-    yield ("redis",), sample.redis.is_up
-    yield ("postgresql",), sample.postgresql.is_up
-    yield ("broker",), sample.broker.is_up
+    yield ("redis",), sample.redis.is_answered
+    yield ("postgresql",), sample.postgresql.is_answered
+    yield ("broker",), sample.broker.is_answered
 
 
 def _troubles(sample: Sample, _: Settings) -> Iterator[Value]:

@@ -119,7 +119,7 @@ def watched_seconds(points: Sequence[Point], *, now: float) -> float | None:
 
 
 def _is_away(answer: Answer[Any]) -> bool:
-    return bool(answer.at) and not answer.is_up
+    return bool(answer.at) and not answer.is_answered
 
 
 def _server_away(name: str, sample: Sample, wrong: list[Check]) -> Problem:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 from starlette.requests import Request
 from starlette.responses import Response
 
+from statesync.errors import InvalidInput
 from statesync.hot.commands.operators import QuarantineEntry
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
@@ -16,6 +19,8 @@ from statesync.web.threads import ThreadedRoute
 __all__ = ["discard", "retry", "routes", "show_quarantine"]
 
 _LISTED = 50
+_LAST_CURSOR = 2**64 - 1
+"""Redis refuses what is greater."""
 PAGE = "/quarantine"
 
 
@@ -23,7 +28,9 @@ def show_quarantine(request: Request) -> Response:
     """Show a page of the entries, in the order in which Redis gives them."""
     hot = request.app.state.realms.orchestrator(realm_of(request)).hot
     asked = request.query_params.get("cursor", "")
-    cursor = int(asked[:20]) if asked.isascii() and asked.isdigit() else 0
+    cursor = int(asked[:21]) if asked.isascii() and asked.isdigit() else 0
+    if cursor > _LAST_CURSOR:
+        raise InvalidInput(f"{asked[:21]} is no page of the quarantine")
     next_cursor, entries = _page(hot, cursor)
     return render(
         request,
@@ -57,7 +64,8 @@ def retry(request: Request) -> Response:
 
 def discard(request: Request) -> Response:
     """Forget an entry; the data in Redis is not touched."""
-    name = request.state.form.get("name", "")
+    # As in a URL: browsers change the ends of lines in a form.
+    name = unquote(request.state.form.get("name", ""))
 
     def do(orchestrator: GameStateOrchestrator) -> str:
         is_found = orchestrator.hot.discard_quarantined(name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 from statesync.lifecycle.realms import Realms
+from statesync.observe.inspection import Compared
 from statesync.state.fields import printable
 from statesync.web.access import is_direct
 
@@ -23,6 +24,7 @@ __all__ = ["FOLDER", "code", "duration", "link", "realm_of", "render", "utc"]
 
 FOLDER = Path(__file__).parent
 _LONGEST = 2000
+_MOST_FIELDS = 300
 
 
 def render(
@@ -88,11 +90,17 @@ def duration(seconds: float | None) -> str:
 
 
 def utc(moment: float | datetime | None) -> str:
-    """Return a time, in Unix seconds (0 is none) or as it is, for people."""
+    """Return a time, in Unix seconds (0 is none) or as it is, for people.
+
+    Another writer's score may be no time at all.
+    """
     if not moment:
         return "-"
-    at = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else moment
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    try:
+        at = datetime.fromtimestamp(moment, UTC) if isinstance(moment, int | float) else moment
+        return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):
+        return "a time that is none"
 
 
 def _memory(count: int | None) -> str:
@@ -118,9 +126,11 @@ def _cut(text: str) -> str:
     return shown if shown == text else f"{shown}… ({len(text):,} letters in all)"
 
 
-def _exact(value: str) -> Markup:
-    """Return a text as it is, for a form that sends it back."""
-    return escape(value)
+def _foremost(rows: Sequence[Compared]) -> Sequence[Compared]:
+    """Return the fields that a page shows: of very many, those that differ first."""
+    if len(rows) <= _MOST_FIELDS:
+        return rows
+    return sorted(rows, key=lambda row: not row.differs)[:_MOST_FIELDS]
 
 
 def _shown(value: Any) -> Any:
@@ -132,7 +142,7 @@ _filters: Mapping[str, Any] = {
     "code": code,
     "cut": _cut,
     "duration": duration,
-    "exact": _exact,
+    "foremost": _foremost,
     "memory": _memory,
     "number": _number,
     "utc": utc,

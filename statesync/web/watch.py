@@ -19,7 +19,7 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar
 from statesync import durable
 from statesync.durable import database
 from statesync.durable.losses import Loss
-from statesync.errors import BrokerUnavailable, NotMigrated, StatesyncError
+from statesync.errors import BrokerUnavailable, CorruptState, NotMigrated, StatesyncError
 from statesync.hot.commands.health import Figures
 from statesync.hot.commands.operators import Status
 from statesync.hot.commands.troubles import Server, Trouble
@@ -55,11 +55,21 @@ class Answer(Generic[T]):
     """Why there is no value; empty if there is one."""
     at: float = 0.0
     """Unix seconds; 0 if it was not asked yet."""
+    is_odd: bool = False
+    """The server did answer: others have put something else where this is read."""
 
     @property
     def is_up(self) -> bool:
-        """Whether it has answered, a short time ago."""
-        return not self.error and time.time() - self.at < SILENT_SECONDS
+        """Whether there is a value, from a short time ago."""
+        return not self.error and self._is_new()
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the server has answered, a short time ago."""
+        return (self.is_odd or not self.error) and self._is_new()
+
+    def _is_new(self) -> bool:
+        return time.time() - self.at < SILENT_SECONDS
 
 
 class Checked(NamedTuple):
@@ -186,7 +196,7 @@ class Watch:
     def _ask(self, kind: _Kind, ask: _Ask, realm: str) -> dict[str, Answer[Any]]:
         try:
             values = ask(realm)
-            return {name: Answer(value, "", time.time()) for name, value in values.items()}
+            return {name: _answer(value) for name, value in values.items()}
         except StatesyncError as error:
             reason = str(error)
         except Exception as error:  # the watch goes on
@@ -200,8 +210,14 @@ class Watch:
         self._points[realm].append(Point(at, unsaved, (status.oldest_ms or 0) / 1000))
 
 
+def _answer(value: Any) -> Answer[Any]:
+    if isinstance(value, CorruptState):
+        return Answer(None, str(value), time.time(), is_odd=True)
+    return Answer(unwrap(value), "", time.time())
+
+
 _Ask = Callable[[str], dict[str, Any]]
-"""Asks about one realm, and returns fields of its Sample."""
+"""Asks about one realm, and returns fields of its Sample, or why one has no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +236,7 @@ def _begin_redis(realms: Realms) -> _Ask:
     def ask(realm: str) -> dict[str, Any]:
         hot = realms.orchestrator(realm).hot
         todo: list[Any] = [hot.commands.status(), hot.commands.figures(), hot.commands.troubles()]
-        status, figures, troubles = map(unwrap, hot.run_many(todo))
-        return {"redis": status, "figures": figures, "troubles": troubles}
+        return dict(zip(("redis", "figures", "troubles"), hot.run_many(todo), strict=True))
 
     return ask
 

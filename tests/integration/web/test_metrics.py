@@ -401,3 +401,16 @@ def test_many_who_ask_are_given_the_same(app: Starlette) -> None:
     assert Visitor(app).get("/metrics").text == before
     state.metrics = Metrics(state.realms, state.watch)
     assert Visitor(app).get("/metrics").text != before
+
+
+@pytest.mark.parametrize("name", ["troubles", "stats", "dirty"])
+def test_a_key_of_another_type_is_no_server_that_is_away(
+    app: Starlette, hot: HotStore, raw: Any, name: str
+) -> None:
+    raw.set(getattr(hot.keys, name), "something else")
+    app.state.watch.look("redis")
+    seen = Scrape(Visitor(app).get("/metrics").text)
+    assert seen.by("up", "server")["redis"] == 1
+    assert seen.get("redis_memory_bytes"), "what can be read is"
+    assert (seen.get("dirty_characters") is None) == (name != "troubles")
+    assert "does not answer" not in Visitor(app).text("/")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+from html import unescape
 from typing import Any
 
 import pytest
@@ -114,6 +116,28 @@ def test_a_huge_value_is_cut(visitor: Visitor, hot: HotStore) -> None:
     assert "500,000 letters in all" in answer.text
 
 
+def test_of_very_many_fields_those_that_differ_come_first(
+    visitor: Visitor, orchestrator: GameStateOrchestrator, raw: Any
+) -> None:
+    hot = orchestrator.hot
+    fields: dict[str, Any] = {f"note {n}": "x" * 50 for n in range(900)}
+    hot.create(1, state="exploration", **fields)
+    assert orchestrator.backup_full_state(1).outcome == "saved"
+    raw.hset(hot.keys.core(1), "note 899", "y")
+    answer = visitor.get("/character?id=1")
+    assert len(answer.content) < 100_000
+    assert "more fields are not shown" in answer.text
+    assert "note 899 y" in visitor.text("/character?id=1")
+
+
+@pytest.mark.parametrize("score", [1e300, -1.7e308, 1e18])
+def test_a_score_that_is_no_time(visitor: Visitor, hot: HotStore, raw: Any, score: float) -> None:
+    hot.create(7)
+    for key in (hot.keys.since, hot.keys.claimed):
+        raw.zadd(key, {"7": score})
+    assert visitor.get("/character?id=7").status_code == 200
+
+
 def test_what_is_no_character(visitor: Visitor) -> None:
     assert "It is on neither side." in visitor.text("/character?id=404")
     for wrong in ("", "0", "x", "1" * 30, "-1"):
@@ -136,16 +160,30 @@ def test_reason_field_and_attempts(
     assert "stats {no JSON - not known" in text
 
 
+@pytest.mark.parametrize("name", [HOSTILE, "two\nlines", "100%25"])
 def test_odd_entries_are_escaped_and_can_be_discarded(
-    operator: Visitor, hot: HotStore, raw: Any
+    operator: Visitor, hot: HotStore, raw: Any, name: str
 ) -> None:
-    raw.hset(hot.keys.quarantine, HOSTILE, "nonsense")
+    raw.hset(hot.keys.quarantine, name, "nonsense")
     page = operator.get("/quarantine").text
     assert "<script>alert" not in page
     assert "Retry" not in operator.text("/quarantine").split("Act")[-1]
-    done = operator.act("/quarantine/discard", name=HOSTILE)
+    sent = re.search(r'name="name" value="([^"]*)"', page)
+    assert sent
+    done = operator.act("/quarantine/discard", name=unescape(sent[1]))
     assert hot.status().quarantined == 0
     assert "the entry is forgotten" in operator.text(done.headers["location"])
+
+
+def test_a_huge_name_makes_no_huge_page(operator: Visitor, hot: HotStore, raw: Any) -> None:
+    raw.hset(hot.keys.quarantine, "x" * 100_000, "nonsense")
+    assert len(operator.get("/quarantine").content) < 20_000
+
+
+def test_a_cursor_that_redis_refuses_is_no_server_that_is_away(visitor: Visitor) -> None:
+    assert visitor.get(f"/quarantine?cursor={2**64 - 1}").status_code == 200
+    for wrong in (2**64, 10**40):
+        assert visitor.get(f"/quarantine?cursor={wrong}").status_code == 404
 
 
 def test_many_come_a_page_at_a_time(visitor: Visitor, hot: HotStore, raw: Any) -> None:
