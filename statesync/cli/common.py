@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -24,6 +25,7 @@ from statesync.state.outcomes import BackupOutcome
 
 __all__ = [
     "CharId",
+    "Seconds",
     "as_json",
     "complain",
     "connected",
@@ -53,6 +55,22 @@ _BACKUPS = {
 }
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+
+class Seconds(click.FloatRange):
+    """A time on the command line: no NaN, which is neither more nor less than any other."""
+
+    name = "seconds"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the number of seconds, or refuse what is none."""
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is no time", param, ctx)
+        return seconds
 
 
 class CharId(click.ParamType[int]):

@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from statesync.cli.common import (
     CharId,
+    Seconds,
     as_json,
     connected,
     console,
@@ -66,7 +67,7 @@ def migrate(as_json: bool) -> None:
     "--hours",
     default=24.0,
     show_default=True,
-    type=click.FloatRange(0),
+    type=Seconds(),
     help="With --all-active: saved within so many hours.",
 )
 @as_json
@@ -147,9 +148,7 @@ def _restore_active(
 
 
 @click.command()
-@click.option(
-    "--timeout", default=60.0, show_default=True, type=click.FloatRange(0), help="Seconds."
-)
+@click.option("--timeout", default=60.0, show_default=True, type=Seconds(), help="Seconds.")
 @as_json
 def drain(timeout: float, as_json: bool) -> None:
     """Save everything that is dirty now, without the broker, and say what is left.

@@ -12,7 +12,16 @@ from functools import partial
 
 import click
 
-from statesync.cli.common import CharId, as_json, complain, connected, console, print_json, table
+from statesync.cli.common import (
+    CharId,
+    Seconds,
+    as_json,
+    complain,
+    connected,
+    console,
+    print_json,
+    table,
+)
 from statesync.cli.turns import turn
 from statesync.errors import ServerUnavailable
 from statesync.hot.commands.operators import Pending, PendingList
@@ -35,9 +44,7 @@ _TELL_SECONDS = 5.0
     help="How many to list at the most.",
 )
 @click.option("--wait", is_flag=True, help="First wait until the workers have saved all of it.")
-@click.option(
-    "--timeout", metavar="S", type=click.FloatRange(0), help="Wait no longer. [default: 60]"
-)
+@click.option("--timeout", metavar="S", type=Seconds(), help="Wait no longer. [default: 60]")
 @as_json
 def pending(
     char_id: int | None, limit: int, wait: bool, timeout: float | None, as_json: bool

@@ -15,7 +15,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from statesync.cli.common import CharId, as_json, connected, console, print_json, say, table
+from statesync.cli.common import (
+    CharId,
+    Seconds,
+    as_json,
+    connected,
+    console,
+    print_json,
+    say,
+    table,
+)
 from statesync.hot.commands.operators import SyncState
 from statesync.observe import inspection
 from statesync.observe import status as statuses
@@ -33,7 +42,7 @@ __all__ = ["inspect", "status"]
 @click.option(
     "--max-age",
     metavar="S",
-    type=click.FloatRange(0),
+    type=Seconds(),
     help="It is a problem if the oldest unsaved change is older.  [default: three SYNC_SECONDS]",
 )
 @click.option(

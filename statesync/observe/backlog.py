@@ -11,7 +11,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.check import Check, Topic, checked, counted
 from statesync.settings import Settings
 
-__all__ = ["LATE_INTERVALS", "check_backlog", "count_unsaved", "late_seconds"]
+__all__ = ["LATE_INTERVALS", "check_backlog", "count_unsaved", "is_dead", "late_seconds"]
 
 LATE_INTERVALS = 3
 """A change that waits for more intervals is not being saved; a schedule without sweeps is dead."""
@@ -25,6 +25,11 @@ _SAVES = ("saved", "unchanged")
 def late_seconds(settings: Settings) -> float:
     """Return the age above which an unsaved change is not being saved."""
     return float(LATE_INTERVALS * settings.sync_seconds)
+
+
+def is_dead(age_ms: int | None, settings: Settings) -> bool:
+    """Return whether sweeps do not come in, by the age of the last one; None if there was none."""
+    return age_ms is None or age_ms / 1000 > late_seconds(settings)
 
 
 def count_unsaved(status: Status) -> int:
@@ -45,6 +50,11 @@ def check_backlog(orchestrator: GameStateOrchestrator, settings: Settings) -> It
     if status.oldest_ms is not None:
         found += f"; the oldest change waits for {age:.0f} s, and is promised in "
         found += f"{settings.sync_seconds} s"
+    # A mark of a bare writer has no age before a sweep has seen it.
+    has_ages = status.oldest_ms is not None or not status.dirty
+    is_unseen = not has_ages and is_dead(orchestrator.hot.figures().sweep_ms, settings)
+    if is_unseen:
+        found += "; nobody knows for how long they wait: no sweep comes in"
     is_late = age > _SLOW_INTERVALS * settings.sync_seconds
     if is_late:
         found += f"; {_growth(orchestrator.hot, status)}"
@@ -53,7 +63,7 @@ def check_backlog(orchestrator: GameStateOrchestrator, settings: Settings) -> It
         found,
         warn="if it grows, add workers, or see what slows PostgreSQL down" * is_late,
         fail="see what the checks of beat, workers, troubles and postgresql say; `statesync drain` "
-        "saves without workers and broker" * (age > late_seconds(settings)),
+        "saves without workers and broker" * (is_unseen or age > late_seconds(settings)),
     )
     yield checked(
         Topic.QUARANTINE,

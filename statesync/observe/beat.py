@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.observe.backlog import late_seconds
+from statesync.observe.backlog import is_dead
 from statesync.observe.check import Check, Topic, checked, counted
 from statesync.observe.redis import refusals
 from statesync.observe.workers import Fleet
 from statesync.settings import Settings
 from statesync.worker.names import QueueName
 
-__all__ = ["check_beat", "is_dead", "why_no_sweep"]
+__all__ = ["check_beat", "why_no_sweep"]
 
 _LATE_SCRUBS = 3
 """Without one for so many times SCRUB_SECONDS, scrubs do not come to their end."""
@@ -25,11 +25,6 @@ def check_beat(
     figures = orchestrator.hot.figures()
     yield _check_sweeps(fleet, orchestrator, figures.sweep_ms, settings)
     yield _check_scrubs(figures.scrub_ms, settings)
-
-
-def is_dead(age_ms: int | None, settings: Settings) -> bool:
-    """Return whether sweeps do not come in, by the age of the last one; None if there was none."""
-    return age_ms is None or age_ms / 1000 > late_seconds(settings)
 
 
 def why_no_sweep(

@@ -15,8 +15,8 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.servers import losses
 from statesync.lifecycle.unknown_types import count_unknown_types
 from statesync.observe import queues
-from statesync.observe.backlog import count_unsaved, late_seconds
-from statesync.observe.beat import is_dead, why_no_sweep
+from statesync.observe.backlog import count_unsaved, is_dead, late_seconds
+from statesync.observe.beat import why_no_sweep
 from statesync.observe.broker import problem_of
 from statesync.observe.check import counted
 from statesync.observe.losses import loss_as_json

@@ -125,6 +125,22 @@ def test_advice_of_the_doctor_about_a_right(settings: Settings, hot: HotStore) -
     assert "its log" in found["troubles broker"]["do"]
 
 
+def test_a_backlog_that_no_sweep_has_seen(settings: Settings, hot: HotStore, raw: Any) -> None:
+    """Marks of bare writers have no age before."""
+    raw.sadd(hot.keys.dirty, 7)
+    found = examine(settings, "backlog", status=1)["backlog"]
+    assert found["status"] == "fail"
+    assert "1 dirty, 0 claimed by workers; nobody knows for how long" in found["found"]
+    hot.heartbeat()
+    assert examine(settings, "backlog")["backlog"]["status"] == "ok"
+
+
+@pytest.mark.parametrize("command", [("status", "--max-age"), ("pending", "--wait", "--timeout")])
+def test_a_limit_that_is_no_number_is_none(settings: Settings, command: tuple[str, ...]) -> None:
+    for limit in ("nan", "inf", "-1"):
+        run(settings, *command, limit, status=2)
+
+
 def test_backlog_against_the_promise(
     settings: Settings, hot: HotStore, raw: Any, orchestrator: GameStateOrchestrator
 ) -> None:

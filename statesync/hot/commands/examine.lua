@@ -6,10 +6,12 @@
 --          ("at_ms bytes", or ""), then 1 for each core that expires, else 0
 -- Errors: none
 local heartbeat, servers = KEYS[1], KEYS[2]
-local now, last_ms = now_us(), tonumber(redis.call('GET', heartbeat) or '')
+local now, noted = now_us(), redis.pcall('GET', heartbeat)
+local last_ms = type(noted) == 'string' and tonumber(noted)
+local is_time = last_ms and math.abs(last_ms) < math.huge -- others may have put anything there
 local notes = redis.pcall('HMGET', servers, 'memory_before', 'memory') -- an error has no items
 local reply = {
-  redis.call('INFO'), integer(now), last_ms and integer(now / 1000 - last_ms) or '',
+  redis.call('INFO'), integer(now), is_time and integer(now / 1000 - last_ms) or '',
   notes[1] or notes[2] or ''}
 for i = 3, #KEYS do
   local expires = redis.call('PTTL', KEYS[i]) >= 0

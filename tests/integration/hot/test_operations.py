@@ -351,6 +351,16 @@ def test_what_is_in_quarantine_is_not_the_oldest(store: Driver) -> None:
     assert oldest_hours() is None, "nothing waits"
 
 
+@pytest.mark.parametrize("value", ["-1e400", "inf", "nonsense", None])
+def test_a_heartbeat_that_is_none(store: Driver, value: str | None) -> None:
+    if value is None:
+        store.raw.hset(store.keys.heartbeat, "of another", "type")
+    else:
+        store.raw.set(store.keys.heartbeat, value)
+    assert store.examine([]).heartbeat_ms is None
+    assert store.figures().sweep_ms is None
+
+
 def test_quarantine_pages_retry_and_discard(store: Driver) -> None:
     for char_id in (1, 2, 3):
         store.create(char_id)
