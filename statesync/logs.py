@@ -31,7 +31,7 @@ Context = Callable[[logging.LogRecord], Mapping[str, Any]]
 """Gives fields of what a process works on while it writes a line."""
 
 _NEXT_LINE = "\n  "
-_encode = msgspec.json.Encoder(enc_hook=str).encode
+_encode = msgspec.json.Encoder(enc_hook=lambda value: printable(str(value))).encode
 
 
 def formatter(
@@ -91,12 +91,14 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "process": record.processName,
             "message": _message(record),
-            **_printable(self._context(record)),
-            **_printable({name: given[name] for name in FIELDS if name in given}),
         }
         if record.exc_info:
             line["traceback"] = _traceback(record)
-        return _encode(line).decode()
+        try:
+            fields = {**self._context(record), **{n: given[n] for n in FIELDS if n in given}}
+            return _encode({**line, **_printable(fields)}).decode()
+        except Exception as error:  # fields may nest without end, or have no text
+            return _encode({**line, "error": f"no fields: {type(error).__name__}"}).decode()
 
 
 def _utc(seconds: float) -> str:
@@ -105,7 +107,10 @@ def _utc(seconds: float) -> str:
 
 
 def _message(record: logging.LogRecord) -> str:
-    return _escaped(record.getMessage())
+    try:
+        return _escaped(record.getMessage())
+    except Exception as error:  # arguments may not fit, or have no text
+        return _escaped(f"{record.msg} (no arguments: {type(error).__name__})")
 
 
 def _traceback(record: logging.LogRecord) -> str:

@@ -142,3 +142,26 @@ def test_docs_list_every_field() -> None:
     listed = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (.*?) \|", section, re.M))))
     always = {"time", "level", "logger", "process", "message", "traceback"}
     assert listed == always | set(logs.FIELDS)
+
+
+class Unspeakable:
+    """Has no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+    __repr__ = __str__
+
+
+def test_what_has_no_text_is_a_line_too() -> None:
+    cyclic: list[Any] = []
+    cyclic.append(cyclic)
+    for value in (Unspeakable(), cyclic):
+        assert "no fields" in json.loads(line("json", record("seen", counts=value)))["error"]
+    written = json.loads(line("json", record("seen", counts=ValueError("\ud800"))))
+    assert written["counts"] == r"\ud800"
+    for log_format in ("text", "json"):
+        assert "seen %s (no arguments: RuntimeError)" in line(
+            log_format, record("seen %s", Unspeakable())
+        )
+        assert "(no arguments: TypeError)" in line(log_format, record("seen", 1))
