@@ -78,7 +78,8 @@ def test_postgresql_takes_no_writes(
     game.send("sync_dirty")
     wait_until(hot.troubles)
     after = scrape(settings, tmp_path)
-    check_fire(tmp_path, before, after, "ServerRefuses server=postgresql")
+    alerts = ("ServerRefuses server=postgresql", "CheckFailed check=postgresql")
+    check_fire(tmp_path, before, after, *alerts)
 
 
 def test_redis_goes_back(
