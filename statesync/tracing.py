@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import entry_points, version
@@ -21,6 +22,8 @@ __all__ = ["NO_SPAN", "failed", "follow", "headers", "is_on", "span", "start_wor
 
 log = logging.getLogger(__name__)
 
+_STOP_SECONDS = 5.0
+"""How long the last spans may take: an exporter that hangs takes half a minute."""
 _EXPORTERS = "OTEL_TRACES_EXPORTER"
 _OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _OTLP_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -160,6 +163,8 @@ def _exporter_names() -> list[str]:
 
 
 def stop_worker() -> None:
-    """Send away the spans that are left."""
+    """Send away the spans that are left, unless that takes long: supervisors do not wait."""
     if _traces.provider:
-        _traces.provider.shutdown()
+        sending = threading.Thread(target=_traces.provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(_STOP_SECONDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -120,3 +121,19 @@ def test_without_the_extra_a_worker_and_a_game_do_without() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(ran.stdout) is False
+
+
+def test_an_exporter_that_hangs_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider, may_end, ended = TracerProvider(), threading.Event(), threading.Event()
+
+    def hang() -> None:
+        may_end.wait(10)
+        ended.set()
+
+    monkeypatch.setattr(provider, "shutdown", hang)
+    monkeypatch.setattr(tracing._traces, "provider", provider)
+    monkeypatch.setattr(tracing, "_STOP_SECONDS", 0.01)
+    tracing.stop_worker()
+    assert not ended.is_set()
+    may_end.set()
+    assert ended.wait(10)
