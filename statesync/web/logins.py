@@ -9,7 +9,14 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from statesync.web.access import COOKIE, DEVICE_COOKIE, DEVICE_SECONDS, LOGIN_SECONDS, Access
+from statesync.web.access import (
+    COOKIE,
+    DEVICE_COOKIE,
+    DEVICE_SECONDS,
+    LOGIN_SECONDS,
+    Access,
+    is_direct,
+)
 from statesync.web.guard import LOGIN, LOGOUT
 from statesync.web.rendering import render
 from statesync.web.tries import Tries
@@ -36,7 +43,8 @@ def log_in(request: Request) -> Response:
     next_page = target if _OWN_PATH.fullmatch(target) else "/"
     address = request.client.host if request.client else "nowhere"
     device = request.cookies.get(DEVICE_COOKIE)
-    key = access.key_of_tries(address, device)
+    # A proxy on this machine has its address too: guessing through it locks nobody out here.
+    key = access.key_of_tries("this machine" if is_direct(request) else address, device)
     if not tries.may_try(key):
         wait = tries.rest_seconds(key)
         _tell_failure(tries, "too many attempts", address)

@@ -138,6 +138,13 @@ def test_guessing_locks_nobody_out_who_has_logged_in_before(app: Starlette) -> N
     assert codes == [403] * 9 + [429], "a stolen cookie is no way around"
 
 
+def test_guessing_through_a_proxy_locks_nobody_out_on_this_machine(app: Starlette) -> None:
+    guesser = Visitor(app, headers={"X-Forwarded-For": "10.0.0.66"})
+    codes = [guesser.log_in(OPERATOR[0], f"guess {n}").status_code for n in range(11)]
+    assert codes == [403] * 10 + [429]
+    assert Visitor(app).log_in(*OPERATOR).status_code == 303
+
+
 def test_a_site_has_one_address_of_ipv6(app: Starlette) -> None:
     def code(peer: str) -> int:
         visitor = Visitor(app, peer=peer, base="http://10.0.0.1:9180")
