@@ -23,7 +23,7 @@ from statesync.web.connections import Seldom, raise_limit
 BEGUN = b"GET /live HTTP/1.1\r\nHost: evil\r\nX: a"
 WHOLE = b"GET /live HTTP/1.1\r\nHost: evil\r\n\r\n"
 FORM = b"POST /login HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\nContent-Length: 9\r\n\r\na"
-OTHERS = ("/live", "/metrics", "/static/style.css", "/", "/login", "/runbooks", "/quarantine")
+OTHERS = ("/live", "/metrics", "/static/style.css", "/", "/login", "/quarantine")
 Connect = Callable[[bytes], socket.socket]
 
 
