@@ -8,7 +8,7 @@ from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.backlog import is_dead
 from statesync.observe.check import Check, Topic, checked, counted
 from statesync.observe.redis import refusals
-from statesync.observe.workers import Fleet
+from statesync.observe.workers import START_WORKER, Fleet
 from statesync.settings import Settings
 from statesync.worker.names import QueueName
 
@@ -43,7 +43,7 @@ def why_no_sweep(
     if waiting:
         wait = counted(waiting, "message waits", "messages wait")
         why = f"{wait} in the queue {queue}, so beat runs, and no worker reads it"
-        return why, f"start `celery -A statesync worker -Q {queue}`"
+        return why, START_WORKER
     advice = "start `celery -A statesync beat`; if it runs, see what Redis or the broker refuses"
     return f"no message waits in the queue {queue}, so beat sends none", advice
 

@@ -8,13 +8,15 @@ from functools import cached_property
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.unknown_types import count_unknown_types
-from statesync.observe.check import Check, Topic, checked
+from statesync.observe.check import Check, Topic, checked, counted
 from statesync.observe.queues import count_messages
 from statesync.settings import Settings
 from statesync.state.session_types import names
 from statesync.worker.names import SESSION_TYPES, queues_of
 
-__all__ = ["Fleet", "check_workers", "list_types"]
+__all__ = ["START_WORKER", "Fleet", "check_workers", "list_types"]
+
+START_WORKER = "start `celery -A statesync worker`, which serves all queues"
 
 _INSPECT_SECONDS = 2
 _INSPECT_ATTEMPTS = 3
@@ -83,8 +85,10 @@ def check_workers(
         is_served = any(queue in served for served in fleet.queues.values())
         yield checked(
             Topic.QUEUE,
-            f"served, {len(fleet.queues)} workers in all" if is_served else "no worker serves it",
-            fail="" if is_served else f"start `celery -A statesync worker -Q {queue}`",
+            f"served, {counted(len(fleet.queues), 'worker', 'workers')} in all"
+            if is_served
+            else "no worker serves it",
+            fail="" if is_served else f"{START_WORKER}, or with `-Q {queue}` for it alone",
             subject=queue,
         )
     if fleet.queues:
@@ -109,7 +113,8 @@ def _check_session_types(fleet: Fleet, hot: HotStore) -> Check:
         unlike.append(f"no worker knows {list_types(lost)}, which unsaved characters wait for")
     return checked(
         Topic.SESSION_TYPES,
-        "; ".join(unlike) or f"{', '.join(sorted(own))}: known by {len(known)} workers",
+        "; ".join(unlike)
+        or f"{', '.join(sorted(own))}: known by {counted(len(known), 'worker', 'workers')}",
         warn="install the same session types everywhere, and restart what is older" * bool(unlike),
         fail="start a worker that knows them: until then these characters are not saved"
         * bool(lost),
