@@ -29,7 +29,7 @@ from statesync.hot.commands.operators import SyncState
 from statesync.observe import inspection
 from statesync.observe import status as statuses
 from statesync.observe.inspection import Inspected
-from statesync.observe.losses import describe_loss, is_recent
+from statesync.observe.losses import check_loss, describe_loss, is_recent
 from statesync.observe.status import Gathered, tell_unknown_types
 from statesync.state.fields import printable
 from statesync.state.sessions import Session
@@ -105,7 +105,9 @@ def _status_table(report: Gathered) -> Group:
     counters = _two_columns(("counter", "total"), report.hot.counters if report.hot else {})
     parts: list[RenderableType] = []
     for loss in filter(is_recent, report.losses):
-        parts += [Text(printable(describe_loss(loss))), ""]
+        advice = check_loss(loss).do
+        do = f" What to do: {advice}." if advice else ""
+        parts += [Text(printable(describe_loss(loss) + do)), ""]
     for part in (state, queues, counters):
         parts += [part, ""] if part.row_count else []
     if report.unknown_types:

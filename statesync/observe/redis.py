@@ -92,9 +92,10 @@ def _memory(examined: Examined) -> Check:
         since = f"{minutes / 60:.1f} hours" if minutes >= _HOUR else f"{minutes:.0f} minutes"
         found += f"; {round(growth / _MIB):+,d} MiB in the last {since}"
     is_tight = limit and used >= _TIGHT * limit
-    advice = "give it more, or log out who does not play: when it is full, it takes no changes"
+    advice = "give it more (CONFIG SET maxmemory), or log out who does not play"
     if limit and used >= limit:
-        return checked(Topic.MEMORY, found, fail=advice)
+        full = "it is full: it takes no changes, and the game stands still"
+        return checked(Topic.MEMORY, f"{found}; {full}", fail=advice)
     return checked(Topic.MEMORY, found, warn=advice if is_tight else "")
 
 

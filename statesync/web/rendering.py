@@ -39,6 +39,7 @@ def render(
         "login": login,
         "is_reader": is_reader,
         "path": request.scope["path"],
+        "status_code": status_code,
         "realm_names": [name for name in state.realms.names if name] if is_reader else [],
         "realm": _realm_shown(request) if is_reader else "",
         "flower_url": state.flower_url,

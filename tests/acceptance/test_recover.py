@@ -79,7 +79,7 @@ def test_recover_says_what_went_back_and_saves_what_is_live(
     assert "3: left at version" in shown
     status = run_json(settings, "status")
     assert (status["recovering"], status["losses"]) == (False, [loss])
-    assert costs in run(settings, "status")
+    assert f"{costs} What to do: " in run(settings, "status")
     (check,) = run_json(settings, "doctor", "--only", "losses")
     assert (check["status"], check["found"].endswith("Who is not live: 3.")) == ("warn", True)
     assert "statesync recover" in check["do"]

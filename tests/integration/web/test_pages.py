@@ -301,7 +301,8 @@ def test_a_realm_that_is_not_there_is_no_other_one(fleet: Settings, new_app: Mak
 
 
 def test_a_page_that_is_not_there(visitor: Visitor) -> None:
-    assert visitor.get("/nowhere").status_code == 404
+    nowhere = visitor.get("/nowhere")
+    assert (nowhere.status_code, "<h1>Not found</h1>" in nowhere.text) == (404, True)
 
 
 def test_a_page_does_not_wait_for_long(settings: Settings) -> None:
