@@ -75,14 +75,13 @@ _REFUSES_LOGIN = re.compile(
     r"|no such database"
 )
 """What a refused login says, by PostgreSQL or PgBouncer: libpq gives no code for it."""
+_READ_ONLY = "25006"  # read_only_sql_transaction
 _NO_SUCH_TABLE = ("42P01", "42703")  # undefined table, undefined column
-
 
 _SPAN = {"db.system.name": "postgresql"}
 
 UNREADABLE = (ValueError, RecursionError)
-"""What a row raises that holds something Python has no value for: the year 20000, JSON that nests
-a thousand deep."""
+"""What a row raises that Python has no value for: the year 20000, JSON a thousand deep."""
 
 
 class Rejected(Exception):
@@ -363,6 +362,8 @@ def _translated(error: DBAPIError, engine: Engine) -> Exception:
         return Rejected(message, locked=True)
     if code[:2] in _BAD_DATA:
         return Rejected(message, locked=False)
+    if code == _READ_ONLY:
+        engine.dispose()  # a connection that is open stays so, when the server takes writes again
     advice = _advice(engine) if code in (_NO_RIGHT, *_NO_SUCH_TABLE) else ""
     if code in _NO_SUCH_TABLE and not advice:
         return NotMigrated(f"{message}; run `statesync migrate`")

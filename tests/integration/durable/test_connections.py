@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
@@ -36,6 +37,19 @@ def test_locks_and_data_are_told_from_trouble(engine: Engine, code: str, locked:
 def test_trouble_is_no_ones_data(engine: Engine, code: str) -> None:
     with pytest.raises(DatabaseUnavailable):
         fail(engine, code)
+
+
+def test_connection_that_takes_no_writes_is_left(engine: Engine) -> None:
+    """It stays so, even if the server's default is another one by now."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("SET default_transaction_read_only = on")
+        connection.commit()
+    for takes_writes in (False, True):
+        with contextlib.ExitStack() as refused:
+            if not takes_writes:
+                refused.enter_context(pytest.raises(DatabaseUnavailable, match="read-only"))
+            with database.transaction(engine) as connection:
+                connection.exec_driver_sql("INSERT INTO characters (id, version) VALUES (1, 1)")
 
 
 def test_statement_alone_leaves_later_transactions_whole(engine: Engine) -> None:
