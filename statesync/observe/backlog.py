@@ -62,8 +62,9 @@ def check_backlog(orchestrator: GameStateOrchestrator, settings: Settings) -> It
         Topic.BACKLOG,
         found,
         warn="if it grows, add workers, or see what slows PostgreSQL down" * is_late,
-        fail="see what the checks of beat, workers, troubles and postgresql say; `statesync drain` "
-        "saves without workers and broker" * (is_unseen or age > late_seconds(settings)),
+        fail="see what the checks of beat, workers, troubles and postgresql say; while PostgreSQL "
+        "takes writes, `statesync drain` saves without workers and broker"
+        * (is_unseen or age > late_seconds(settings)),
     )
     yield checked(
         Topic.QUARANTINE,

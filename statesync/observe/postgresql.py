@@ -25,17 +25,19 @@ def check_postgresql(orchestrator: GameStateOrchestrator, settings: Settings) ->
             "current_setting('transaction_read_only')"
         ).one()
         limits = "; ".join(different_limits(connection, settings))
-    advice = ""
+    found, advice = f"PostgreSQL {version}", ""
     if int(version.split(".")[0]) < _OLDEST_POSTGRESQL:
         advice = f"PostgreSQL {_OLDEST_POSTGRESQL} or newer is needed"
     elif is_replica:
-        advice = "it is a replica: point STATESYNC_DATABASE_URL at the primary"
+        found += ", a replica: it takes no writes"
+        advice = "point STATESYNC_DATABASE_URL at the primary"
     elif read_only == "on":
+        found += ": it takes no writes"
         advice = (
-            "it takes no writes: find who has set default_transaction_read_only, for the server, "
-            "the database or our role, and take it off"
+            "find who has set default_transaction_read_only, for the server, the database or our "
+            "role, and take it off"
         )
-    yield checked(Topic.POSTGRESQL, f"PostgreSQL {version}", fail=advice)
+    yield checked(Topic.POSTGRESQL, found, fail=advice)
     yield checked(
         Topic.TIME_LIMITS,
         limits or "in force in every transaction",

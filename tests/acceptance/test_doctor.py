@@ -280,6 +280,7 @@ def test_a_database_that_takes_no_writes(settings: Settings, engine: Engine) -> 
             connection.exec_driver_sql("DROP ROLE frozen")
     assert found["postgresql"]["status"] == "fail"
     assert "default_transaction_read_only" in found["postgresql"]["do"]
+    assert "takes no writes" in found["postgresql"]["found"]
 
 
 def test_broker_and_state_on_one_database(settings: Settings) -> None:
