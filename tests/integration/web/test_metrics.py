@@ -219,6 +219,7 @@ def test_what_the_checks_found(
         raw.config_set("maxmemory", 0)
     assert (warned["redis"], failed["redis"], failed["beat"]) == (1, 1, 0)
     assert seen.get("workers") is None, "whom nobody could ask"
+    assert "They could not be asked." in Visitor(app).text("/")
 
 
 # Histograms
