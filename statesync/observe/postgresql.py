@@ -32,6 +32,7 @@ def check_postgresql(orchestrator: GameStateOrchestrator, settings: Settings) ->
         found += ", a replica: it takes no writes"
         advice = "point STATESYNC_DATABASE_URL at the primary"
     elif read_only == "on":
+        orchestrator.engine.dispose()  # who is connected keeps the setting: look anew next time
         found += ": it takes no writes"
         advice = (
             "find who has set default_transaction_read_only, for the server, the database or our "

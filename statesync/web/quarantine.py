@@ -57,7 +57,7 @@ def retry(request: Request) -> Response:
 
     def do(orchestrator: GameStateOrchestrator) -> str:
         is_found = orchestrator.hot.retry_quarantined(parse_char_id(name))
-        return "marked: the next sweep saves it" if is_found else "it was not in quarantine"
+        return "marked: the next sweep tries again" if is_found else "it was not in quarantine"
 
     return act(request, "retry", name, do, then=PAGE)
 

@@ -39,9 +39,9 @@ def test_retry(
     raw.hset(orchestrator.hot.keys.core(7), "stats", "{}")
     done = operator.act("/quarantine/retry", name="7")
     (action,) = recorded()
-    assert action[2:] == ("olga", "retry", "", "7", "marked: the next sweep saves it")
-    assert "retry 7: marked: the next sweep saves it" in operator.text(done.headers["location"])
-    assert "olga retry - 7 marked: the next sweep saves it" in operator.text("/actions")
+    assert action[2:] == ("olga", "retry", "", "7", "marked: the next sweep tries again")
+    assert "retry 7: marked: the next sweep tries again" in operator.text(done.headers["location"])
+    assert "olga retry - 7 marked: the next sweep tries again" in operator.text("/actions")
     assert orchestrator.backup_full_state(7).outcome == "saved"
     assert "Nothing is in quarantine" in operator.text("/quarantine")
 
