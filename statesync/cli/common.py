@@ -161,7 +161,7 @@ def counts_of(outcomes: Mapping[Outcome, int]) -> str:
 def counts_of_backups(outcomes: Mapping[BackupOutcome, int]) -> str:
     """Return counts by what has become of characters, in words."""
     counts = ((_BACKUPS.get(outcome, outcome), n) for outcome, n in sorted(outcomes.items()))
-    return ", ".join(f"{number} {words}" for words, number in counts) or "nothing to do"
+    return ", ".join(f"{number} {words}" for words, number in counts) or "nothing"
 
 
 def progress_bar() -> Progress:

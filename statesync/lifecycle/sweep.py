@@ -294,7 +294,8 @@ class _Drain:
             _sweep(self.hot, self.settings, self.save, self.save, self.hot.status(), whole=True)
         status = self.hot.status()
         self.progress(status)
-        if status.dirty or status.claimed != self.claimed:
+        # What is dirty again while another holds its claim stays so: it is no progress.
+        if status.claimed != self.claimed or self.of_round.keys() - {BackupOutcome.RELEASED}:
             self.claimed, self.progress_at = status.claimed, time.monotonic()
         elif status.claimed and time.monotonic() > self.progress_at + _STILL_SECONDS:
             requeue(self.hot, include_unexpired=True)

@@ -59,7 +59,9 @@ def _rights_in_redis(hot: HotStore) -> Check:
     found = "not told by this Redis, which is older than 7" if lacking is None else "all we need"
     if not lacking:
         return checked(Topic.RIGHTS_IN_REDIS, found)
-    advice = f"ACL SETUSER {hot.user} {' '.join(lacking)}"
+    advice = (
+        f"ACL SETUSER {hot.user} {' '.join(lacking)}; then `statesync scrub`: marks may be lost"
+    )
     return checked(
         Topic.RIGHTS_IN_REDIS,
         f"{counted(len(lacking), 'command is', 'commands are')} missing",

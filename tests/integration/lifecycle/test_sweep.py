@@ -283,17 +283,21 @@ def test_drain_without_a_database_keeps_the_marks(
     worker.close()
 
 
+@pytest.mark.parametrize("is_dirty_again", [False, True])
 def test_drain_takes_over_claims_that_stand_still(
     orchestrator: GameStateOrchestrator,
     small: Settings,
     full_core: FullCore,
     monkeypatch: pytest.MonkeyPatch,
+    is_dirty_again: bool,
 ) -> None:
     monkeypatch.setattr("statesync.lifecycle.sweep._STILL_SECONDS", 0.1)
     hot = orchestrator.hot
     for char_id in range(1, 26):
         hot.create(char_id, **full_core(char_id))
     lost, _ = hot.claim(1, lease_us=3_600_000_000)  # an hour, and its message is gone
+    if is_dirty_again:
+        hot.update(1, gold=1)
     report = drain(orchestrator, small, 30)
     assert (report.complete, report.outcomes) == (True, {"saved": 25})
     assert orchestrator.backup_claims([lost])[0].outcome == "superseded"

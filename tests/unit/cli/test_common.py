@@ -13,7 +13,7 @@ def test_outcomes_are_told_as_what_they_mean() -> None:
     counts = {BackupOutcome.UNCHANGED: 2, BackupOutcome.CONFLICT: 1, BackupOutcome.SAVED: 15}
     words = "1 set to their rows (conflict), 15 saved, 2 as their rows by now"
     assert counts_of_backups(counts) == words
-    assert counts_of_backups({}) == "nothing to do"
+    assert counts_of_backups({}) == "nothing"
 
 
 def test_a_line_of_a_games_own_code_is_escaped_on_the_terminal() -> None:
