@@ -288,7 +288,7 @@ class World:
     def read_only_database(self) -> None:
         """PostgreSQL takes no writes, as with a full disk or after a failover."""
         self.alter("default_transaction_read_only = on")
-        self.play_on(200)
+        self.play_on(50)  # who logs out or wants it durable waits in vain: play is slow meanwhile
         self.alter("default_transaction_read_only = off")
 
     def alter(self, setting: str) -> None:
