@@ -6,10 +6,9 @@ import json
 import os
 import re
 import sys
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
@@ -93,7 +92,7 @@ def test_beat_flower_and_the_web_server_log_alike(game: Game, settings: Settings
     serve.start()
     try:
         serve.wait_ready(lambda: b"http://" in log.read_bytes())
-        knock(port)
+        wait_until(lambda: knock(port))
         wait_for(serve, "login refused")
         wait_for(beat, "beat: Starting")
         for child in (serve, beat, flower):
@@ -105,13 +104,18 @@ def test_beat_flower_and_the_web_server_log_alike(game: Game, settings: Settings
         serve.stop()
 
 
-def knock(port: int) -> None:
-    """Try to log in with a wrong password."""
+def knock(port: int) -> bool:
+    """Try to log in with a wrong password; False if nobody listens yet."""
     url = f"http://127.0.0.1:{port}"
     form = urlencode({"name": "nobody", "password": "guessed"}).encode()
     request = Request(f"{url}/login", form, {"Origin": url})  # noqa: S310
-    with suppress(HTTPError):
+    try:
         urlopen(request).close()  # noqa: S310
+    except HTTPError:
+        return True
+    except URLError:
+        return False
+    return True
 
 
 def test_a_database_that_is_away_is_two_lines_of_each_process(

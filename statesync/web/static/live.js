@@ -6,20 +6,25 @@ const SECONDS = 5;
 const live = document.getElementById("live");
 const said = document.getElementById("live-state");
 
-// The links and buttons of the part, in their order: the one in focus stays so.
-function stops(part) {
-  return [...part.querySelectorAll("a, button, summary, [tabindex]")];
+// The links and buttons of the part.
+function stops() {
+  return [...live.querySelectorAll("a, button, summary, [tabindex]")];
+}
+
+// What a link or button is called and where it leads: the one in focus stays so, wherever it stands by now.
+function nameOf(stop) {
+  return [stop.getAttribute("href"), stop.getAttribute("aria-label") ?? stop.textContent].join(" ");
 }
 
 function put(fresh) {
-  const focused = stops(live).indexOf(document.activeElement);
+  const focused = stops().find((stop) => stop === document.activeElement);
   const open = [...live.querySelectorAll("details[open]")].map((one) => one.id);
   live.replaceChildren(...fresh.childNodes);
   for (const id of open) {
     document.getElementById(id)?.setAttribute("open", "");
   }
-  if (focused >= 0) {
-    stops(live)[focused]?.focus({ preventScroll: true });
+  if (focused) {
+    stops().find((stop) => nameOf(stop) === nameOf(focused))?.focus({ preventScroll: true });
   }
 }
 
