@@ -16,7 +16,7 @@ from statesync.hot.commands.servers import CoreHead, LossFlag, SessionHead
 from statesync.hot.store import HotStore
 from statesync.lifecycle import servers
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.observe.losses import describe_loss
+from statesync.observe.losses import check_loss
 from statesync.state.references import SessionRef
 from tests.conftest import Driver, FullCore
 
@@ -109,7 +109,7 @@ def test_an_empty_redis_is_told_how_it_is_filled(
     count(hot, engine)
     on_record = loss(hot, engine)
     assert on_record
-    assert "restore --all-active" in describe_loss(on_record)
+    assert "restore --all-active" in check_loss(on_record).do
     assert "restore --all-active" in caplog.text
     raw.hset(hot.keys.servers, "sweeps", 2)
     set_counters(engine, "redis_sweeps = 9")
@@ -117,7 +117,7 @@ def test_an_empty_redis_is_told_how_it_is_filled(
     latest = loss(hot, engine)
     assert latest
     assert latest.redis_sweeps == (9, 2)
-    assert "restore --all-active" not in describe_loss(latest)
+    assert "restore --all-active" not in check_loss(latest).do
 
 
 @pytest.mark.parametrize("found", ["sweeps = 2", "sweeps = 4", None])

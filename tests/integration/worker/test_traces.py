@@ -58,10 +58,15 @@ def path_to(span: Span, spans: list[Span]) -> list[str]:
 def test_a_trace_leads_from_the_game_to_the_commit(spans: list[Span], settings: Settings) -> None:
     queue = settings.queue("backup")
     run = "run/statesync.backup_full_state"
-    commits = [path_to(one, spans) for one in spans if one["name"] == "transaction"]
-    of_changes = [path for path in commits if run in path and path[0] == "statesync.change_state"]
-    assert len(of_changes) == 2, "one of threads, one of asyncio"
-    for path in of_changes:
+    commits = {
+        one["trace"]: path
+        for one in spans
+        if one["name"] == "transaction"
+        for path in [path_to(one, spans)]
+        if run in path and path[0] == "statesync.change_state"
+    }
+    assert len(commits) == 2, "one of threads, one of asyncio"
+    for path in commits.values():
         assert path[:2] == ["statesync.change_state", f"send {queue}"]
         assert path[-2:] == [run, "transaction"]
     steps = Counter(one["name"] for one in spans if path_to(one, spans)[-2:-1] == [run])
