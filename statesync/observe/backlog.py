@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from statesync.hot.commands.operators import Status
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.observe.check import Check, Topic, checked, counted
+from statesync.observe.check import Check, Topic, checked
 from statesync.settings import Settings
+from statesync.state.fields import counted
 
 __all__ = ["LATE_INTERVALS", "check_backlog", "count_unsaved", "is_dead", "late_seconds"]
 

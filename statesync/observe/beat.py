@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.backlog import is_dead
-from statesync.observe.check import Check, Topic, checked, counted
+from statesync.observe.check import Check, Topic, checked
 from statesync.observe.redis import refusals
 from statesync.observe.workers import START_WORKER, Fleet
 from statesync.settings import Settings
+from statesync.state.fields import counted
 from statesync.worker.names import QueueName
 
 __all__ = ["check_beat", "why_no_sweep"]

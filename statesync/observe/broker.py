@@ -10,9 +10,10 @@ from statesync.errors import StatesyncError
 from statesync.hot.commands.health import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.broker_rights import lacking_rights
-from statesync.observe.check import Check, Topic, checked, counted
+from statesync.observe.check import Check, Topic, checked
 from statesync.observe.queues import count_if_there, count_messages
 from statesync.settings import Settings
+from statesync.state.fields import counted
 from statesync.urls import database_of, without_secrets
 from statesync.worker.names import queues_of
 

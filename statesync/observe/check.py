@@ -8,7 +8,7 @@ from typing import Any
 
 from statesync.hot.commands.troubles import Server
 
-__all__ = ["Check", "CheckStatus", "Group", "Topic", "checked", "counted"]
+__all__ = ["Check", "CheckStatus", "Group", "Topic", "checked"]
 
 
 class CheckStatus(StrEnum):
@@ -183,11 +183,6 @@ class Check:
             "do": self.do,
             "runbook": self.runbook,
         }
-
-
-def counted(number: int, one: str, more: str) -> str:
-    """Return a number, and of what: one of it, or more of it."""
-    return f"{number} {one if number == 1 else more}"
 
 
 def checked(

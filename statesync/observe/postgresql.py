@@ -9,8 +9,9 @@ from statesync.durable import migrate as migrations
 from statesync.durable.limits import different_limits
 from statesync.durable.rights import missing_grants
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.observe.check import Check, Topic, checked, counted
+from statesync.observe.check import Check, Topic, checked
 from statesync.settings import Settings
+from statesync.state.fields import counted
 
 __all__ = ["check_postgresql"]
 

@@ -8,8 +8,9 @@ from statesync.hot.commands.health import Examined, unwritten
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.broker import server_name
-from statesync.observe.check import Check, CheckStatus, Topic, checked, counted
+from statesync.observe.check import Check, CheckStatus, Topic, checked
 from statesync.settings import Settings
+from statesync.state.fields import counted
 
 __all__ = ["check_redis", "refusals"]
 

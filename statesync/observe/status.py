@@ -18,12 +18,12 @@ from statesync.observe import queues
 from statesync.observe.backlog import count_unsaved, is_dead, late_seconds
 from statesync.observe.beat import why_no_sweep
 from statesync.observe.broker import problem_of
-from statesync.observe.check import counted
 from statesync.observe.losses import loss_as_json
 from statesync.observe.redis import refusals
 from statesync.observe.troubles import describe_trouble
 from statesync.observe.workers import list_types
 from statesync.settings import Settings
+from statesync.state.fields import counted
 from statesync.worker.names import QueueName
 
 __all__ = ["Gathered", "gather", "tell_unknown_types"]

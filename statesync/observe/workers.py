@@ -8,9 +8,10 @@ from functools import cached_property
 from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.unknown_types import count_unknown_types
-from statesync.observe.check import Check, Topic, checked, counted
+from statesync.observe.check import Check, Topic, checked
 from statesync.observe.queues import count_messages
 from statesync.settings import Settings
+from statesync.state.fields import counted
 from statesync.state.session_types import names
 from statesync.worker.names import SESSION_TYPES, queues_of
 

@@ -23,6 +23,7 @@ __all__ = [
     "InvalidValue",
     "check_char_id",
     "check_version",
+    "counted",
     "dump_json",
     "encode_json",
     "encoded",
@@ -132,6 +133,11 @@ def shown(value: object) -> str:
     except ValueError:  # an integer of thousands of digits
         return f"a {type(value).__name__} that is too long to show"
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def counted(number: int, one: str, more: str) -> str:
+    """Return a number, and of what: one of it, or more of it."""
+    return f"{number} {one if number == 1 else more}"
 
 
 def listed(ids: Sequence[object]) -> str:

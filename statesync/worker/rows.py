@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from statesync.settings import Settings
-from statesync.state.fields import printable
+from statesync.state.fields import counted, printable
 from statesync.state.outcomes import BackupOutcome, RestoreOutcome
 from statesync.worker.names import TaskName
 
@@ -39,7 +39,7 @@ def about(task: TaskName, settings: Settings, subject: int | str = "") -> str:
 
 def characters(count: int) -> str:
     """Return a number of characters in words."""
-    return "1 character" if count == 1 else f"{count} characters"
+    return counted(count, "character", "characters")
 
 
 class Told(Mapping[str, Any]):
