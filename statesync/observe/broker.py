@@ -11,7 +11,7 @@ from statesync.hot.commands.health import Examined
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe.broker_rights import lacking_rights
 from statesync.observe.check import Check, Topic, checked
-from statesync.observe.queues import count_if_there, count_messages
+from statesync.observe.queues import broker_connection, count_if_there, count_messages
 from statesync.settings import Settings
 from statesync.state.fields import counted
 from statesync.urls import database_of, without_secrets
@@ -52,9 +52,7 @@ def server_name(info: dict[str, str]) -> str:
 
 def check_broker(orchestrator: GameStateOrchestrator, settings: Settings) -> Iterator[Check]:
     """Check that the broker answers, is apart from the state, and waits as long as a task takes."""
-    from statesync.worker.app import app
-
-    with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
+    with broker_connection() as connection:
         transport = connection.transport.driver_type
         if transport == "redis":
             yield from _check_redis(connection, orchestrator, settings)

@@ -10,7 +10,7 @@ from statesync.worker.names import queues_of
 if TYPE_CHECKING:
     from kombu import Connection
 
-__all__ = ["count", "count_if_there", "count_messages"]
+__all__ = ["broker_connection", "count", "count_if_there", "count_messages"]
 
 _NOT_FOUND = 404
 
@@ -20,10 +20,15 @@ def count(settings: Settings) -> dict[str, int]:
 
     Raises what the broker's transport does.
     """
+    with broker_connection() as connection:
+        return {queue: count_messages(connection, queue) for queue in queues_of(settings)}
+
+
+def broker_connection() -> Connection:
+    """Return a connection to the broker that does not try twice; it connects when it is used."""
     from statesync.worker.app import app
 
-    with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
-        return {queue: count_messages(connection, queue) for queue in queues_of(settings)}
+    return app.connection_for_read(transport_options={"max_retries": 0})
 
 
 def count_messages(connection: Connection, queue: str) -> int:

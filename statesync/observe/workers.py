@@ -9,7 +9,7 @@ from statesync.hot.store import HotStore
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.lifecycle.unknown_types import count_unknown_types
 from statesync.observe.check import Check, Topic, checked
-from statesync.observe.queues import count_messages
+from statesync.observe.queues import broker_connection, count_messages
 from statesync.settings import Settings
 from statesync.state.fields import counted
 from statesync.state.session_types import names
@@ -68,10 +68,8 @@ class Fleet:
         """
         if self._is_broker_away:
             return None
-        from statesync.worker.app import app
-
         try:
-            with app.connection_for_read(transport_options={"max_retries": 0}) as connection:
+            with broker_connection() as connection:
                 return count_messages(connection, queue)
         except Exception:  # each transport has its own; the check of the broker tells
             self._is_broker_away = True
