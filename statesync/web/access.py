@@ -14,7 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
@@ -32,6 +32,8 @@ __all__ = [
     "is_direct",
     "is_same_origin",
 ]
+
+Kept = TypeVar("Kept")
 
 COOKIE = "statesync_login"
 DEVICE_COOKIE = "statesync_device"
@@ -121,9 +123,7 @@ class Access:
         token, csrf_token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         ends_at = time.monotonic() + LOGIN_SECONDS
         with self._lock:
-            while len(self._logins) >= _KEPT_LOGINS:
-                del self._logins[next(iter(self._logins))]
-            self._logins[token] = Login(own_name, role, csrf_token, ends_at)
+            _keep(self._logins, token, Login(own_name, role, csrf_token, ends_at))
         return token
 
     def log_out(self, token: str | None) -> None:
@@ -135,9 +135,7 @@ class Access:
         """Return the token of a browser that somebody has logged in with."""
         token = secrets.token_urlsafe(32)
         with self._lock:
-            while len(self._devices) >= _KEPT_LOGINS:
-                del self._devices[next(iter(self._devices))]
-            self._devices[token] = None
+            _keep(self._devices, token, None)
         return token
 
     def knows_device(self, token: str | None) -> bool:
@@ -152,6 +150,13 @@ class Access:
         be that of a proxy, can use up its attempts.
         """
         return f"device {device}" if self.knows_device(device) else _site(address)
+
+
+def _keep(kept: dict[str, Kept], token: str, value: Kept) -> None:
+    """Add a token; if there are too many, the oldest goes."""
+    while len(kept) >= _KEPT_LOGINS:
+        del kept[next(iter(kept))]
+    kept[token] = value
 
 
 def _digest(text: str) -> bytes:
