@@ -13,8 +13,8 @@ from statesync.errors import InvalidCharId
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.observe import conflicts
 from statesync.observe.inspection import compare, inspect
-from statesync.state.fields import MAX_ID, TIE_FIELD, load_json, parse_char_id
-from statesync.web.rendering import realm_of, render
+from statesync.state.fields import TIE_FIELD, load_json, parse_char_id
+from statesync.web.rendering import id_in, realm_of, render
 from statesync.web.threads import ThreadedRoute
 
 __all__ = ["routes", "show_conflict", "show_conflicts"]
@@ -30,7 +30,7 @@ def show_conflicts(request: Request) -> Response:
     char_id = None
     with suppress(InvalidCharId):
         char_id = parse_char_id(request.query_params.get("character", "").strip())
-    before = _id(request.query_params.get("before", ""))
+    before = id_in(request, "before")
     listed, older = conflicts.page(engine, char_id=char_id, before=before, limit=_LISTED)
     return render(request, "conflicts.html", conflicts=listed, older=older, char_id=char_id)
 
@@ -38,7 +38,7 @@ def show_conflicts(request: Request) -> Response:
 def show_conflict(request: Request) -> Response:
     """Show one conflict: both sides, and what differs."""
     orchestrator = request.app.state.realms.orchestrator(realm_of(request))
-    conflict_id = _id(request.query_params.get("id", ""))
+    conflict_id = id_in(request, "id")
     found = conflicts.read(orchestrator.engine, conflict_id) if conflict_id else None
     if found is None:
         why = "There is no such conflict."
@@ -88,11 +88,6 @@ def _read(text: str, other: object) -> object:
         return load_json(text)
     except (ValueError, RecursionError):
         return text
-
-
-def _id(text: str) -> int | None:
-    found = int(text[:20]) if text.isascii() and text.isdigit() else 0
-    return found if 0 < found <= MAX_ID else None
 
 
 routes = [

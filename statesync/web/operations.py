@@ -13,7 +13,7 @@ from statesync.durable.actions import Action
 from statesync.errors import NotMigrated, ServerUnavailable, StatesyncError
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
 from statesync.state.fields import MAX_ID, printable
-from statesync.web.rendering import link, realm_of, render
+from statesync.web.rendering import id_in, link, realm_of, render
 from statesync.web.threads import ThreadedRoute
 
 __all__ = ["act", "done_before", "routes", "show_actions"]
@@ -56,23 +56,22 @@ def act(
 
 def done_before(request: Request) -> Action | None:
     """Return the action that has led to this page, if one has and its record can be read."""
-    asked = request.query_params.get("done", "")
-    if not (asked.isascii() and asked.isdigit() and 0 < int(asked[:19]) < MAX_ID):
+    action_id = id_in(request, "done")
+    if action_id is None:
         return None
     orchestrator = request.app.state.realms.orchestrator(realm_of(request))
     try:
         with database.transaction(orchestrator.engine) as connection:
-            found = actions.page(connection, before=int(asked[:19]) + 1, limit=1)
+            found = actions.page(connection, before=action_id + 1, limit=1)
     except (ServerUnavailable, NotMigrated):
         return None  # the quarantine needs Redis alone
-    return found[0] if found and found[0].id == int(asked[:19]) else None
+    return found[0] if found and found[0].id == action_id else None
 
 
 def show_actions(request: Request) -> Response:
     """Show what operators did, the newest first."""
     orchestrator = request.app.state.realms.orchestrator(realm_of(request))
-    asked = request.query_params.get("before", "")
-    before = int(asked[:18]) if asked.isascii() and asked.isdigit() else MAX_ID
+    before = id_in(request, "before") or MAX_ID
     with database.transaction(orchestrator.engine) as connection:
         found = actions.page(connection, before=before, limit=_LISTED + 1)
     older = found[_LISTED - 1].id if len(found) > _LISTED else None

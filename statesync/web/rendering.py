@@ -17,10 +17,10 @@ from starlette.responses import HTMLResponse
 
 from statesync.lifecycle.realms import Realms
 from statesync.observe.inspection import Compared
-from statesync.state.fields import printable
+from statesync.state.fields import MAX_ID, printable
 from statesync.web.access import is_direct
 
-__all__ = ["FOLDER", "code", "duration", "link", "realm_of", "render", "utc"]
+__all__ = ["FOLDER", "code", "duration", "id_in", "link", "realm_of", "render", "utc"]
 
 FOLDER = Path(__file__).parent
 _LONGEST = 2000
@@ -78,6 +78,13 @@ def link(request: Request, path: str, **query: object) -> str:
     given = {name: value for name, value in query.items() if value is not None}
     words = urlencode(({"realm": realm} if realm else {}) | given)
     return f"{path}?{words}" if words else path
+
+
+def id_in(request: Request, name: str) -> int | None:
+    """Return the id that a part of the query gives; None if it is none."""
+    text = request.query_params.get(name, "")
+    found = int(text[:20]) if text.isascii() and text.isdigit() else 0
+    return found if 0 < found <= MAX_ID else None
 
 
 def duration(seconds: float | None) -> str:
