@@ -108,9 +108,8 @@ def gather(
 def _ask_redis(found: Gathered, orchestrator: GameStateOrchestrator) -> None:
     hot = orchestrator.hot
     found.hot = hot.status()
-    examined = hot.examine([])
-    found.sweep_ms = examined.heartbeat_ms
-    found.refusals = refusals(examined)
+    found.sweep_ms = hot.figures().sweep_ms
+    found.refusals = refusals(hot.examine([]))
     found.problems += found.refusals
     found.unknown_types = count_unknown_types(hot)
     found.troubles = hot.troubles()

@@ -68,7 +68,7 @@ class TestAllWell:
         configured.config_set("maxmemory-policy", "noeviction")
         hot.create(1, state="exploration")
         beat = stack.start_beat()
-        wait_until(lambda: hot.examine([]).heartbeat_ms is not None)
+        wait_until(lambda: hot.figures().sweep_ms is not None)
         # A sweep comes every second, or later on a busy machine: not the doctor's business here.
         found = examine(replace(game.settings, sync_seconds=60))
         assert set(statuses(found).values()) == {"ok"}
@@ -89,7 +89,7 @@ class TestAllWell:
         assert unsaved["status"] == "fail"
         assert "no worker knows raid (1)" in unsaved["found"]
         beat.kill()
-        wait_until(lambda: (hot.examine([]).heartbeat_ms or 0) > 3000)
+        wait_until(lambda: (hot.figures().sweep_ms or 0) > 3000)
         assert "beat" in examine(game.settings, "beat", status=1)["beat"]["do"]
 
     @staticmethod

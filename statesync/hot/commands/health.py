@@ -55,8 +55,6 @@ class Examined(NamedTuple):
     info: dict[str, str]
     """What ``INFO`` says."""
     now_us: int
-    heartbeat_ms: int | None
-    """Since a sweep of the schedule came in; None if there was none yet."""
     before: UsedMemory | None
     """As the sweeps note it twice a day; None if there was none yet."""
     expiring: list[int]
@@ -67,14 +65,13 @@ def examine(keys: Keys, char_ids: Sequence[int], /) -> Command[Examined]:
     """Read how Redis is set up, and which of some cores would expire."""
 
     def parse(reply: Raw) -> Examined:
-        raw_info, now_us, heartbeat_ms, raw_note, *all_expire = reply
+        raw_info, now_us, raw_note, *all_expire = reply
         info = _server_info(raw_info)
         expiring = [i for i, expires in zip(char_ids, all_expire, strict=True) if expires]
-        heartbeat = int(heartbeat_ms) if heartbeat_ms else None
         before = _used_memory(raw_note, int(now_us) // 1000)
-        return Examined(info, int(now_us), heartbeat, before, expiring)
+        return Examined(info, int(now_us), before, expiring)
 
-    script_keys = (keys.heartbeat, keys.servers, *map(keys.core, char_ids))
+    script_keys = (keys.servers, *map(keys.core, char_ids))
     return Command(_examine, script_keys, (), parse, repeatable=True)
 
 
