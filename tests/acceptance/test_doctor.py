@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -250,17 +251,24 @@ def test_tables_that_are_not_there(settings: Settings, new_database: NewDatabase
     assert found["migrations"]["found"] == "no tables yet"
 
 
-def test_rights_that_are_missing(settings: Settings, engine: Engine) -> None:
+@contextlib.contextmanager
+def role(engine: Engine, settings: Settings, name: str, *statements: str) -> Iterator[Settings]:
+    """Make a role of PostgreSQL, and give settings that log in as it."""
     with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE ROLE reader LOGIN")
-        connection.exec_driver_sql("GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader")
-    url = settings.database_url.replace("postgres@", "reader@")
+        for statement in statements:
+            connection.exec_driver_sql(statement)
     try:
-        found = examine(replace(settings, database_url=url), "postgresql", status=1)
+        yield replace(settings, database_url=settings.database_url.replace("postgres@", f"{name}@"))
     finally:
         with engine.begin() as connection:
-            connection.exec_driver_sql("DROP OWNED BY reader")
-            connection.exec_driver_sql("DROP ROLE reader")
+            connection.exec_driver_sql(f"DROP OWNED BY {name}")
+            connection.exec_driver_sql(f"DROP ROLE {name}")
+
+
+def test_rights_that_are_missing(settings: Settings, engine: Engine) -> None:
+    may_read = "GRANT SELECT ON ALL TABLES IN SCHEMA public TO reader"
+    with role(engine, settings, "reader", "CREATE ROLE reader LOGIN", may_read) as reader:
+        found = examine(reader, "postgresql", status=1)
     assert found["rights"]["status"] == "fail"
     assert "GRANT INSERT, UPDATE ON characters TO reader" in found["rights"]["do"]
     nobody = settings.database_url.replace("postgres@", "nobody_here@")
@@ -269,15 +277,10 @@ def test_rights_that_are_missing(settings: Settings, engine: Engine) -> None:
 
 
 def test_a_database_that_takes_no_writes(settings: Settings, engine: Engine) -> None:
-    with engine.begin() as connection:
-        connection.exec_driver_sql("CREATE ROLE frozen LOGIN SUPERUSER")
-        connection.exec_driver_sql("ALTER ROLE frozen SET default_transaction_read_only = on")
-    url = settings.database_url.replace("postgres@", "frozen@")
-    try:
-        found = examine(replace(settings, database_url=url), "postgresql", status=1)
-    finally:
-        with engine.begin() as connection:
-            connection.exec_driver_sql("DROP ROLE frozen")
+    made = "CREATE ROLE frozen LOGIN SUPERUSER"
+    takes_no_writes = "ALTER ROLE frozen SET default_transaction_read_only = on"
+    with role(engine, settings, "frozen", made, takes_no_writes) as frozen:
+        found = examine(frozen, "postgresql", status=1)
     assert found["postgresql"]["status"] == "fail"
     assert "default_transaction_read_only" in found["postgresql"]["do"]
     assert "takes no writes" in found["postgresql"]["found"]
