@@ -105,6 +105,7 @@ def restore_to_a_moment(play: Play, running: Servers, archived: Archived) -> Non
     assert "2026-11-26 03:00:00+00" in commands
     archived.sh(running, commands.replace("2026-11-26 03:00:00+00", moment.isoformat(" ")))
     running.start_postgres()
+    wait_until(lambda: not recovering(play))
     for engine in (play.engine, play.orchestrator.engine):
         engine.dispose()
     assert play.row(1) == {"gold": "1"}
@@ -113,6 +114,12 @@ def restore_to_a_moment(play: Play, running: Servers, archived: Archived) -> Non
     assert [one["char_id"] for one in found["losses"][0]["not_live"]] == [3]
     gold = {char_id: play.row(char_id) for char_id in (1, 2, 3, 4)}
     assert gold == {1: {"gold": "10"}, 2: {"gold": "2"}, 3: {"gold": "2"}, 4: {"gold": "40"}}
+
+
+def recovering(play: Play) -> bool:
+    with play.engine.begin() as connection:
+        answer: bool = connection.exec_driver_sql("SELECT pg_is_in_recovery()").scalar_one()
+    return answer
 
 
 def test_rows_that_somebody_has_deleted_come_back_from_who_is_live(play: Play) -> None:
