@@ -32,7 +32,7 @@ _JSON_FIELDS = ("location", "bio", "stats")
 _FIGHT_FIELDS = ("participants", "monsters", "turn_order")
 
 _SAVE = f"""WITH cores AS MATERIALIZED (
-    SELECT * FROM json_to_recordset(%s) AS r (id bigint, version bigint, state text, current text,
+    SELECT * FROM jsonb_to_recordset(%s) AS r (id bigint, version bigint, state text, current text,
     prev text, name text, gender text, created_at timestamptz, vitals jsonb,
     {" int, ".join(STATS)} int)
 ), saved AS (

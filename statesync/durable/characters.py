@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from statesync.durable import database
+from statesync.durable import database, stats
 from statesync.durable.database import UNREADABLE, Rejected
 from statesync.durable.fence import Head, RowHead, Verdict, judge
 from statesync.durable.recordset import recordset
@@ -64,12 +64,10 @@ T = TypeVar("T")
 
 _TEXT_COLUMNS = ("name", "gender", "created_at", "game_stage", "location_id", "prev_location_id")
 _CONTENT = (*_TEXT_COLUMNS, "vitals", "extra")
-_STATS_CONTENT = (*STATS, "extra")
 
 
 _WRITTEN = (*_CONTENT, "version", "seal", "seal_version")
 _batch = recordset(characters, "id", _WRITTEN)
-_stats_batch = recordset(character_stats, "character_id", _STATS_CONTENT)
 
 _LOCK = (
     select(
@@ -98,16 +96,6 @@ _SAME = (
     .where(_columns(characters, _CONTENT).is_not_distinct_from(_columns(_batch, _CONTENT)))
 )
 
-_SAME_STATS = (
-    select(_stats_batch.c.character_id)
-    .join(character_stats, character_stats.c.character_id == _stats_batch.c.character_id)
-    .where(
-        _columns(character_stats, _STATS_CONTENT).is_not_distinct_from(
-            _columns(_stats_batch, _STATS_CONTENT)
-        )
-    )
-)
-
 _INSERT = (
     upsert(characters)
     .from_select(
@@ -122,20 +110,6 @@ _UPDATE = (
     update(characters)
     .where(characters.c.id == _batch.c.id)
     .values({name: _batch.c[name] for name in _WRITTEN} | {"updated_at": func.now()})
-)
-
-_WITH_ID = ("character_id", *_STATS_CONTENT)
-# Rows that do not differ are left out: the upsert would lock them.
-_insert_stats = upsert(character_stats).from_select(
-    _WITH_ID,
-    select(*(_stats_batch.c[name] for name in _WITH_ID))
-    .outerjoin(character_stats, character_stats.c.character_id == _stats_batch.c.character_id)
-    .where(_columns(character_stats, _WITH_ID).is_distinct_from(_columns(_stats_batch, _WITH_ID)))
-    .order_by(_stats_batch.c.character_id),
-)
-_UPSERT_STATS = _insert_stats.on_conflict_do_update(
-    index_elements=["character_id"],
-    set_={name: _insert_stats.excluded[name] for name in _STATS_CONTENT},
 )
 
 _JSON = ("vitals", "extra")
@@ -269,9 +243,7 @@ def write(
         if snapshots and connection.execute(statement, rows).rowcount < len(snapshots):
             raise Raced
     written = [*new, *over]
-    stats = [snapshot.stats for snapshot in written if snapshot.stats]
-    if stats:
-        connection.execute(_UPSERT_STATS, {"rows": stats})
+    stats.write(connection, [snapshot.stats for snapshot in written if snapshot.stats])
 
 
 def load(connection: Connection, char_ids: Iterable[int]) -> dict[int, Character]:
@@ -349,11 +321,8 @@ def same(connection: Connection, snapshots: Sequence[CoreRows]) -> set[int]:
         return set()
     rows = {"rows": [snapshot.row for snapshot in snapshots]}
     found = set(connection.execute(_SAME, rows).scalars())
-    stats = [one.stats for one in snapshots if one.stats and one.char_id in found]
-    if stats:
-        same_stats = set(connection.execute(_SAME_STATS, {"rows": stats}).scalars())
-        found -= {one.character_id for one in stats} - same_stats
-    return found
+    compared = [one.stats for one in snapshots if one.stats and one.char_id in found]
+    return found - stats.differing(connection, compared)
 
 
 def _incomplete(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -42,9 +41,9 @@ class _Vital(Struct, forbid_unknown_fields=True):
     max: int | float
 
 
-_Stat = Annotated[int, Meta(ge=-(2**31), lt=2**31)] | UnsetType
+_Stat = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 _Stats: Any = msgspec.defstruct(
-    "_Stats", [(name, _Stat, UNSET) for name in STATS], forbid_unknown_fields=True
+    "_Stats", [(name, _Stat, None) for name in STATS], forbid_unknown_fields=True
 )
 
 _location = msgspec.json.Decoder(_Location).decode
@@ -52,7 +51,8 @@ _bio = msgspec.json.Decoder(_Bio).decode
 _stats = msgspec.json.Decoder(_Stats).decode
 _vitals = msgspec.json.Decoder(dict[str, _Vital]).decode
 
-_PLAIN_NUMBER = re.compile("[0-9]{1,15}")
+_SHORT_NUMBER = 15
+"""Digits of a number that is surely a version."""
 _UTC = re.compile(r"\d{4}-\d\d-\d\dT([01]\d|2[0-3]):\d\d:\d\d(\.(?!000000)\d{6})?\+00:00", re.ASCII)
 """How ``isoformat`` writes a time."""
 _OURS = frozenset((*CORE_FIELDS, "version", "saved_version"))
@@ -64,10 +64,10 @@ def rows_of(char_id: int, version: int, seal: int, core: Mapping[str, str]) -> C
     In the core's texts, surrogates stand for bytes that are no UTF-8.
     """
     try:
-        _check_text(core)
+        extra = {} if core.keys() == _OURS else _extra(core)
+        _check_text("".join((*core.values(), *extra)))
         location, bio, stats, vitals = _decode(core)
         saved_version = _saved_version(core)
-        extra = _extra(core)
     except (InvalidValue, ValueError, KeyError, RecursionError):
         raw = encoded(core) | {b"version": b"%d" % version}
         return core_rows(decode_character(char_id, raw), seal)
@@ -98,9 +98,8 @@ def _decode(core: Mapping[str, str]) -> tuple[_Location, _Bio, Any, dict[str, _V
     return location, bio, _stats(core["stats"]), _vitals(core["vitals"])
 
 
-def _check_text(core: Mapping[str, str]) -> None:
-    """Raise ValueError if a text may have what PostgreSQL cannot store: a NUL, or no UTF-8."""
-    texts = "".join(chain.from_iterable(core.items()))
+def _check_text(texts: str) -> None:
+    """Raise ValueError if texts may have what PostgreSQL cannot store: a NUL, or no UTF-8."""
     if "\0" in texts or "\\u0000" in texts:
         raise ValueError
     if not texts.isascii():
@@ -111,7 +110,7 @@ def _saved_version(core: Mapping[str, str]) -> int | None:
     saved = core.get("saved_version")
     if saved is None:
         return None
-    if not _PLAIN_NUMBER.fullmatch(saved):
+    if not (saved.isascii() and saved.isdigit() and len(saved) <= _SHORT_NUMBER):
         raise ValueError
     return int(saved)
 

@@ -8,7 +8,8 @@ from itertools import starmap
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, func, literal, select, update
+from sqlalchemy import Connection, Text, bindparam, cast, func, literal, select, update
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable import digests
@@ -28,6 +29,22 @@ __all__ = [
 ]
 
 _member_batch = recordset(session_characters, "session_id", ("character_id",))
+
+# One text for each session: who is in it changes less often than the session itself.
+_MEMBERS_AS_TEXT = (
+    select(
+        cast(session_characters.c.session_id, Text)
+        + " "
+        + func.string_agg(
+            cast(session_characters.c.character_id, Text),
+            aggregate_order_by(literal(" "), session_characters.c.character_id),
+            # In WHERE it would have PostgreSQL, while it has no statistics of the table, read the
+            # index of all who are in a session.
+        ).filter(session_characters.c.left_at.is_(None))
+    )
+    .where(session_characters.c.session_id == func.any(bindparam("ids")))
+    .group_by(session_characters.c.session_id)
+)
 
 _JOIN_BATCH = (
     upsert(session_characters)
@@ -125,20 +142,34 @@ def write(connection: Connection, written: Sequence[Session], saved: Collection[
 
     A member without a row joins when the session is next saved.
     """
+    changed = _changed(connection, written)
+    if not changed:
+        return
     members = [
         {"session_id": session.id, "character_id": char_id}
-        for session in written
+        for session in changed
         for char_id in session.members
     ]
-    closed = {session.id for session in written if session.closed}
+    closed = {session.id for session in changed if session.closed}
     staying = [member for member in members if member["session_id"] not in closed]
     # The members of a closed session join and leave, so that its rows say who was in it.
     connection.execute(_JOIN_BATCH, {"rows": members})
-    ids = [session.id for session in written]
+    ids = [session.id for session in changed]
     connection.execute(_LEAVE_UNLESS_IN_BATCH, {"ids": ids, "rows": staying})
     if elsewhere := [member for member in members if member["character_id"] not in saved]:
         unsaved = connection.execute(_WITH_UNSAVED_MEMBERS, {"rows": elsewhere})
         digests.invalidate(connection, unsaved.scalars().all())
+
+
+def _changed(connection: Connection, written: Sequence[Session]) -> list[Session]:
+    """Return the sessions that are closed, or whose members are not those of their rows."""
+    found = connection.execute(_MEMBERS_AS_TEXT, {"ids": [session.id for session in written]})
+    texts = set(found.scalars())
+    return [one for one in written if one.closed or _members_as_text(one) not in texts]
+
+
+def _members_as_text(session: Session) -> str:
+    return f"{session.id} {' '.join(map(str, sorted(session.members)))}"
 
 
 def end(

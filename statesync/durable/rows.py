@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct, UnsetType
 
 from statesync.durable.tables import STATS
 from statesync.errors import CorruptState
@@ -42,7 +42,7 @@ StatsRow: Any = msgspec.defstruct(
     "StatsRow",
     [
         ("character_id", int),
-        *((name, int | None | UnsetType, UNSET) for name in STATS),
+        *((name, int | None, None) for name in STATS),
         ("extra", dict[str, Any], {}),
     ],
 )

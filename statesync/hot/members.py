@@ -18,7 +18,7 @@ from statesync.state.references import UUID_EXPECTED, SessionRef, is_session_uui
 from statesync.state.session_types import is_type_name, reference_fields, session_types
 from statesync.state.sessions import read_participants
 
-__all__ = ["MAX_TIED", "Members"]
+__all__ = ["MAX_TIED", "Members", "with_found"]
 
 MAX_TIED = 64
 """Upper bound on the members of one tie: a group is saved in one transaction."""
@@ -32,17 +32,18 @@ class Members:
 
     def __init__(self, names: Iterable[str], first: int = 0) -> None:
         self.names = frozenset(names) | ({str(first)} if first else set())
-        characters: list[int] = []
+        others = {name for name in self.names if not name.isdigit()}
+        self.characters = sorted(map(int, self.names - others))
+        if first:
+            self.characters.remove(first)
+            self.characters.insert(0, first)
         self.sessions: list[SessionRef] = []
         self.ties: list[str] = []
-        for name in sorted(self.names):
-            if name.isdigit():
-                characters.append(int(name))
-            elif ref := SessionRef.from_member(name):
+        for name in sorted(others):
+            if ref := SessionRef.from_member(name):
                 self.sessions.append(ref)
             else:
                 self.ties.append(name)
-        self.characters = sorted(characters, key=lambda char_id: (char_id != first, char_id))
 
     @property
     def is_alone(self) -> bool:
@@ -62,17 +63,22 @@ class Members:
         """Return the names of characters, sessions and ties, in the order of the keys."""
         return [*map(str, self.characters)], [ref.member for ref in self.sessions], self.ties
 
-    def with_found(self, char_id: int, script_keys: Sequence[str], found: Raw) -> frozenset[str]:
-        """Return all names, with those that a script has found.
 
-        ``found`` is number of the key, field, value, … as ``shared/members.lua`` notes them. Raises
-        CorruptState if a value names no member; of ``char_id`` if it is in no core. Raises
-        UnknownSessionType if it names a session of a type that is not registered here.
-        """
-        names = set(self.names)
-        for number, raw_field, raw in zip(found[::3], found[1::3], found[2::3], strict=True):
-            names |= _named_members(char_id, script_keys[int(number) - 1], raw_field.decode(), raw)
-        return frozenset(names)
+def with_found(
+    names: frozenset[str], char_id: int, script_keys: Sequence[str], found: Raw
+) -> frozenset[str]:
+    """Return the names of the known members, with those that a script has found.
+
+    ``found`` is number of the key, field, value, … as ``shared/members.lua`` notes them. Raises
+    CorruptState if a value names no member; of ``char_id`` if it is in no core. Raises
+    UnknownSessionType if it names a session of a type that is not registered here.
+    """
+    return names.union(
+        *(
+            _named_members(char_id, script_keys[int(number) - 1], raw_field.decode(), raw)
+            for number, raw_field, raw in zip(found[::3], found[1::3], found[2::3], strict=True)
+        )
+    )
 
 
 def _named_members(char_id: int, key: str, field: str, raw: bytes) -> set[str]:

@@ -158,7 +158,11 @@ def save(
     # Of a group with a deleted character not all is saved.
     whole = [group for group in accepted if not decided.has_deleted(group)]
     durable.receipts.record(connection, [nonce for group in whole for nonce in group.nonces])
-    return [_result(group, decided, written, held[id(group)]) for group in groups]
+    saved = {id(group) for group in accepted}
+    return [
+        _result(group, decided, written, saved=id(group) in saved, held=held[id(group)])
+        for group in groups
+    ]
 
 
 def _check_logs(
@@ -215,9 +219,10 @@ def _result(
     group: Snapshot,
     decided: _Decided,
     written: Mapping[int, Saved],
+    *,
+    saved: bool,
     held: Sequence[HeldElsewhere],
 ) -> GroupResult:
-    saved = decided.can_save(group) and not held
     characters: dict[int, CharacterResult] = {}
     for char_id in group.characters:
         decision = decided.characters[char_id]

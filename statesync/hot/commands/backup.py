@@ -18,7 +18,7 @@ from statesync.errors import StatesyncError
 from statesync.hot.command import Command, Raw, error_of, load_script, pack
 from statesync.hot.commands.claims import Claim
 from statesync.hot.keys import Keys
-from statesync.hot.members import Members
+from statesync.hot.members import Members, with_found
 from statesync.state.fields import MAX_CORE_BYTES
 from statesync.state.references import SessionRef, reference_field
 from statesync.state.seals import FULL_BYTES, Seals, new_seal, seals_of
@@ -274,8 +274,8 @@ class _Reader:
             for part in status
         ]
         try:
-            known = members or Members((), first=char_id)
-            return NeedsKeys(known.with_found(char_id, self.script_keys, found))
+            known = members.names if members else frozenset([str(char_id)])
+            return NeedsKeys(with_found(known, char_id, self.script_keys, found))
         except StatesyncError as error:
             return error.with_traceback(None)
 

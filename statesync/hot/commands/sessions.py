@@ -21,7 +21,7 @@ from statesync.hot.command import Command, Raw, load_script, not_loaded, pack, p
 from statesync.hot.commands.together import Action, Together, change
 from statesync.hot.fields import gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
-from statesync.hot.members import MAX_TIED, Members
+from statesync.hot.members import MAX_TIED, Members, with_found
 from statesync.state.characters import (
     Character,
     FieldValue,
@@ -180,7 +180,7 @@ def change_participants(
         is_changed, result = reply
         if is_changed:
             return Receipt(int(result), None, nonce)
-        found = members.with_found(char_id, script_keys, result)
+        found = with_found(members.names, char_id, script_keys, result)
         return again(known=found, durable=durable, token=token)
 
     args = {

@@ -13,7 +13,7 @@ from statesync.errors import InvalidField, InvalidInput, PreconditionFailed
 from statesync.hot.command import Command, Raw, load_script, pack
 from statesync.hot.fields import gather_fields, list_writes, nonce_if
 from statesync.hot.keys import Keys
-from statesync.hot.members import MAX_TIED, Members
+from statesync.hot.members import MAX_TIED, Members, with_found
 from statesync.state.characters import CORE_FIELDS, JSON_FIELDS, FieldValue, encode_character
 from statesync.state.fields import MAX_VERSION, check_char_id, load_json, shown
 from statesync.state.receipts import Receipt
@@ -247,7 +247,7 @@ def change(
     def parse(reply: Raw) -> dict[str, Receipt] | Command[dict[str, Receipt]]:
         status, *rest = reply
         if status == 0:
-            return again(todo, known=members.with_found(anchor, script_keys, rest[0]))
+            return again(todo, known=with_found(members.names, anchor, script_keys, rest[0]))
         if status == 1:
             return _receipts(todo, rest[0], nonce)
         position, field_name, raw = rest

@@ -185,6 +185,30 @@ def test_changed_stats_are_written(engine: Engine, full_core: FullCore) -> None:
     assert load(engine, 1)[1].stats == {"luck": 1}
 
 
+@pytest.mark.parametrize("stats", [{"luck": 1}, {"luck": 1, "stealth": 5}, {"stealth": 5}, {}])
+def test_stats_that_lack_some_or_have_others_are_not_touched(
+    engine: Engine, full_core: FullCore, stats: dict[str, int]
+) -> None:
+    save(engine, character(full_core(stats=stats), 10))
+    _, before = xmins(engine)
+    save(engine, character(full_core(stats=stats, location={"current": "x"}), 11))
+    assert xmins(engine)[1] == before
+
+
+def test_stats_of_a_batch_are_written_where_they_differ(
+    engine: Engine, full_core: FullCore
+) -> None:
+    before = [{"luck": 1}, {"luck": 1}, {"luck": 1, "a ],[ b": 5}, {"luck": 1}, {"stealth": 5}]
+    after = [{"luck": 1}, {"luck": 11}, {"luck": 1}, {"luck": 1, ") (": 5}, {"stealth": 6}]
+    save(engine, *(character(full_core(stats=s), 10, i) for i, s in enumerate(before, 1)))
+    scalar(engine, "DELETE FROM character_stats WHERE character_id = 1 RETURNING 1")
+    moved = {"current": "x"}
+    snapshots = (full_core(stats=stats, location=moved) for stats in after)
+    save(engine, *(character(core, 11, i) for i, core in enumerate(snapshots, 1)))
+    saved = load(engine, *range(1, 6))
+    assert [saved[i].stats for i in range(1, 6)] == after
+
+
 def test_batch_tells_each_apart(engine: Engine, full_core: FullCore) -> None:
     save(engine, *(character(full_core(i), 10, i) for i in (1, 2, 3, 4)))
     scalar(engine, "UPDATE characters SET deleted_at = now() WHERE id = 4 RETURNING 1")
