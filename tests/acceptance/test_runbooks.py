@@ -105,9 +105,9 @@ def restore_to_a_moment(play: Play, running: Servers, archived: Archived) -> Non
     assert "2026-11-26 03:00:00+00" in commands
     archived.sh(running, commands.replace("2026-11-26 03:00:00+00", moment.isoformat(" ")))
     running.start_postgres()
-    wait_until(lambda: not recovering(play))
     for engine in (play.engine, play.orchestrator.engine):
-        engine.dispose()
+        engine.dispose()  # its connections are to the one that was stopped
+    wait_until(lambda: not recovering(play))
     assert play.row(1) == {"gold": "1"}
     assert play.row(4) is None
     found = run_json(play.settings, "recover")
