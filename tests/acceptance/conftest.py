@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 from celery import Celery
+from kombu import pools
 from pytest_celery import (
     CeleryBackendCluster,
     CeleryBrokerCluster,
@@ -137,6 +138,7 @@ def celery_worker_cluster(stack: Stack, celery_setup_app: Celery) -> Iterator[Ce
 @pytest.fixture
 def celery_setup_app(settings: Settings) -> Iterator[Celery]:
     """An application that knows only the broker: tasks are sent by name, as a game does."""
+    pools.reset()  # a connection of an earlier test, of this process, knows queues that are gone
     app = Celery("game")
     app.conf.update(sender_settings(settings, seconds=30))
     yield app
