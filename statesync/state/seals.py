@@ -97,7 +97,5 @@ def seals_of(own: int, entry: str | None) -> Seals:
     """Return what an entry in Redis says, without the snapshot's own seal: it may be sent twice."""
     if entry is None:
         return Seals(own)
-    if " " not in entry:  # as most are
-        return Seals(own, (entry,) if entry and entry != str(own) else ())
     own_word = str(own)
     return Seals(own, tuple([word for word in entry.split() if word != own_word]))

@@ -61,8 +61,7 @@ def test_game_may_declare_the_queues_before_the_workers(
     bare_write(raw, settings, 3, state="exploration")
     with enqueue_backup(settings) as enqueue:
         enqueue(3)
-    # RabbitMQ counts a message some time after the client has written it to the socket.
-    wait_until(lambda: waiting(settings) == {"restore": 0, "sync": 0, "backup": 2})
+    assert waiting(settings) == {"restore": 0, "sync": 0, "backup": 2}
     stack.start_worker()
     assert saved.get(timeout=60)["outcome"] == "saved"
     assert not_found.get(timeout=60)["outcome"] == "not_found"
