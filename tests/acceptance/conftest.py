@@ -176,17 +176,25 @@ class Game:
             return count_messages(connection, self.settings.queue(name))
 
     def sync_until_clean(self, hot: HotStore) -> None:
-        """Sweep, as beat does, until nothing is dirty or claimed."""
+        """Sweep, as beat does, until nothing is dirty or claimed, and no sweep is under way.
+
+        One that were still on its way could save what the test writes next.
+        """
         sweep, give_up_at = None, 0.0
 
         def clean() -> bool:
             nonlocal sweep, give_up_at
+            has_ended = False
             with contextlib.suppress(Exception):  # a server may be away
-                if sweep is None or sweep.ready() or time.monotonic() > give_up_at:
+                has_ended = sweep is not None and sweep.ready()
+            status = hot.status()
+            if has_ended and not (status.dirty or status.claimed):
+                return True
+            with contextlib.suppress(Exception):
+                if has_ended or time.monotonic() > give_up_at:
                     sweep = self.send("sync_dirty")
                     give_up_at = time.monotonic() + LOST_SECONDS
-            status = hot.status()
-            return not (status.dirty or status.claimed)
+            return False
 
         wait_until(clean)
 
