@@ -9,6 +9,7 @@ What it has claimed and not dispatched becomes dirty again when its lease ends.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -132,13 +133,14 @@ def _purge_receipts(engine: Engine) -> None:
 
 
 def catch_up(hot: HotStore, settings: Settings, batch: Dispatch) -> None:
-    """Claim and dispatch what a slice should have claimed before this: a backlog.
+    """Claim and dispatch one batch of what a slice should have claimed before this: a backlog.
 
     A worker does it at the end of each batch, so a backlog drains at the speed of the workers and
     not of the schedule. Raises as ``sweep`` does.
     """
     late_ms = round(1000 * _LATE_SLICES * settings.slice_seconds)
-    claimed, _ = _claim_and_dispatch(hot, settings, batch, settings.batch_size, late_ms=late_ms)
+    size = settings.batch_size
+    claimed, _ = _claim_and_dispatch(hot, settings, batch, size, late_ms=late_ms, most=size)
     if claimed:
         hot.count({"claimed": claimed})
 
@@ -176,8 +178,9 @@ def _claim_and_dispatch(
     *,
     whole: bool = False,
     late_ms: int = 0,
+    most: int = sys.maxsize,
 ) -> tuple[int, int]:
-    """Claim every character that is due now, and dispatch ``size`` claims at a time.
+    """Claim every character that is due now, up to ``most``, and dispatch ``size`` at a time.
 
     Returns how many claims and how many dispatches these were.
     """
@@ -189,14 +192,14 @@ def _claim_and_dispatch(
             step = hot.claim_dirty(
                 lease_us=settings.lease_us,
                 max_in_flight=settings.max_in_flight,
-                count=_CLAIM_STEP,
+                count=min(_CLAIM_STEP, most - claimed),
                 round_ms=settings.round_ms,
                 late_ms=late_ms,
                 whole=whole,
                 goes_on=not is_first,  # what is marked from now on comes in its turn
             )
-            goes_on, is_first = step.goes_on, False
             claimed += len(step.claims)
+            goes_on, is_first = step.goes_on and claimed < most, False
             undispatched += step.claims
             failpoint("swept")
             while len(undispatched) >= size or (undispatched and not goes_on):
