@@ -108,6 +108,13 @@ class Command(Generic[T_co]):
             repeatable=self.repeatable,
         )
 
+    def read(self, reply: Raw) -> T_co | Command[T_co] | errors.StatesyncError:
+        """Return what a reply means, as ``parse``, or the error of ours that it raises."""
+        try:
+            return self.parse(reply)
+        except errors.StatesyncError as error:
+            return error
+
     def error(self, message: str) -> errors.StatesyncError | None:
         """Return the error that a script's error reply means; None if it is none of ours."""
         return error_of(message, self.keys, self.char_id) if _CODE.search(message) else None

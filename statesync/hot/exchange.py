@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from redis import BlockingConnectionPool
@@ -60,7 +60,20 @@ _BACKOFF = ExponentialWithJitterBackoff(base=0.05, cap=1)
 _PART_KEYS = 64
 """Keys of the requests that are sent at once: one script for many characters."""
 
-Request = tuple[str | bytes | int, ...]
+
+class Request(NamedTuple):
+    """What is sent to Redis, and what becomes of the reply."""
+
+    words: tuple[str | bytes | int, ...]
+    read: Callable[[Any], Any] = lambda reply: reply
+    """Makes the result of a reply that is no error."""
+
+    @property
+    def keys(self) -> int:
+        """How many keys a script has, by which it takes its time; any other request is short."""
+        return int(self.words[2]) if self.words[0] == "EVALSHA" else 1
+
+
 _PyConnection = Any
 """One of redis-py's connections: most of their methods have no types."""
 
@@ -217,31 +230,31 @@ class Wire(_Wire):
     def exchange(
         self, connection: _PyConnection, requests: Sequence[Request], deadline: float
     ) -> list[Any]:
-        """Send requests, read their replies, and give the connection back.
+        """Send requests, read their replies, and give the connection back; return the results.
 
         Redis does all that has come in on a connection before it turns to another one. So of many
-        requests no more than two parts are on their way: others wait for no more than these. An
-        error that Redis replies is one of the replies. What comes in goes on coming in, however
-        long it takes.
+        requests no more than two parts are on their way: others wait for no more than these. While
+        Redis works on a part, the replies to the one before are read. An error that Redis replies
+        is a result. What comes in goes on coming in, however long it takes.
         """
         loads = _loads(connection, requests)
-        replies: list[Any] = []
-        sent = 0
+        results: list[Any] = []
+        sent: list[Request] = []
         try:
             _limit(connection, deadline)
             for part in _parts([*loads, *requests]):
-                connection.send_packed_command(connection.pack_commands(part), check_health=False)
-                replies += [_read_reply(connection) for _ in range(sent - len(replies))]
-                sent += len(part)
-            replies += [_read_reply(connection) for _ in range(sent - len(replies))]
-            if self.is_misplaced(replies):
+                connection.send_packed_command(_packed(connection, part), check_health=False)
+                results += [_result(connection, request) for request in sent]
+                sent = part
+            results += [_result(connection, request) for request in sent]
+            if self.is_misplaced(results):
                 connection.disconnect()
         except BaseException:  # replies are under way that nobody will read
             connection.disconnect()
             raise
         finally:
             self.pool.release(connection)
-        return replies[len(loads) :]
+        return results[len(loads) :]
 
 
 def _loads(connection: _PyConnection, requests: Sequence[Request]) -> list[Request]:
@@ -250,21 +263,20 @@ def _loads(connection: _PyConnection, requests: Sequence[Request]) -> list[Reque
     Redis does not run one that it lacks, and runs those after it: they would come in another order
     after its start, or when a replica has become the master.
     """
-    names = {request[1] for request in requests if request[0] == "EVALSHA"}
+    names = {request.words[1] for request in requests if request.words[0] == "EVALSHA"}
     if len(names) < 2 or names <= connection.loaded:
         return []
     lacking = names - connection.loaded
     connection.loaded |= names
-    return [("SCRIPT", "LOAD", SOURCES[name]) for name in lacking]
+    return [Request(("SCRIPT", "LOAD", SOURCES[name])) for name in lacking]
 
 
 def _parts(requests: Sequence[Request]) -> Iterator[list[Request]]:
-    return packed(requests, _keys_of, _PART_KEYS)
+    return packed(requests, lambda request: request.keys, _PART_KEYS)
 
 
-def _keys_of(request: Request) -> int:
-    """Return how many keys a script has, by which it takes its time; any other request is short."""
-    return int(request[2]) if request[0] == "EVALSHA" else 1
+def _packed(connection: _PyConnection, part: Sequence[Request]) -> Any:
+    return connection.pack_commands([request.words for request in part])
 
 
 def _limit(connection: _PyConnection, deadline: float) -> None:
@@ -276,11 +288,12 @@ def _limit(connection: _PyConnection, deadline: float) -> None:
         socket.settimeout(seconds)
 
 
-def _read_reply(connection: _PyConnection) -> Any:
+def _result(connection: _PyConnection, request: Request) -> Any:
     try:
-        return connection.read_response(disconnect_on_error=False)
+        reply = connection.read_response(disconnect_on_error=False)
     except (ResponseError, BusyLoadingError) as error:
         return error
+    return request.read(reply)
 
 
 class AsyncWire(_Wire):
@@ -308,37 +321,36 @@ class AsyncWire(_Wire):
     async def exchange(
         self, connection: _PyConnection, requests: Sequence[Request], deadline: float
     ) -> list[Any]:
-        """Send requests and read their replies, as ``Wire`` does."""
+        """Send requests, read their replies and return the results, as ``Wire`` does."""
         seconds = _left(deadline)
         loads = _loads(connection, requests)
-        replies: list[Any] = []
-        sent = 0
+        results: list[Any] = []
+        sent: list[Request] = []
         try:
             for part in _parts([*loads, *requests]):
                 async with asyncio.timeout(seconds):
-                    packed_part = connection.pack_commands(part)
+                    packed_part = _packed(connection, part)
                     await connection.send_packed_command(packed_part, check_health=False)
-                while len(replies) < sent:
-                    replies.append(await _read_reply_async(connection, seconds))
-                sent += len(part)
-            while len(replies) < sent:
-                replies.append(await _read_reply_async(connection, seconds))
-            if self.is_misplaced(replies):
+                results += [await _result_async(connection, one, seconds) for one in sent]
+                sent = part
+            results += [await _result_async(connection, one, seconds) for one in sent]
+            if self.is_misplaced(results):
                 await connection.disconnect()
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
         finally:
             await self.pool.release(connection)
-        return replies[len(loads) :]
+        return results[len(loads) :]
 
 
-async def _read_reply_async(connection: _PyConnection, seconds: float) -> Any:
+async def _result_async(connection: _PyConnection, request: Request, seconds: float) -> Any:
     try:
         async with asyncio.timeout(seconds):
-            return await connection.read_response(disconnect_on_error=False)
+            reply = await connection.read_response(disconnect_on_error=False)
     except (ResponseError, BusyLoadingError) as error:
         return error
+    return request.read(reply)
 
 
 def _place(url: str, prefix: str) -> tuple[str, AnyMaster | None]:

@@ -47,11 +47,11 @@ class Run:
         self.saving: dict[int, Future[None]] = {}
         """By position: what is saved before the result counts."""
 
-    def read(self, replies: Sequence[Any], read: Callable[[Command[Any], Any], Any]) -> None:
-        """Take the replies in; what is ``left`` is to be sent next, or once more."""
+    def take(self, results: Sequence[Any], told: Callable[[Command[Any], Any], Any]) -> None:
+        """Take the results in, as ``told``; what is ``left`` is to be sent next, or once more."""
         again = {}
-        for (i, command), reply in zip(self.left.items(), replies, strict=True):
-            self.results[i] = result = read(command, reply)
+        for (i, command), raw in zip(self.left.items(), results, strict=True):
+            self.results[i] = result = told(command, raw)
             if isinstance(result, Command):
                 again[i] = result
             elif self.committer and isinstance(result, GroupTooLarge):

@@ -82,11 +82,11 @@ class _Connection:
         more = "" if repeatable else "; the change may or may not have been made"
         return self._unavailable(error, more)
 
-    def _check_loaded(self, replies: Sequence[Any]) -> None:
+    def _check_loaded(self, results: Sequence[Any]) -> None:
         """Raise RedisUnavailable unless Redis has taken all scripts."""
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise self._unavailable(reply)
+        for result in results:
+            if isinstance(result, RedisError):
+                raise self._unavailable(result)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -97,18 +97,14 @@ class _Connection:
             f"Redis at {self._address}: the sessions of a character keep changing; try again"
         )
 
-    def _read(self, command: Command[Any], reply: Any) -> Any:
-        if not isinstance(reply, Exception):
-            try:
-                return command.parse(reply)
-            except StatesyncError as error:
-                return error
-        if isinstance(reply, ResponseError) and (ours := command.error(str(reply))):
+    def _told(self, command: Command[Any], result: Any) -> Any:
+        """Return a result; if it is an error of Redis, what we call it."""
+        if isinstance(result, ResponseError) and (ours := command.error(str(result))):
             return ours
-        if isinstance(reply, RedisError):
-            in_part = is_refusal(reply) and not command.repeatable
-            return self._unavailable(reply, "; the change may be made in part" * in_part)
-        raise reply
+        if isinstance(result, RedisError):
+            in_part = is_refusal(result) and not command.repeatable
+            return self._unavailable(result, "; the change may be made in part" * in_part)
+        return result
 
 
 def _failure(saving: Future[None]) -> StatesyncError | None:
@@ -121,13 +117,13 @@ def _failure(saving: Future[None]) -> StatesyncError | None:
 
 def _load_requests(todo: Iterable[Command[Any]]) -> list[Request]:
     sources = {command.script.sha: command.script.source for command in todo}
-    return [("SCRIPT", "LOAD", source) for source in sources.values()]
+    return [Request(("SCRIPT", "LOAD", source)) for source in sources.values()]
 
 
 def _requests(todo: Sequence[Command[Any]]) -> list[Request]:
     return [
-        ("EVALSHA", command.script.sha, len(command.keys), *command.keys, *command.args)
-        for command in todo
+        Request(("EVALSHA", one.script.sha, len(one.keys), *one.keys, *one.args), one.read)
+        for one in todo
     ]
 
 
@@ -135,15 +131,15 @@ def _are_repeatable(todo: Sequence[Command[Any]]) -> bool:
     return all(command.repeatable for command in todo)
 
 
-def _missing(replies: Sequence[Any]) -> list[int]:
-    return [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+def _missing(results: Sequence[Any]) -> list[int]:
+    return [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
 
 
-def _take_in(replies: list[Any], sent: Sequence[int], got: Sequence[Any]) -> list[int]:
-    """Take the replies to some requests in; return those that Redis has refused to look at."""
-    for i, reply in zip(sent, got, strict=True):
-        replies[i] = reply
-    return [i for i in sent if is_refused(replies[i])]
+def _take_in(results: list[Any], sent: Sequence[int], got: Sequence[Any]) -> list[int]:
+    """Take the results of some requests in; return those that Redis has refused to look at."""
+    for i, result in zip(sent, got, strict=True):
+        results[i] = result
+    return [i for i in sent if is_refused(results[i])]
 
 
 def unwrap(result: T | StatesyncError) -> T:
@@ -194,34 +190,34 @@ class HotStore(_Connection, SyncOperations):
             todo = list(run.left.values())
             deadline = run.deadline(self._wire.seconds)
             with span_of(todo):
-                replies = self._replies(todo, deadline)
-            run.read(replies, self._read)
+                results = self._results(todo, deadline)
+            run.take(results, self._told)
             for i, saving in list(run.saving.items()):
                 run.saved(i, _failure(saving))
             if not run.left:
                 return run.results
         raise self._keeps_changing()
 
-    def _replies(self, todo: Sequence[Command[Any]], deadline: float) -> list[Any]:
+    def _results(self, todo: Sequence[Command[Any]], deadline: float) -> list[Any]:
         if not todo:
             return []
         repeatable = _are_repeatable(todo)
-        replies = self._send(_requests(todo), deadline, repeatable=repeatable)
-        if missing := _missing(replies):
+        results = self._send(_requests(todo), deadline, repeatable=repeatable)
+        if missing := _missing(results):
             lacking = [todo[i] for i in missing]
             loaded = self._send(_load_requests(lacking), deadline, repeatable=True)
             self._check_loaded(loaded)
             again = self._send(_requests(lacking), deadline, repeatable=repeatable)
-            for i, reply in zip(missing, again, strict=True):
-                replies[i] = reply
-        return replies
+            for i, result in zip(missing, again, strict=True):
+                results[i] = result
+        return results
 
     def _send(self, requests: Sequence[Request], deadline: float, *, repeatable: bool) -> list[Any]:
-        """Return the replies, those that are errors among them.
+        """Return the results, those that are errors among them.
 
         Sends again what Redis has not run, or what may be run twice. Raises RedisUnavailable.
         """
-        replies: list[Any] = [None] * len(requests)
+        results: list[Any] = [None] * len(requests)
         left = [*range(len(requests))]
         for tries_left in range(TRIES - 1, -1, -1):
             self._check_open()
@@ -230,9 +226,9 @@ class HotStore(_Connection, SyncOperations):
                 connection = self._wire.take(deadline)
                 may_repeat = repeatable
                 got = self._wire.exchange(connection, [requests[i] for i in left], deadline)
-                left = _take_in(replies, left, got)
+                left = _take_in(results, left, got)
                 if not left or is_last(tries_left, deadline):
-                    return replies
+                    return results
             except (RedisError, OSError) as error:
                 if is_last(tries_left, deadline) or not may_repeat:
                     raise self._lost(error, repeatable=may_repeat) from None
@@ -300,8 +296,8 @@ class AsyncHotStore(_Connection, AsyncOperations):
             todo = list(run.left.values())
             deadline = run.deadline(self._wire.seconds)
             with span_of(todo):
-                replies = await self._replies(todo, deadline)
-            run.read(replies, self._read)
+                results = await self._results(todo, deadline)
+            run.take(results, self._told)
             for i, saving in list(run.saving.items()):
                 await asyncio.gather(asyncio.wrap_future(saving), return_exceptions=True)
                 run.saved(i, _failure(saving))
@@ -309,25 +305,25 @@ class AsyncHotStore(_Connection, AsyncOperations):
                 return run.results
         raise self._keeps_changing()
 
-    async def _replies(self, todo: Sequence[Command[Any]], deadline: float) -> list[Any]:
+    async def _results(self, todo: Sequence[Command[Any]], deadline: float) -> list[Any]:
         if not todo:
             return []
         repeatable = _are_repeatable(todo)
-        replies = await self._send(_requests(todo), deadline, repeatable=repeatable)
-        if missing := _missing(replies):
+        results = await self._send(_requests(todo), deadline, repeatable=repeatable)
+        if missing := _missing(results):
             lacking = [todo[i] for i in missing]
             loaded = await self._send(_load_requests(lacking), deadline, repeatable=True)
             self._check_loaded(loaded)
             again = await self._send(_requests(lacking), deadline, repeatable=repeatable)
-            for i, reply in zip(missing, again, strict=True):
-                replies[i] = reply
-        return replies
+            for i, result in zip(missing, again, strict=True):
+                results[i] = result
+        return results
 
     async def _send(
         self, requests: Sequence[Request], deadline: float, *, repeatable: bool
     ) -> list[Any]:
-        """Return the replies, as ``HotStore`` does."""
-        replies: list[Any] = [None] * len(requests)
+        """Return the results, as ``HotStore`` does."""
+        results: list[Any] = [None] * len(requests)
         left = [*range(len(requests))]
         for tries_left in range(TRIES - 1, -1, -1):
             self._check_open()
@@ -337,9 +333,9 @@ class AsyncHotStore(_Connection, AsyncOperations):
                 connection = await self._wire.take(deadline)
                 may_repeat = repeatable
                 got = await self._wire.exchange(connection, [requests[i] for i in left], deadline)
-                left = _take_in(replies, left, got)
+                left = _take_in(results, left, got)
                 if not left or is_last(tries_left, deadline):
-                    return replies
+                    return results
             except (RedisError, OSError) as error:
                 if is_last(tries_left, deadline) or not may_repeat:
                     raise self._lost(error, repeatable=may_repeat) from None

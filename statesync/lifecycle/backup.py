@@ -25,7 +25,6 @@ from statesync.errors import (
 from statesync.hot.command import SCRIPT_MEMBERS, packed
 from statesync.hot.commands.backup import (
     Later,
-    Plain,
     RawSnapshot,
     SealsFull,
 )
@@ -42,7 +41,7 @@ from statesync.lifecycle.gone import look_at_gone
 from statesync.lifecycle.holders import holders_to_join, reasons_for_both, tie_holders
 from statesync.lifecycle.lost import Lost
 from statesync.lifecycle.pending import Pending
-from statesync.lifecycle.plain import PlainSave
+from statesync.lifecycle.plain import PlainSave, PlainSnapshot
 from statesync.lifecycle.plans import Planner
 from statesync.lifecycle.reports import (
     Reports,
@@ -219,7 +218,7 @@ class _Batch:
             failpoint("acknowledged")
         left: dict[int | UUID, Snapshot] = {}
         for plain in self.plain.left:
-            self.accept(plain.claim, plain.raw(), left)
+            self.accept(decode(plain.claim.char_id, plain.raw()), left)
         self.plain = PlainSave(())
         return self.leave_unknown([*left.values()])
 
@@ -253,16 +252,18 @@ class _Batch:
         once.
         """
         snapshots: dict[int | UUID, Snapshot] = {}
-        plain: list[Plain] = []
+        plain: list[PlainSnapshot] = []
         lost_claims, later = [], []
         tries = try_snapshots(self.backup.hot, self.pending, self.known_members, char_ids)
         for claim, reply in tries:
-            if isinstance(reply, Plain) and not self.deleting:
+            if isinstance(reply, PlainSnapshot) and not self.deleting:
                 plain.append(reply)
-            elif isinstance(reply, Plain):
-                self.accept(claim, reply.raw(), snapshots)
+            elif isinstance(reply, PlainSnapshot):
+                self.accept(decode(claim.char_id, reply.raw.raw()), snapshots)
+            elif isinstance(reply, Snapshot):
+                self.accept(reply, snapshots)
             elif isinstance(reply, RawSnapshot):
-                self.accept(claim, reply, snapshots)
+                self.pending.report_missing(claim, reply)
             elif isinstance(reply, Later):
                 later.append(claim.char_id)
             elif isinstance(reply, SealsFull):
@@ -281,18 +282,15 @@ class _Batch:
         # Characters included in another of our snapshots are still ours.
         self.pending.report_superseded([i for i in lost_claims if i not in snapshots])
         # One that a group has taken along, or that is decided with it, is not saved alone.
-        alone = [one for one in plain if self.pending.get(one.claim.char_id) == one.claim]
+        alone = [one for one in plain if self.pending.get(one.raw.claim.char_id) == one.raw.claim]
         self.plain = PlainSave(alone)
         return self.leave_unknown(list(dict.fromkeys(snapshots.values()))), later
 
-    def accept(self, claim: Claim, raw: RawSnapshot, snapshots: dict[int | UUID, Snapshot]) -> None:
-        """Add a snapshot and its claims; report its character if the core is gone from Redis."""
-        if not raw.cores[claim.char_id]:
-            self.pending.report_missing(claim, raw)
-            return
-        self.pending |= raw.claims
-        self.known_members |= dict.fromkeys(raw.claims, raw.members())
-        add(snapshots, decode(claim.char_id, raw))
+    def accept(self, new: Snapshot, snapshots: dict[int | UUID, Snapshot]) -> None:
+        """Add a snapshot and its claims."""
+        self.pending |= new.raw.claims
+        self.known_members |= dict.fromkeys(new.raw.claims, new.raw.members())
+        add(snapshots, new)
 
     def members(self, claim: Claim) -> Members:
         """Return the members of the group of a claim, as far as they are known."""

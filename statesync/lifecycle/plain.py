@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 from sqlalchemy import Engine
 
@@ -28,14 +29,32 @@ from statesync.lifecycle.failpoints import failpoint
 from statesync.state.outcomes import BackupOutcome
 from statesync.state.sessions import unknown_references
 
-__all__ = ["PlainSave"]
+__all__ = ["PlainSave", "PlainSnapshot"]
+
+
+class PlainSnapshot(NamedTuple):
+    """A plain snapshot, decoded."""
+
+    raw: Plain
+    rows: CoreRows | None
+    """What is to be saved; None if that needs a closer look."""
+
+    @classmethod
+    def of(cls, raw: Plain) -> Self:
+        """Decode a snapshot."""
+        try:
+            rows = rows_of(raw.claim.char_id, raw.version, raw.head.seal, raw.core)
+        except CorruptState:  # the snapshot of its group says so too
+            return cls(raw, None)
+        is_odd = rows.absent or (rows.row.extra and unknown_references(rows.row.extra))
+        return cls(raw, None if is_odd else rows)
 
 
 class PlainSave:
     """A save of plain snapshots."""
 
-    def __init__(self, snapshots: Sequence[Plain]) -> None:
-        self.left = [*snapshots]
+    def __init__(self, snapshots: Sequence[PlainSnapshot]) -> None:
+        self.left = [snapshot.raw for snapshot in snapshots]
         """Those that are not saved."""
         self.observed: Counter[str] = Counter()
         """What its transaction adds to the histograms."""
@@ -43,9 +62,9 @@ class PlainSave:
         self._rows: list[CoreRows] = []
         self._in_doubt = False
         """Whether the commit is under way or ended without an answer, so that it may be made."""
-        for snapshot in snapshots:
-            if rows := _rows(snapshot):
-                self._snapshots.append(snapshot)
+        for raw, rows in snapshots:
+            if rows:
+                self._snapshots.append(raw)
                 self._rows.append(rows)
 
     def commit(self, engine: Engine) -> PlainSaved:
@@ -114,13 +133,3 @@ class PlainSave:
             },
             {n: one.nonces for n, one in enumerate(snapshots) if one.nonces},
         )
-
-
-def _rows(snapshot: Plain) -> CoreRows | None:
-    """Return what is to be saved of a plain snapshot; None if it needs a closer look."""
-    try:
-        rows = rows_of(snapshot.claim.char_id, snapshot.version, snapshot.head.seal, snapshot.core)
-    except CorruptState:  # the snapshot of its group says so too
-        return None
-    is_odd = rows.absent or (rows.row.extra and unknown_references(rows.row.extra))
-    return None if is_odd else rows

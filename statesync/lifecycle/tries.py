@@ -1,11 +1,14 @@
-"""Owns how the snapshots of groups are tried, until all of their members are known."""
+"""Owns how the snapshots of groups are tried, until all of their members are known.
+
+Each is decoded as it comes in, while Redis reads the next ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from statesync.errors import StatesyncError
-from statesync.hot.command import packed
+from statesync.hot.command import Command, packed
 from statesync.hot.commands.backup import (
     SNAPSHOT_MEMBERS,
     Later,
@@ -13,18 +16,25 @@ from statesync.hot.commands.backup import (
     Plain,
     RawSnapshot,
     SealsFull,
+    TriedSnapshot,
 )
 from statesync.hot.commands.claims import Claim
 from statesync.hot.store import HotStore, unwrap
 from statesync.lifecycle.pending import Pending
+from statesync.lifecycle.plain import PlainSnapshot
+from statesync.lifecycle.snapshots import Snapshot, decode
 
 __all__ = ["merge", "try_snapshots"]
+
+_Tried = PlainSnapshot | Snapshot | RawSnapshot | Later | SealsFull | StatesyncError
 
 
 def try_snapshots(
     hot: HotStore, pending: Pending, known: dict[int, frozenset[str]], char_ids: Iterable[int]
-) -> Iterator[tuple[Claim, Plain | RawSnapshot | Later | SealsFull | StatesyncError]]:
+) -> Iterator[tuple[Claim, _Tried]]:
     """Give the snapshot of each group, or why there is none, with a claim on the group.
+
+    A RawSnapshot is one of a character whose core is gone.
 
     Only the script sees all members of a group, so each try may add members that the next try has
     to know; ``known`` has them, by character. Of several claims that turn out to be on one group,
@@ -36,9 +46,7 @@ def try_snapshots(
         merged = merge(untried) if any(untried.values()) else untried
         tries = [(pending[i], names) for i, names in merged.items()]
         parts = packed(tries, lambda one_try: _work(one_try[1]), SNAPSHOT_MEMBERS)
-        replies = hot.run_many(
-            [hot.commands.try_snapshots(part, lease_us=pending.lease_us) for part in parts]
-        )
+        replies = hot.run_many([_try(hot, part, pending.lease_us) for part in parts])
         untried = {}
         results = (result for reply in replies for result in unwrap(reply))
         for (claim, _), result in zip(tries, results, strict=True):
@@ -46,6 +54,23 @@ def try_snapshots(
                 known[claim.char_id] = untried[claim.char_id] = result.members
             else:
                 yield claim, result
+
+
+def _try(
+    hot: HotStore, part: Sequence[tuple[Claim, Collection[str]]], lease_us: int
+) -> Command[list[_Tried | NeedsKeys]]:
+    def decoded(results: Sequence[TriedSnapshot]) -> list[_Tried | NeedsKeys]:
+        return [_decoded(claim, one) for (claim, _), one in zip(part, results, strict=True)]
+
+    return hot.commands.try_snapshots(part, lease_us=lease_us).then(decoded)
+
+
+def _decoded(claim: Claim, result: TriedSnapshot) -> _Tried | NeedsKeys:
+    if isinstance(result, Plain):
+        return PlainSnapshot.of(result)
+    if isinstance(result, RawSnapshot) and result.cores[claim.char_id]:
+        return decode(claim.char_id, result)
+    return result
 
 
 def _work(names: Collection[str]) -> int:

@@ -72,7 +72,24 @@ def test_no_more_than_two_parts_are_on_their_way(
     check(hot.run_many(updates), updates, seen)
 
 
-def test_nor_with_asyncio(
+def test_replies_are_read_while_redis_works_on_the_next_part(
+    hot: HotStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot.create(1)
+    seen = OnTheirWay(monkeypatch)
+    on_their_way = []
+
+    def read(version: int) -> int:
+        on_their_way.append(seen.now)
+        return version
+
+    updates = [hot.commands.update(1, {"gold": i}).then(read) for i in MANY]
+    check(hot.run_many(updates), updates, seen)
+    a_part = MOST_KEYS // len(updates[0].keys)
+    assert all(now >= a_part for now in on_their_way[: -2 * a_part])
+
+
+def test_nor_are_more_with_asyncio(
     hot: HotStore, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hot.create(1)

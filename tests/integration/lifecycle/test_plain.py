@@ -18,7 +18,7 @@ from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
 from statesync.lifecycle import backup
 from statesync.lifecycle.orchestrator import GameStateOrchestrator
-from statesync.lifecycle.plain import PlainSave
+from statesync.lifecycle.plain import PlainSave, PlainSnapshot
 from statesync.settings import Settings
 from statesync.state.outcomes import BackupOutcome
 from tests.conftest import FullCore
@@ -50,10 +50,10 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return transactions
 
 
-def take(hot: HotStore, claims: Sequence[Claim]) -> list[Plain]:
+def take(hot: HotStore, claims: Sequence[Claim]) -> list[PlainSnapshot]:
     """Return the plain ones among the snapshots of characters."""
-    todo = [(claim, ()) for claim in claims]
-    return [one for one in hot.try_snapshots(todo, lease_us=10**8) if isinstance(one, Plain)]
+    tried = hot.try_snapshots([(claim, ()) for claim in claims], lease_us=10**8)
+    return [PlainSnapshot.of(one) for one in tried if isinstance(one, Plain)]
 
 
 def after_snapshot(monkeypatch: pytest.MonkeyPatch, hook: Callable[[], object]) -> None:
@@ -307,7 +307,7 @@ def test_redis_that_cannot_acknowledge_leaves_claims(
 def test_plain_snapshot_is_under_the_claim(saved: HotStore) -> None:
     claims = [saved.claim(i, lease_us=10**8).claim for i in FOUR]
     saved.claim(2, lease_us=10**9)
-    assert [one.claim.char_id for one in take(saved, claims)] == [1, 3, 4]
+    assert [one.raw.claim.char_id for one in take(saved, claims)] == [1, 3, 4]
 
 
 def test_mark_set_after_the_claim_is_cleared_by_the_snapshot(
