@@ -41,7 +41,20 @@ _TEXTS = select(func.string_agg(cast(_numbers, Text), literal(" "))).where(
 
 
 def write(connection: Connection, stats: Sequence[Any]) -> None:
-    """Write each ``StatsRow`` that is not as its row; the characters' rows are locked.
+    """Write each ``StatsRow`` that is not as its row; the characters' rows are locked."""
+    if others := _others(connection, stats):
+        connection.execute(_UPSERT, {"rows": others})
+
+
+def differing(connection: Connection, stats: Sequence[Any]) -> set[int]:
+    """Return the ids of those that are not as their rows, which are locked."""
+    if others := _others(connection, stats):
+        return set(connection.execute(_DIFFERING, {"rows": others}).scalars())
+    return set()
+
+
+def _others(connection: Connection, stats: Sequence[Any]) -> list[Any]:
+    """Return those that may differ from their rows: not as text, or with what no column holds.
 
     Most are as their rows. To compare texts is less work than to send them: ``(7,12,,…)`` is a row.
     """
@@ -51,12 +64,4 @@ def write(connection: Connection, stats: Sequence[Any]) -> None:
     found = set(text[1:-1].split(") ("))
     sent = dump_json([astuple(one)[:-1] for one in numbers]).replace("null", "")
     texts = dict(zip(ids, sent[2:-2].split("],["), strict=False))
-    if others := [one for one in stats if texts.get(one.character_id) not in found]:
-        connection.execute(_UPSERT, {"rows": others})
-
-
-def differing(connection: Connection, stats: Sequence[Any]) -> set[int]:
-    """Return the ids of those that are not as their rows, which are locked."""
-    if not stats:
-        return set()
-    return {row.character_id for row in connection.execute(_DIFFERING, {"rows": stats})}
+    return [one for one in stats if texts.get(one.character_id) not in found]
