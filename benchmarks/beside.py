@@ -72,7 +72,7 @@ class Beside:
     def _contestants(self, contest: Contest) -> Iterator[tuple[str, Any]]:
         for name, take_turn in contest.contestants.items():
             yield name, take_turn
-            if name not in REFERENCES:
+            if not name.startswith(REFERENCES):
                 theirs = self.name if name == "statesync" else f"{name}, {self.name}"
                 yield theirs, lambda name=name: self._call("turn", name)
 

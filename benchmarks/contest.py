@@ -13,8 +13,8 @@ Figures = float | Mapping[str, float]
 """What one turn of a contestant finds: a figure in the unit of its contest, or figures by unit."""
 
 
-REFERENCES = frozenset({"floor", "naive", "empty round trips", "empty Celery"})
-"""Contestants that are not statesync: another checkout has none of its own."""
+REFERENCES = ("floor", "naive", "empty round trips", "empty Celery")
+"""How contestants are named that are not statesync: another checkout has none of its own."""
 
 
 @dataclass(frozen=True, slots=True)
