@@ -41,6 +41,8 @@ _VALKEY_CONFIG = {
     "appendfsync": "everysec",
     "save": '""',
     "maxmemory-policy": "noeviction",
+    # A core in one piece of memory, not a piece for each field.
+    "hash-max-listpack-value": "1024",
     "databases": "16",
 }
 _POSTGRES_CONFIG = {

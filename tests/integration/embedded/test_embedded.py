@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import psycopg2
@@ -18,6 +19,8 @@ import redis
 
 from statesync.embedded.servers import Servers, servers
 from statesync.errors import EmbeddedServerError
+from statesync.hot.store import HotStore
+from tests.conftest import FullCore
 
 
 @pytest.fixture
@@ -84,6 +87,12 @@ def test_servers_run_and_do_not_listen_on_any_network(embedded: Servers) -> None
     assert processes(embedded)[0].uids().real != 0
     assert not any(internet_sockets(process) for process in processes(embedded))
     assert embedded.folder.stat().st_mode & 0o077 == 0
+
+
+def test_core_stays_in_one_piece_of_memory(hot: HotStore, raw: Any, full_core: FullCore) -> None:
+    hot.create(1, **full_core(1))
+    assert max(map(len, raw.hvals(hot.keys.core(1)))) > 64, "longer than Redis' default takes"
+    assert raw.object("encoding", hot.keys.core(1)) == b"listpack"
 
 
 def test_an_ended_process_has_no_sockets() -> None:
