@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import starmap
 from typing import NamedTuple
 from uuid import UUID
@@ -174,22 +174,23 @@ def _members_as_text(session: Session) -> str:
 
 def end(
     connection: Connection,
-    references: Mapping[int, Collection[str]],
+    char_ids: Iterable[int],
+    points_at: Callable[[int], Collection[str]],
     type_names: Collection[str],
     saved: Iterable[UUID],
 ) -> list[Membership]:
     """Take characters out of the sessions that their cores do not point at any more; return these.
 
-    ``references`` are the session ids that each core points at. ``saved`` are sessions whose own
+    ``points_at`` gives the session ids that a core points at. ``saved`` are sessions whose own
     snapshot says who is in them; they are left alone, as are types not in ``type_names``. A session
     that has lost its last member is closed.
     """
-    parameters = {"char_ids": list(references), "saved": list(saved)}
+    parameters = {"char_ids": list(char_ids), "saved": list(saved)}
     ended = [
         membership
         for membership in starmap(Membership, connection.execute(_OTHER_MEMBERSHIPS, parameters))
         if membership.session_type in type_names
-        and str(membership.session_id) not in references[membership.char_id]
+        and str(membership.session_id) not in points_at(membership.char_id)
     ]
     if not ended:
         return []

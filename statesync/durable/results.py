@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from statesync.state.characters import Character
 
@@ -24,16 +24,14 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """The row is older than the snapshot, or there is none: the save may write it."""
 
     new: bool = False
     """Whether there is no row yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(Struct, frozen=True):
     """The row holds the state of the snapshot."""
 
     version: int
@@ -44,8 +42,7 @@ class Saved:
     """The row's seal."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Struct, frozen=True):
     """The row is of a history that Redis has forgotten, or another worker has saved since."""
 
     version: int
@@ -57,16 +54,14 @@ class Unknown:
     is_deleted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
+class Behind(Struct, frozen=True):
     """The row's version is not older, although the snapshot descends from it."""
 
     version: int
     """The row's version."""
 
 
-@dataclass(frozen=True, slots=True)
-class WentBack:
+class WentBack(Struct, frozen=True):
     """PostgreSQL holds an older state than it once did, or has lost the row."""
 
     row: Unknown | None
@@ -75,8 +70,7 @@ class WentBack:
     """Whether Redis knows by a seal that it was saved; if not, a writer may have copied numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incomplete:
+class Incomplete(Struct, frozen=True):
     """The row holds fields that the snapshot lacks, and that saving it would lose."""
 
     row: Character
@@ -84,18 +78,15 @@ class Incomplete:
     """Whether a bare writer has made the core while its character was not loaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deleted:
+class Deleted(Struct, frozen=True):
     """The character is deleted; nothing is saved."""
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
+class Busy(Struct, frozen=True):
     """Another transaction has locked the row."""
 
 
-@dataclass(frozen=True, slots=True)
-class HeldBack:
+class HeldBack(Struct, frozen=True):
     """It could be saved, but another member of its group could not; a group is saved whole."""
 
 

@@ -51,12 +51,12 @@ _batch = recordset(sessions, "id", _COLUMNS)
 _LOCK = (
     select(
         sessions.c.id,
-        sessions.c.version,
-        sessions.c.digest,
         sessions.c.session_type,
+        sessions.c.digest,
+        sessions.c.version,
         sessions.c.seal,
         sessions.c.seal_version,
-        sessions.c.closed_at,
+        sessions.c.closed_at.is_not(None),
     )
     .where(sessions.c.id == func.any(bindparam("ids")))
     .order_by(sessions.c.id)
@@ -123,14 +123,22 @@ def decide(
         return {}
     decided: dict[UUID, SessionDecision] = {}
     lock = _LOCK if wait else _LOCK_UNLOCKED
-    for row in connection.execute(lock, {"ids": list(by_id)}):
-        session = by_id[row.id]
-        if row.session_type != session.session_type:
-            message = f"{session.ref.label}: a {row.session_type} session has this id"
+    for (
+        session_id,
+        session_type,
+        digest,
+        version,
+        seal,
+        seal_version,
+        is_closed,
+    ) in connection.execute(lock, {"ids": list(by_id)}):
+        session = by_id[session_id]
+        if session_type != session.session_type:
+            message = f"{session.ref.label}: a {session_type} session has this id"
             raise Rejected(message, locked=False)
-        head = RowHead(row.version, row.seal, row.seal_version, row.closed_at is not None)
-        is_same = row.digest == session.digest()
-        decided[row.id] = _decision(session, seals[row.id], head, is_same=is_same)
+        head = RowHead(version, seal, seal_version, is_closed)
+        is_same = digest == session.digest
+        decided[session.id] = _decision(session, seals[session.id], head, is_same=is_same)
     if others := by_id.keys() - decided.keys():
         locked = set(connection.execute(_EXISTING, {"ids": list(others)}).scalars())
         decided |= dict.fromkeys(locked, Busy())
@@ -250,7 +258,7 @@ def _to_row(session: Session, payload: Any, now: datetime | None, seal: int) -> 
         "session_type": session.session_type,
         "payload": payload,
         "version": session.version,
-        "digest": session.digest(),
+        "digest": session.digest,
         "closed_at": now.isoformat() if session.closed and now else None,
         "seal": seal,
         "seal_version": session.version,

@@ -140,7 +140,9 @@ def save(
     """
     characters = [c for group in groups for c in group.characters.values()]
     sessions = [s for group in groups for s in group.sessions.values()]
-    seals = {member: known for group in groups for member, known in group.seals.items()}
+    seals: dict[int | UUID, Seals] = {}
+    for group in groups:
+        seals |= group.seals
     decided = _Decided(
         durable.characters.decide(connection, characters, seals, wait=wait),
         durable.sessions.decide(connection, sessions, seals, wait=wait),
@@ -156,7 +158,7 @@ def save(
     _end_memberships(connection, accepted, written, types)
     _write_sessions(connection, accepted, decided, types, seals)
     # Of a group with a deleted character not all is saved.
-    whole = [group for group in accepted if not decided.has_deleted(group)]
+    whole = [group for group in accepted if group.nonces and not decided.has_deleted(group)]
     durable.receipts.record(connection, [nonce for group in whole for nonce in group.nonces])
     saved = {id(group) for group in accepted}
     return [
@@ -304,13 +306,13 @@ def _end_memberships(
 
     What they kept for the others there is passed on before they are saved with other sessions.
     """
-    references = {
-        char_id: set(group.references(char_id).values())
-        for group in accepted
-        for char_id in group.characters
-        if char_id in written
-    }
-    if references:
-        saved_sessions = [session_id for group in accepted for session_id in group.sessions]
-        left = durable.memberships.end(connection, references, list(types), saved_sessions)
-        pass_on(connection, types, left)
+    if not written:
+        return
+    group_of = {char_id: group for group in accepted for char_id in group.characters}
+
+    def points_at(char_id: int) -> Collection[str]:
+        return group_of[char_id].references(char_id).values()
+
+    saved_sessions = [session_id for group in accepted for session_id in group.sessions]
+    left = durable.memberships.end(connection, written, points_at, list(types), saved_sessions)
+    pass_on(connection, types, left)

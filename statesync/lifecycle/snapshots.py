@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine
@@ -28,11 +27,16 @@ from statesync.hot.commands.backup import Head, RawSnapshot
 from statesync.hot.store import HotStore, unwrap
 from statesync.sessions.base import HeldElsewhere, SessionOrchestrator
 from statesync.state.characters import Character
-from statesync.state.fields import encoded, version_or_none
+from statesync.state.fields import version_or_none
 from statesync.state.references import SessionRef, reference_field
 from statesync.state.seals import LAID, Seals
 from statesync.state.session_types import reference_fields
-from statesync.state.sessions import Session, decode_session, unknown_references
+from statesync.state.sessions import (
+    Session,
+    decode_texts,
+    unknown_reference_fields,
+    unknown_references,
+)
 
 __all__ = [
     "GroupResult",
@@ -154,7 +158,7 @@ class Snapshot:
     def bytes(self) -> int:
         """Return how many bytes Redis held of the group, without the logs."""
         hashes = [*self.raw.cores.values(), *(fields for _, fields in self.raw.sessions.values())]
-        return sum(len("".join(chain.from_iterable(one.items()))) for one in hashes)
+        return sum(len("".join(one)) + len("".join(one.values())) for one in hashes)
 
     def members(self) -> list[int | UUID]:
         """Return the characters and sessions in it."""
@@ -216,7 +220,10 @@ def _head(char_id: int, core: Mapping[str, str], seal: int) -> CoreRows:
 
 def unknown_sessions(raw: RawSnapshot) -> list[SessionRef]:
     """Return what cores point at, by fields like ours, of types that are not registered here."""
-    return [ref for core in raw.cores.values() for ref in unknown_references(core)]
+    cores = raw.cores.values()
+    if not unknown_reference_fields(set[str]().union(*cores)):  # asked once for all: most have none
+        return []
+    return [ref for core in cores for ref in unknown_references(core)]
 
 
 def _pointing_at(raw: RawSnapshot, ref: SessionRef) -> list[int]:
@@ -235,12 +242,14 @@ def _decode_session(
     """Decode a session and find its members: those that point at it or, not loaded, are named."""
     inside = _pointing_at(raw, ref)
     try:
-        session = decode_session(*ref, encoded(fields), log_length)
+        content = decode_texts(ref, fields)
     except InvalidField as error:
         blamed = min(inside, default=min(characters))
         raise CorruptState(blamed, error.field, error.reason) from None
-    not_loaded = [i for i in session.participants if i not in characters]
-    return replace(session, members=tuple(sorted({*inside, *not_loaded})))
+    not_loaded = [i for i in content.fields.get("participants", ()) if i not in characters]
+    members = tuple(sorted({*inside, *not_loaded}))
+    session_id = UUID(ref.id)
+    return Session(ref.session_type, session_id, *content, log_length, members=members)
 
 
 def read_logs(

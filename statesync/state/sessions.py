@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -29,21 +30,34 @@ from statesync.state.references import UUID_EXPECTED, SessionRef, is_session_uui
 from statesync.state.session_types import find_type, names, reference_fields
 
 __all__ = [
+    "Content",
     "Session",
     "decode_session",
+    "decode_texts",
     "encode_log",
     "encode_session",
     "json_fields",
     "read_participants",
     "read_references",
+    "unknown_reference_fields",
     "unknown_references",
     "write_session",
 ]
 
 _OWN_BY_STATESYNC = ("version", "closed_at", TIE_FIELD)
+_SURROGATES = "surrogateescape"
+"""How the codec treats bytes that are no UTF-8: the text keeps them, as surrogates."""
 
 
-@dataclass(frozen=True, slots=True)
+class Content(NamedTuple):
+    """What a hash says of its session."""
+
+    fields: dict[str, Any]
+    version: int
+    closed: bool
+
+
+@dataclass(frozen=True)
 class Session:
     """A temporary session: a fight, an open inventory, a quest."""
 
@@ -76,8 +90,9 @@ class Session:
         """What names it; ``ref.label`` is how messages do."""
         return SessionRef(self.session_type, str(self.id))
 
+    @cached_property
     def digest(self) -> str:
-        """Return a hash of the content: two are equal only if nothing but the version differs."""
+        """A hash of the content: two are equal only if nothing but the version differs."""
         content = [self.fields, sorted(self.members), self.closed, self.log_length]
         return sha256(msgspec.json.encode(content, order="sorted")).hexdigest()
 
@@ -87,33 +102,55 @@ def decode_session(
 ) -> Session:
     """Return the session that a hash holds.
 
+    Raises InvalidField, as ``decode_texts``.
+    """
+    texts = {
+        name.decode(errors=_SURROGATES): text.decode(errors=_SURROGATES)
+        for name, text in raw.items()
+    }
+    content = decode_texts(SessionRef(session_type, session_id), texts)
+    return Session(session_type, UUID(session_id), *content, log_length)
+
+
+def decode_texts(ref: SessionRef, texts: Mapping[str, str]) -> Content:
+    """Return what the texts of a hash say; surrogates stand for bytes that are no UTF-8.
+
     Raises InvalidField, whose ``field`` is such as ``combat:session:{uuid}.monsters``.
     """
-    ref = SessionRef(session_type, session_id)
     try:
-        return _decode(ref, raw, log_length)
+        return _decode(ref.session_type, texts)
     except InvalidField as error:
         raise InvalidField(f"{ref.label}.{error.field}", error.reason) from None
 
 
-def _decode(ref: SessionRef, raw: Mapping[bytes, bytes], log_length: int) -> Session:
-    json = json_fields(ref.session_type)
+def _decode(session_type: str, texts: Mapping[str, str]) -> Content:
+    json = json_fields(session_type)
     fields: dict[str, Any] = {}
     version, closed = 0, False
-    for raw_name, raw_value in raw.items():
-        name = text_value("(name)", raw_name)
+    for raw_name, text in texts.items():
+        name = _text("(name)", raw_name)
         if name == "version":
-            version = version_value(name, raw_value)
+            version = version_value(name, _raw(text))
         elif name == "closed_at":
             closed = True
         elif name == TIE_FIELD:
             continue
         elif name in json:
-            fields[name] = json_value(name, raw_value)
+            fields[name] = json_value(name, _raw(text))
         else:
-            fields[name] = text_value(name, raw_value)
-    _check(ref.session_type, fields)
-    return Session(ref.session_type, UUID(ref.id), fields, version, closed, log_length)
+            fields[name] = _text(name, text)
+    _check(session_type, fields)
+    return Content(fields, version, closed)
+
+
+def _raw(text: str) -> bytes:
+    """Return the bytes that Redis holds."""
+    return text.encode(errors=_SURROGATES)
+
+
+def _text(name: str, text: str) -> str:
+    """Return a text that PostgreSQL can hold. Raises InvalidField."""
+    return text if text.isascii() and "\0" not in text else text_value(name, _raw(text))
 
 
 def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, str]:
@@ -195,10 +232,16 @@ def unknown_references(fields: Mapping[str, str]) -> list[SessionRef]:
     """Return what fields of a core point at, of session types that are not registered here."""
     suffix = reference_field("")
     return [
-        SessionRef(name.removesuffix(suffix), value)
-        for name, value in fields.items()
-        if name.endswith(suffix) and name not in reference_fields() and is_session_uuid(value)
+        SessionRef(name.removesuffix(suffix), fields[name])
+        for name in unknown_reference_fields(fields)
+        if is_session_uuid(fields[name])
     ]
+
+
+def unknown_reference_fields(names: Iterable[str]) -> list[str]:
+    """Return the fields like ours that point at sessions of types not registered here."""
+    suffix = reference_field("")
+    return [name for name in names if name.endswith(suffix) and name not in reference_fields()]
 
 
 def json_fields(session_type: str) -> frozenset[str]:

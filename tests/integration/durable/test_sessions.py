@@ -37,7 +37,7 @@ def test_memberships_of_unknown_types_are_left_alone(engine: Engine) -> None:
             connection, [session], [], {session.id: {}}, saved=[1], seals={session.id: Seals(1)}
         )
         for type_names, stays in ((["scenario"], True), (["scenario", "combat"], False)):
-            durable.memberships.end(connection, {1: []}, type_names, [])
+            durable.memberships.end(connection, [1], lambda _: [], type_names, [])
             assert bool(durable.memberships.current(connection, [1])) is stays
 
 
