@@ -157,24 +157,24 @@ def decide(
     ``seals`` says of each, by id, what it knew of its history; ``judge`` is the fence. Without
     ``wait`` a row that another transaction has locked is Busy.
     """
-    by_id = {snapshot.char_id: snapshot for snapshot in snapshots}
+    by_id = {snapshot.row.id: snapshot for snapshot in snapshots}
     rows = _lock(connection, list(by_id), wait=wait)
     decided: dict[int, CharacterDecision] = {}
     not_locked = by_id.keys() - rows.keys()
     if not_locked:
         existing = set(connection.execute(_EXISTING, {"ids": list(not_locked)}).scalars())
         decided |= dict.fromkeys(existing, Busy())
-    verdicts = {
-        char_id: judge(
-            Head(snapshot.version, snapshot.saved_version, seals[char_id]), rows.get(char_id)
-        )
-        for char_id, snapshot in by_id.items()
-        if char_id not in decided
-    }
-    compared = [
-        i for i, v in verdicts.items() if _needs_comparison(v, by_id[i], rows.get(i), seals[i])
-    ]
-    found_same = same(connection, [by_id[char_id] for char_id in compared])
+    verdicts: dict[int, Verdict] = {}
+    compared: list[CoreRows] = []
+    for char_id, snapshot in by_id.items():
+        if char_id in decided:
+            continue
+        row, known = rows.get(char_id), seals[char_id]
+        head = Head(snapshot.row.version, snapshot.saved_version, known)
+        verdicts[char_id] = verdict = judge(head, row)
+        if _needs_comparison(verdict, snapshot, row, known):
+            compared.append(snapshot)
+    found_same = same(connection, compared)
     for char_id, verdict in verdicts.items():
         is_same = char_id in found_same
         decided[char_id] = _decision(verdict, rows.get(char_id), seals[char_id], is_same=is_same)
@@ -334,8 +334,8 @@ def _incomplete(
     """Return the snapshots that lack fields of their rows, by id: stumps, and cores without a core
     field that the row has. Raises Rejected if a row cannot be read."""
     stumps = {i for i, verdict in verdicts.items() if verdict is Verdict.STUMP}
-    accepted = {i for i, d in decided.items() if isinstance(d, Accepted) and not d.new}
-    suspects = stumps | {char_id for char_id in accepted if snapshots[char_id].absent}
+    lacking = (char_id for char_id, snapshot in snapshots.items() if snapshot.absent)
+    suspects = stumps | {char_id for char_id in lacking if decided[char_id] == Accepted()}
     if not suspects:
         return {}
     incomplete = {}

@@ -108,7 +108,7 @@ def _by_descent(head: Head, row: RowHead) -> Verdict:
     version, saved_version, seals = head
     has_lost = saved_version is not None and row.version < saved_version
     is_newer = row.version < version
-    if not row.is_sealed or (seals.is_bare and saved_version is None and not seals.knows(row.seal)):
+    if not row.is_sealed or (saved_version is None and seals.is_bare and not seals.knows(row.seal)):
         # Of one of them no seal is known: as before seals, only the numbers tell.
         if has_lost and not seals.is_bare:
             return Verdict.WENT_BACK

@@ -22,15 +22,15 @@ def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collectio
     saved = {i: one for i, one in result.characters.items() if isinstance(one, Saved)}
     ends = saved.keys() | (raw.claims.keys() & {*deleting})
     order = sorted(raw.cores, key=lambda i: (i not in ends, i != snapshot.anchor))
-    places = {char_id: place for place, char_id in enumerate(order)}
+    rows = [saved.get(i) for i in order]
     return GroupAck(
         raw.at_ms,
         raw.seal,
         [raw.claims[i] if i in ends else Claim(i, 0) for i in order],
         [snapshot.characters[i].version if i in saved else 0 for i in order],
-        [saved[i].version if i in saved else 0 for i in order],
-        {places[i]: one.seal for i, one in saved.items() if one.seal != raw.seal},
-        {places[i]: nonces for i, nonces in raw.nonces.items() if i in saved},
+        [row.version if row else 0 for row in rows],
+        {place: row.seal for place, row in enumerate(rows) if row and row.seal != raw.seal},
+        {order.index(i): nonces for i, nonces in raw.nonces.items() if i in saved},
         _sessions(snapshot, result),
         raw.ties,
     )
@@ -40,7 +40,7 @@ def _sessions(snapshot: Snapshot, result: GroupResult) -> list[SessionAck]:
     return [
         SessionAck(
             session.session_type,
-            str(session_id),
+            session.ref.id,
             session.version,
             saved.version,
             session.closed,

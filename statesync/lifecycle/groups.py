@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from msgspec import Raw
@@ -20,13 +21,11 @@ from statesync.durable.results import (
     Accepted,
     Busy,
     CharacterDecision,
-    CharacterResult,
     Deleted,
     HeldBack,
     Incomplete,
     Saved,
     SessionDecision,
-    SessionResult,
     Unknown,
     WentBack,
 )
@@ -40,11 +39,14 @@ from statesync.state.sessions import Session
 __all__ = ["save"]
 
 
-_SAVEABLE = (Accepted, Saved, Deleted)
+_SAVEABLE = {Accepted, Saved, Deleted}
 """Decisions that do not keep the rest of a group from being saved."""
+_UNSETTLED = {Unknown, WentBack, Incomplete}
+"""Decisions that may change in the light of the rest of a group, or of both servers."""
 
 
 _Decision = CharacterDecision | SessionDecision
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,19 @@ class _Decided:
 
     def of(self, group: Snapshot) -> list[_Decision]:
         """Return the decisions on the members of a group."""
-        characters = [self.characters[i] for i in group.characters]
-        return [*characters, *(self.sessions[i] for i in group.sessions)]
+        characters = map(self.characters.__getitem__, group.characters)
+        return [*characters, *map(self.sessions.__getitem__, group.sessions)]
+
+    def kinds(self, group: Snapshot) -> set[type[_Decision]]:
+        """Return of which types the decisions on the members of a group are."""
+        return {*map(type, self.of(group))}
 
     def can_save(self, group: Snapshot) -> bool:
         """Return whether nothing keeps a group from being saved whole."""
-        is_whole = all(isinstance(decision, _SAVEABLE) for decision in self.of(group))
-        return is_whole and (len(group.characters) == 1 or not self._has_played_on(group))
+        kinds = self.kinds(group)
+        if Deleted in kinds and len(group.characters) > 1 and self._has_played_on(group):
+            return False
+        return kinds <= _SAVEABLE
 
     def _has_played_on(self, group: Snapshot) -> bool:
         """Return whether a deleted character is played: saved alone, the others would lack it."""
@@ -73,10 +81,12 @@ class _Decided:
 
     def has_deleted(self, group: Snapshot) -> bool:
         """Return whether a character of a group is deleted, so that nothing of it is saved."""
-        return any(isinstance(decision, Deleted) for decision in self.of(group))
+        return Deleted in self.kinds(group)
 
     def settle(self, group: Snapshot) -> None:
         """Decide what the members of a group have to decide together."""
+        if self.kinds(group).isdisjoint(_UNSETTLED):
+            return
         for char_id in group.characters:
             self.characters[char_id] = _settled(self.characters[char_id], group)
         if all(_is_same(decision) for decision in self.of(group)):
@@ -162,7 +172,12 @@ def save(
     durable.receipts.record(connection, [nonce for group in whole for nonce in group.nonces])
     saved = {id(group) for group in accepted}
     return [
-        _result(group, decided, written, saved=id(group) in saved, held=held[id(group)])
+        GroupResult(
+            id(group) in saved,
+            {i: _result(decided.characters[i]) for i in group.characters},
+            {i: _result(decided.sessions[i]) for i in group.sessions},
+            held[id(group)],
+        )
         for group in groups
     ]
 
@@ -217,36 +232,17 @@ def _held_elsewhere(
     return found
 
 
-def _result(
-    group: Snapshot,
-    decided: _Decided,
-    written: Mapping[int, Saved],
-    *,
-    saved: bool,
-    held: Sequence[HeldElsewhere],
-) -> GroupResult:
-    characters: dict[int, CharacterResult] = {}
-    for char_id in group.characters:
-        decision = decided.characters[char_id]
-        not_written = HeldBack() if isinstance(decision, Accepted) else decision
-        characters[char_id] = written.get(char_id, not_written)
-    sessions: dict[UUID, SessionResult] = {}
-    for session_id, session in group.sessions.items():
-        session_decision = decided.sessions[session_id]
-        if not isinstance(session_decision, Accepted):
-            sessions[session_id] = session_decision
-        else:
-            seal = group.seals[session_id].own
-            is_saved = Saved(session.version, changed=True, seal=seal)
-            sessions[session_id] = is_saved if saved else HeldBack()
-    return GroupResult(saved, characters, sessions, held)
+def _result(decision: T | Accepted) -> T | HeldBack:
+    """Return what became of a member: what is accepted and not written is held back."""
+    return HeldBack() if isinstance(decision, Accepted) else decision
 
 
 def _write_characters(
     connection: Connection,
     accepted: Sequence[Snapshot],
     decided: _Decided,
-) -> dict[int, Saved]:
+) -> Collection[int]:
+    """Write the accepted characters, which are ``decided`` then; return their ids."""
     new: list[CoreRows] = []
     over: list[CoreRows] = []
     for character in (c for group in accepted for c in group.characters.values()):
@@ -254,8 +250,10 @@ def _write_characters(
         if isinstance(decision, Accepted):
             (new if decision.new else over).append(character)
     durable.characters.write(connection, new, over)
-    written = (snapshot.row for snapshot in (*new, *over))
-    return {row.id: Saved(row.version, changed=True, seal=row.seal) for row in written}
+    rows = (snapshot.row for snapshot in (*new, *over))
+    written = {row.id: Saved(row.version, changed=True, seal=row.seal) for row in rows}
+    decided.characters.update(written)
+    return written
 
 
 def _write_sessions(
@@ -265,6 +263,7 @@ def _write_sessions(
     types: Mapping[str, SessionOrchestrator],
     seals: Mapping[int | UUID, Seals],
 ) -> None:
+    """Write the accepted sessions, which are ``decided`` then."""
     new: list[Session] = []
     over: list[Session] = []
     by_type: dict[str, list[Session]] = defaultdict(list)
@@ -283,6 +282,9 @@ def _write_sessions(
     for session_type, sessions in by_type.items():
         with work_of(f"the session type {session_type!r} cannot save it", connection):
             types[session_type].save(connection, sessions)
+    for session in (*new, *over):
+        own = seals[session.id].own
+        decided.sessions[session.id] = Saved(session.version, changed=True, seal=own)
 
 
 def _payloads(
@@ -299,7 +301,7 @@ def _payloads(
 def _end_memberships(
     connection: Connection,
     accepted: Sequence[Snapshot],
-    written: Mapping[int, Saved],
+    written: Collection[int],
     types: Mapping[str, SessionOrchestrator],
 ) -> None:
     """Take the written characters out of the sessions that they do not point at any more.

@@ -84,7 +84,7 @@ class Reports(Sequence[BackupReport]):
 def saved_reports(snapshot: Snapshot, result: GroupResult) -> dict[int, BackupReport]:
     """Return the reports on the characters of a group that PostgreSQL holds."""
     sessions = {
-        str(session_id): (session.closed, result.sessions[session_id])
+        session.ref.id: (session.closed, result.sessions[session_id])
         for session_id, session in snapshot.sessions.items()
     }
     return {

@@ -85,7 +85,7 @@ class Session:
         """The characters that the field ``participants`` names."""
         return tuple(self.fields.get("participants") or ())
 
-    @property
+    @cached_property
     def ref(self) -> SessionRef:
         """What names it; ``ref.label`` is how messages do."""
         return SessionRef(self.session_type, str(self.id))
