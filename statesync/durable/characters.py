@@ -189,7 +189,7 @@ def _lock(connection: Connection, char_ids: Sequence[int], *, wait: bool) -> dic
         char_id: RowHead(version, seal, seal_version, deleted_at is not None)
         for char_id, version, seal, seal_version, deleted_at in connection.execute(
             lock, {"ids": char_ids}
-        )
+        ).all()
     }
 
 

@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from statesync.durable import memberships
 from statesync.durable.database import Rejected
 from statesync.durable.fence import Head, RowHead, Verdict, judge_session
-from statesync.durable.memberships import CURRENT, OPEN_SESSION
+from statesync.durable.memberships import CURRENT, OPEN_SESSION, UUID_TEXTS
 from statesync.durable.recordset import recordset
 from statesync.durable.results import (
     Accepted,
@@ -50,7 +50,7 @@ _batch = recordset(sessions, "id", _COLUMNS)
 
 _LOCK = (
     select(
-        sessions.c.id,
+        cast(sessions.c.id, String),
         sessions.c.session_type,
         sessions.c.digest,
         sessions.c.version,
@@ -58,7 +58,7 @@ _LOCK = (
         sessions.c.seal_version,
         sessions.c.closed_at.is_not(None),
     )
-    .where(sessions.c.id == func.any(bindparam("ids")))
+    .where(sessions.c.id == func.any(bindparam("ids", type_=UUID_TEXTS)))
     .order_by(sessions.c.id)
     .with_for_update()
 )
@@ -118,7 +118,7 @@ def decide(
 
     Raises Rejected if an id is that of a session of another type.
     """
-    by_id = {session.id: session for session in snapshots}
+    by_id = {session.ref.id: session for session in snapshots}
     if not by_id:
         return {}
     decided: dict[UUID, SessionDecision] = {}
@@ -139,10 +139,10 @@ def decide(
         head = RowHead(version, seal, seal_version, is_closed)
         is_same = digest == session.digest
         decided[session.id] = _decision(session, seals[session.id], head, is_same=is_same)
-    if others := by_id.keys() - decided.keys():
+    if others := {session.id: session for session in snapshots if session.id not in decided}:
         locked = set(connection.execute(_EXISTING, {"ids": list(others)}).scalars())
         decided |= dict.fromkeys(locked, Busy())
-        decided |= {i: _decision(by_id[i], seals[i], None) for i in others - locked}
+        decided |= {i: _decision(others[i], seals[i], None) for i in others.keys() - locked}
     return decided
 
 
@@ -254,7 +254,7 @@ def open_sessions(
 
 def _to_row(session: Session, payload: Any, now: datetime | None, seal: int) -> dict[str, Any]:
     return {
-        "id": str(session.id),
+        "id": session.ref.id,
         "session_type": session.session_type,
         "payload": payload,
         "version": session.version,

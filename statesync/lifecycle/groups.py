@@ -315,6 +315,6 @@ def _end_memberships(
     def points_at(char_id: int) -> Collection[str]:
         return group_of[char_id].references(char_id).values()
 
-    saved_sessions = [session_id for group in accepted for session_id in group.sessions]
+    saved_sessions = [s.ref.id for group in accepted for s in group.sessions.values()]
     left = durable.memberships.end(connection, written, points_at, list(types), saved_sessions)
     pass_on(connection, types, left)

@@ -47,7 +47,8 @@ _APPEND = (
 )
 _ids = func.unnest(bindparam("ids")).table_valued("id").render_derived()
 _last = select(func.max(combat_log.c.seq)).where(combat_log.c.session_id == _ids.c.id)
-_LAST = select(_ids.c.id, _last.scalar_subquery())
+_end = _last.lateral("end")
+_LAST = select(_ids.c.id, *_end.c).join(_end, _end.c[0].is_not(None))
 
 
 class CombatOrchestrator(SessionOrchestrator):
@@ -96,7 +97,7 @@ class CombatOrchestrator(SessionOrchestrator):
     def saved_log(self, connection: Connection, session_ids: Sequence[UUID]) -> dict[UUID, int]:
         """Return how many entries of each fight's log PostgreSQL holds; without those of none."""
         rows = connection.execute(_LAST, {"ids": list(session_ids)})
-        return {session_id: seq + 1 for session_id, seq in rows if seq is not None}
+        return {session_id: seq + 1 for session_id, seq in rows}
 
 
 def _new_rows(snapshots: Sequence[Session]) -> Iterator[dict[str, Any]]:
