@@ -131,7 +131,8 @@ _MEMBERSHIPS = select(CURRENT.c.character_id, OPEN_SESSION.c.session_type, OPEN_
 
 
 _OTHER_MEMBERSHIPS = _MEMBERSHIPS.where(
-    ~(OPEN_SESSION.c.id == func.any(bindparam("saved", type_=UUID_TEXTS)))
+    # Of the membership, not of the session: the sessions left out need not be looked up.
+    ~(CURRENT.c.session_id == func.any(bindparam("saved", type_=UUID_TEXTS)))
 )
 
 

@@ -27,7 +27,7 @@ def acknowledgement(snapshot: Snapshot, result: GroupResult, deleting: Collectio
         raw.at_ms,
         raw.seal,
         [raw.claims[i] if i in ends else Claim(i, 0) for i in order],
-        [snapshot.characters[i].version if i in saved else 0 for i in order],
+        [snapshot.characters[i].row.version if i in saved else 0 for i in order],
         [row.version if row else 0 for row in rows],
         {place: row.seal for place, row in enumerate(rows) if row and row.seal != raw.seal},
         {order.index(i): nonces for i, nonces in raw.nonces.items() if i in saved},

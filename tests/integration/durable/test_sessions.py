@@ -41,6 +41,27 @@ def test_memberships_of_unknown_types_are_left_alone(engine: Engine) -> None:
             assert bool(durable.memberships.current(connection, [1])) is stays
 
 
+def test_memberships_of_sessions_saved_with_them_and_pointed_at_are_left_alone(
+    engine: Engine,
+) -> None:
+    session = Session("combat", uuid4(), {}, 1, members=(1,))
+    with database.transaction(engine) as connection:
+        durable.characters.write(connection, [core_rows(Character(1, version=1), 1)], [])
+        durable.sessions.write(
+            connection, [session], [], {session.id: {}}, saved=[1], seals={session.id: Seals(1)}
+        )
+        texts = [str(session.id)]
+        for pointed_at, saved in (([], texts), (texts, []), (texts, texts)):
+            assert (
+                durable.memberships.end(
+                    connection, [1], {1: pointed_at}.__getitem__, ["combat"], saved
+                )
+                == []
+            )
+        left = durable.memberships.end(connection, [1], lambda _: [], ["combat"], [str(uuid4())])
+    assert left == [(1, "combat", session.id)]
+
+
 def test_locked_one_is_busy_for_who_does_not_wait(engine: Engine) -> None:
     session = Session("combat", uuid4(), {}, 1)
     seals = {session.id: Seals(1)}

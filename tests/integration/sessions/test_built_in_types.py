@@ -10,12 +10,14 @@ import pytest
 from sqlalchemy import Engine
 
 from statesync import GameStateOrchestrator
+from statesync.durable import database
 from statesync.errors import (
     InvalidField,
     InvalidInput,
 )
 from statesync.hot.keys import Keys
 from statesync.hot.store import HotStore
+from statesync.sessions.base import make_orchestrators
 from tests.conftest import FullCore
 from tests.integration.sessions.stores import content, rows, settle, wipe
 
@@ -53,6 +55,9 @@ def test_each_fight_has_a_log_of_its_own(
     query = "SELECT entry FROM combat_log WHERE session_id = :id ORDER BY seq"
     assert rows(engine, query, id=other) == [("x",), ("y",), ("z",)]
     assert rows(engine, query, id=fight) == [("a",), ("b",)]
+    combat = make_orchestrators(orchestrator)["combat"]
+    with database.transaction(engine) as connection:
+        assert combat.saved_log(connection, [other, uuid4(), fight]) == {other: 3, fight: 2}
 
 
 def test_log_of_a_bare_writer_grows_by_its_tail_alone(
