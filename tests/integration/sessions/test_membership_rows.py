@@ -48,6 +48,9 @@ def test_one_that_left_is_in_it_no_more_and_left_only_once(
     with database.transaction(engine) as connection:
         current = durable.memberships.current(connection, PARTY)
     assert sorted(one.char_id for one in current) == [2, 3]
+    hot.leave_session("combat", fight, 3)
+    orchestrator.backup_many(PARTY)
+    assert rows(engine, query) == left_at
 
 
 def test_of_two_open_sessions_that_no_core_points_at_the_newest_comes_back(
