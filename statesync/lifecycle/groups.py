@@ -21,11 +21,13 @@ from statesync.durable.results import (
     Accepted,
     Busy,
     CharacterDecision,
+    CharacterResult,
     Deleted,
     HeldBack,
     Incomplete,
     Saved,
     SessionDecision,
+    SessionResult,
     Unknown,
     WentBack,
 )
@@ -101,6 +103,16 @@ class _Decided:
                 if isinstance(gone := self.sessions[session_id], WentBack):
                     self.sessions[session_id] = Accepted(new=gone.row is None)
 
+    def result(
+        self, group: Snapshot, held: Sequence[HeldElsewhere], *, is_saved: bool
+    ) -> GroupResult:
+        """Return what became of a group, once what is written of it is noted here."""
+        characters: dict[int, CharacterResult] = {
+            i: _result(self.characters[i]) for i in group.characters
+        }
+        sessions: dict[UUID, SessionResult] = {i: _result(self.sessions[i]) for i in group.sessions}
+        return GroupResult(is_saved, characters, sessions, held)
+
     def _adopt(self, group: Snapshot) -> None:
         """Take a group that is as its rows for saved, whatever the history of these."""
         for char_id in group.characters:
@@ -171,15 +183,7 @@ def save(
     whole = [group for group in accepted if group.nonces and not decided.has_deleted(group)]
     durable.receipts.record(connection, [nonce for group in whole for nonce in group.nonces])
     saved = {id(group) for group in accepted}
-    return [
-        GroupResult(
-            id(group) in saved,
-            {i: _result(decided.characters[i]) for i in group.characters},
-            {i: _result(decided.sessions[i]) for i in group.sessions},
-            held[id(group)],
-        )
-        for group in groups
-    ]
+    return [decided.result(group, held[id(group)], is_saved=id(group) in saved) for group in groups]
 
 
 def _check_logs(
