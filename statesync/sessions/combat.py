@@ -9,7 +9,18 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, text
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Row,
+    Uuid,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from statesync.durable.recordset import recordset
@@ -45,7 +56,7 @@ _APPEND = (
     )
     .on_conflict_do_nothing()
 )
-_ids = func.unnest(bindparam("ids")).table_valued("id").render_derived()
+_ids = func.unnest(bindparam("ids", type_=ARRAY(Uuid))).table_valued("id").render_derived()
 _last = select(func.max(combat_log.c.seq)).where(combat_log.c.session_id == _ids.c.id)
 _end = _last.lateral("end")
 _LAST = select(_ids.c.id, *_end.c).join(_end, _end.c[0].is_not(None))

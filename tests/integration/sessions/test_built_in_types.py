@@ -58,6 +58,7 @@ def test_each_fight_has_a_log_of_its_own(
     combat = make_orchestrators(orchestrator)["combat"]
     with database.transaction(engine) as connection:
         assert combat.saved_log(connection, [other, uuid4(), fight]) == {other: 3, fight: 2}
+        assert combat.saved_log(connection, []) == {}
 
 
 def test_log_of_a_bare_writer_grows_by_its_tail_alone(
