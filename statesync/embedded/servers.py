@@ -43,6 +43,7 @@ _VALKEY_CONFIG = {
     "maxmemory-policy": "noeviction",
     # A core in one piece of memory, not a piece for each field.
     "hash-max-listpack-value": "1024",
+    "hash-max-listpack-entries": "128",
     "databases": "16",
 }
 _POSTGRES_CONFIG = {

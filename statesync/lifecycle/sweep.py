@@ -136,11 +136,16 @@ def catch_up(hot: HotStore, settings: Settings, batch: Dispatch) -> None:
     """Claim and dispatch one batch of what a slice should have claimed before this: a backlog.
 
     A worker does it at the end of each batch, so a backlog drains at the speed of the workers and
-    not of the schedule. Raises as ``sweep`` does.
+    not of the schedule. Where batches were lost, so that less than half of what may be in flight
+    is, it takes two. If PostgreSQL went back, nothing. Raises as ``sweep`` does.
     """
+    status = hot.status()
+    if status.recovering:
+        return
     late_ms = round(1000 * _LATE_SLICES * settings.slice_seconds)
     size = settings.batch_size
-    claimed, _ = _claim_and_dispatch(hot, settings, batch, size, late_ms=late_ms, most=size)
+    most = size if 2 * status.claimed >= settings.max_in_flight else 2 * size
+    claimed, _ = _claim_and_dispatch(hot, settings, batch, size, late_ms=late_ms, most=most)
     if claimed:
         hot.count({"claimed": claimed})
 

@@ -147,7 +147,7 @@ def backup_batch(claims: list[list[int]], *, realm: str = "") -> dict[str, int]:
     orchestrator, settings = realms().orchestrator(realm), realms().settings(realm)
     reports = orchestrator.backup_claims(read_claims(claims))
     counts = reports.counts()
-    if counts.keys() - {BackupOutcome.RELEASED} and not orchestrator.hot.status().recovering:
+    if counts.keys() - {BackupOutcome.RELEASED}:
         catch_up(orchestrator.hot, settings, Outbox(settings).batch)
     return {outcome.value: count for outcome, count in counts.items()}
 

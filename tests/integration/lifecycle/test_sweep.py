@@ -114,9 +114,9 @@ def test_batch_that_ends_goes_on_with_a_sweep_that_did_not_fit(
         assert [len(claims) for claims in batch.sent] == [10] * (5 + ended), "one for one"
     assert hot.status().counters["claimed"] == 70
     raw.delete(keys.claimed)
-    for _ in range(3):
-        catch_up(hot, bounded, batch)
-    assert [len(claims) for claims in batch.sent] == [10] * 10
+    catch_up(hot, bounded, batch)
+    assert [len(claims) for claims in batch.sent] == [10] * 9, "two, for those that are lost"
+    catch_up(hot, bounded, batch)
     assert batch.ids == list(range(1, 101)), "the last ones are not left to the schedule"
     mark(raw, keys, [200])
     catch_up(hot, bounded, batch)
@@ -163,7 +163,7 @@ def test_batch_that_ends_goes_on_if_the_schedule_is_late(
     assert len(batch.ids) == on_time, "the next slice may be on its way"
     late_by(raw, keys, slow.round_ms // 4)
     catch_up(hot, slow, batch)
-    assert on_time + 300 < len(batch.ids) <= on_time + slow.batch_size
+    assert on_time + 300 < len(batch.ids) <= on_time + 2 * slow.batch_size
 
 
 @pytest.mark.parametrize("case", [(20, 3, 3), (100, 2, 20), (100, 0, 0)])
