@@ -108,6 +108,8 @@ def bench(
     scripts   how long the scripts of a save hold Redis
     memory    a process of the worker beside one of an empty Celery worker
     restore   one login, many logins
+    realms    as many characters in one realm and in several
+    watch     what `statesync serve` costs
     queue     what Celery adds to a login, what an empty task costs
     write     rows, WAL and Redis bytes of a save
     profile   where the time of a save and a restore goes
@@ -162,6 +164,8 @@ def _check(chart: Path | None, servers: str, delay_ms: float, other: Path | None
     """Refuse what would fail only after minutes."""
     if chart and chart.suffix not in _CHART_SUFFIXES:
         raise click.BadParameter(f"{chart} must end in .pdf, .png or .svg", param_hint="--plot")
+    if chart and not chart.parent.is_dir():
+        raise click.BadParameter(f"there is no folder {chart.parent}", param_hint="--plot")
     if (delay_ms or other) and servers != "embedded":
         raise click.UsageError("--delay-ms and --beside are for embedded servers")
     if chart and not find_spec("matplotlib"):

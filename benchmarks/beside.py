@@ -127,4 +127,5 @@ def _answer_calls(options: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _answer_calls(json.loads(sys.argv[1]))
+    with contextlib.suppress(KeyboardInterrupt):  # a terminal sends it to both processes
+        _answer_calls(json.loads(sys.argv[1]))

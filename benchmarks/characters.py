@@ -29,7 +29,7 @@ _FIGHT_FIELDS = ("participants", "monsters", "turn_order")
 
 
 def core(char_id: int, turn: int, *, train: bool = False) -> dict[str, str]:
-    """Return a core of about 600 bytes.
+    """Return a core of about 450 bytes.
 
     Its place and its vitals differ with the turn; its stats too if it does ``train``.
     """
