@@ -195,7 +195,10 @@ class Bank(World):
             if trade["durable"]:
                 assert all(name in held[i] for i in sides), trade
             elif not self.may_be_forgotten(*trade["during"]):
-                assert all(name in held[i] | self.recorded[i] for i in sides), trade
+                assert all(name in held[i] | self.recorded[i] for i in sides), (
+                    trade,
+                    self.forgotten,
+                )
         return f"{self.report(len(trades))}; {self.commits} commits audited, every one right"
 
     def may_be_forgotten(self, begun: float, ended: float) -> bool:

@@ -82,6 +82,7 @@ class BehindSentinels(Topology):
         """Kill the master. Once its replica is the master, it comes back as a replica."""
         self.trio.wait_whole()
         self._fail_over()
+        self.trio.wait_whole()
 
     @contextlib.contextmanager
     def cut_off(self) -> Iterator[None]:
@@ -91,6 +92,7 @@ class BehindSentinels(Topology):
         yield
         self._fail_over()
         self.trio.let_in_replicas()
+        self.trio.wait_whole()
 
     def freeze_master(self) -> None:
         """Stop the master until another one is elected; then it goes on, until it is told."""
@@ -101,6 +103,11 @@ class BehindSentinels(Topology):
         frozen.send(signal.SIGCONT)
 
     def _fail_over(self) -> None:
+        """Kill the master and start it again: there are two, until the trio is whole again.
+
+        It comes back as a master for some ten seconds, and a Sentinel that has not heard of the
+        other one names it.
+        """
         killed = self.trio.kill_master()
         self.trio.wait_master(other_than=killed)
         killed.start()
