@@ -24,9 +24,11 @@ __all__ = [
     "check_char_id",
     "check_version",
     "counted",
+    "decoded",
     "dump_json",
     "encode_json",
     "encoded",
+    "encoded_text",
     "fail",
     "json_type",
     "json_value",
@@ -248,10 +250,25 @@ def read_version(raw: bytes) -> int:
     return int(raw)
 
 
+_SURROGATES = "surrogateescape"
+
+
 def encoded(fields: Mapping[str, str]) -> dict[bytes, bytes]:
     """Return a hash as Redis holds it; surrogates stand for bytes that are no UTF-8."""
-    errors = "surrogateescape"
-    return {name.encode(errors=errors): text.encode(errors=errors) for name, text in fields.items()}
+    return {encoded_text(name): encoded_text(text) for name, text in fields.items()}
+
+
+def encoded_text(text: str) -> bytes:
+    """Return a text as Redis holds it."""
+    return text.encode(errors=_SURROGATES)
+
+
+def decoded(raw: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Return the texts of a hash, as ``encoded`` takes them."""
+    return {
+        name.decode(errors=_SURROGATES): text.decode(errors=_SURROGATES)
+        for name, text in raw.items()
+    }
 
 
 def version_or_none(raw: bytes) -> int | None:

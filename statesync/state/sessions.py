@@ -18,8 +18,10 @@ from statesync.state.fields import (
     TIE_FIELD,
     InvalidValue,
     check_char_id,
+    decoded,
     dump_json,
     encode_json,
+    encoded_text,
     json_value,
     read_json,
     shown,
@@ -45,8 +47,6 @@ __all__ = [
 ]
 
 _OWN_BY_STATESYNC = ("version", "closed_at", TIE_FIELD)
-_SURROGATES = "surrogateescape"
-"""How the codec treats bytes that are no UTF-8: the text keeps them, as surrogates."""
 
 
 class Content(NamedTuple):
@@ -104,11 +104,7 @@ def decode_session(
 
     Raises InvalidField, as ``decode_texts``.
     """
-    texts = {
-        name.decode(errors=_SURROGATES): text.decode(errors=_SURROGATES)
-        for name, text in raw.items()
-    }
-    content = decode_texts(SessionRef(session_type, session_id), texts)
+    content = decode_texts(SessionRef(session_type, session_id), decoded(raw))
     return Session(session_type, UUID(session_id), *content, log_length)
 
 
@@ -130,27 +126,22 @@ def _decode(session_type: str, texts: Mapping[str, str]) -> Content:
     for raw_name, text in texts.items():
         name = _text("(name)", raw_name)
         if name == "version":
-            version = version_value(name, _raw(text))
+            version = version_value(name, encoded_text(text))
         elif name == "closed_at":
             closed = True
         elif name == TIE_FIELD:
             continue
         elif name in json:
-            fields[name] = json_value(name, _raw(text))
+            fields[name] = json_value(name, encoded_text(text))
         else:
             fields[name] = _text(name, text)
     _check(session_type, fields)
     return Content(fields, version, closed)
 
 
-def _raw(text: str) -> bytes:
-    """Return the bytes that Redis holds."""
-    return text.encode(errors=_SURROGATES)
-
-
 def _text(name: str, text: str) -> str:
     """Return a text that PostgreSQL can hold. Raises InvalidField."""
-    return text if text.isascii() and "\0" not in text else text_value(name, _raw(text))
+    return text if text.isascii() and "\0" not in text else text_value(name, encoded_text(text))
 
 
 def encode_session(session_type: str, fields: Mapping[str, Any]) -> dict[str, str]:
