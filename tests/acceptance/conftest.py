@@ -178,7 +178,7 @@ class Game:
     def sync_until_clean(self, hot: HotStore) -> None:
         """Sweep, as beat does, until nothing is dirty or claimed, and no sweep is under way.
 
-        One that were still on its way could save what the test writes next.
+        One that is still on its way could save what the test writes next.
         """
         sweep, give_up_at = None, 0.0
 
