@@ -123,6 +123,23 @@ def test_batch_that_ends_goes_on_with_a_sweep_that_did_not_fit(
     assert hot.status().dirty == 1, "what is marked afterwards is"
 
 
+def test_batch_that_ends_claims_nothing_while_postgresql_is_recovered(
+    hot: HotStore, raw: Any, keys: Keys, small: Settings
+) -> None:
+    mark(raw, keys, range(1, 101))
+    bounded = replace(small, max_in_flight=50)
+    batch = Messages()
+    sweep(hot, bounded, batch, batch)
+    raw.delete(keys.claimed)
+    raw.hset(keys.servers, "recovering", "1")
+    assert hot.status().recovering
+    catch_up(hot, bounded, batch)
+    assert len(batch.ids) == 50
+    raw.hdel(keys.servers, "recovering")
+    catch_up(hot, bounded, batch)
+    assert len(batch.ids) > 50
+
+
 def late_by(raw: Any, keys: Keys, milliseconds: int) -> None:
     """Put back when the round began."""
     raw.hincrby(keys.sweep, "began_ms", -milliseconds)
